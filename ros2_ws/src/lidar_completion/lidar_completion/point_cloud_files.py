@@ -110,7 +110,9 @@ def _writers(pcd_encoding: str) -> dict[str, Callable[[Path, np.ndarray, dict], 
 def _checked(path: Path, points: np.ndarray, fields: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     points = np.ascontiguousarray(points, dtype=np.float32)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise PointCloudFileError(f"{path}: expected points of shape (N, 3), found {points.shape}; pass x, y, z columns")
+        raise PointCloudFileError(
+            f"{path}: expected points of shape (N, 3), found {points.shape}; pass x, y, z columns"
+        )
     arrays = {name: np.asarray(values) for name, values in fields.items() if values is not None}
     for name, values in arrays.items():
         if values.shape != (len(points),):
@@ -221,7 +223,7 @@ def _read_npy(path: Path) -> PointCloud:
 def _write_npy(path: Path, points: np.ndarray, fields: dict[str, np.ndarray]) -> None:
     if fields:
         raise PointCloudFileError(
-            f"{path}: a .npy file holds points only, found the field {sorted(fields)[0]!r}; write .npz, .ply or .pcd"
+            f"{path}: a .npy file holds points only, found the field {min(fields)!r}; write .npz, .ply or .pcd"
         )
     np.save(path, points)
 
