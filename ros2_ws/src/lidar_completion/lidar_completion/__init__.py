@@ -1,0 +1,1 @@
+"""Completion of sparse LiDAR sweeps into dense scenes."""

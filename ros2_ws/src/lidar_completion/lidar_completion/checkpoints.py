@@ -1,0 +1,175 @@
+"""Model folders: weights as safetensors beside a JSON card that says what they are.
+
+    models/edge/model.json          the card (ModelCard)
+    models/edge/model.safetensors   tensors named encoder.*, denoiser.*, refiner.* and, behind that, as in the public files
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lidar_completion.diffusion import SAMPLERS, NoiseSchedule
+from lidar_completion.errors import ModelError
+from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
+
+CARD_NAME = "model.json"
+WEIGHTS_NAME = "model.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a sweep is prepared and sampled; the values a model was trained for. All of them can be overridden at run time."""
+
+    min_range_m: float = 3.5
+    max_range_m: float = 50.0
+    downsampling: str = "voxel"  # or "farthest": the reference's farthest point sampling, slow
+    downsample_voxel_m: float = 0.3
+    farthest_points: int = 18_000
+    replication: int = 10
+    sampler: str = "few_step"
+    steps: int = 1
+    guidance: float = 1.0
+    start_noise: float = 1.0  # lambda of Eq. 19
+    published_start: bool = False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("downsampling", ("voxel", "farthest")), ("sampler", tuple(SAMPLERS))):
+            if getattr(self, name) not in allowed:
+                raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; it can be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model that is not a tensor."""
+
+    name: str
+    description: str = ""
+    licence: str = "Apache-2.0"
+    training_data: str = ""
+    architecture: Architecture = field(default_factory=Architecture)
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    networks: tuple[str, ...] = ("encoder", "denoiser")
+    confidence: dict[str, list[float]] = field(default_factory=dict)  # calibration: range_m -> probability within 0.2 m
+    metrics: dict[str, Any] = field(default_factory=dict)
+    weights: str = WEIGHTS_NAME
+    sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+NETWORKS = {"encoder": ConditionEncoder, "denoiser": Denoiser, "refiner": Refiner}
+
+
+def build_networks(card: ModelCard) -> dict[str, nn.Module]:
+    """Fresh networks of the card's architecture, by name."""
+    return {name: NETWORKS[name](card.architecture) for name in card.networks}
+
+
+def save_model(folder: str | Path, card: ModelCard, networks: dict[str, nn.Module], dtype: torch.dtype = torch.float32) -> ModelCard:
+    """Write card and weights; floating tensors are stored as `dtype`. Returns the card with names and sha256 filled in."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{network}.{name}": (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for network, module in networks.items()
+        for name, value in module.state_dict().items()
+    }
+    save_file(tensors, folder / card.weights)
+    card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
+    (folder / CARD_NAME).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    return card
+
+
+def load_card(folder: str | Path) -> ModelCard:
+    """Read a model folder's card; ModelError names what is wrong with it."""
+    path = Path(folder) / CARD_NAME
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. A model is a folder with {CARD_NAME} and its weights")
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not a JSON model card ({error})") from error
+    card = _from_dict(ModelCard, values, path)
+    if card.format_version != FORMAT_VERSION:
+        raise ModelError(f"{path}: format_version {card.format_version}, this program reads {FORMAT_VERSION}")
+    unknown = [name for name in card.networks if name not in NETWORKS]
+    if unknown:
+        raise ModelError(f"{path}: unknown networks {unknown}; known are {', '.join(NETWORKS)}")
+    return card
+
+
+def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
+    """Card and networks (eval mode, float32, CPU) of a model folder; ModelError for anything missing, damaged or of other shapes."""
+    folder = Path(folder)
+    card = load_card(folder)
+    path = folder / card.weights
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / CARD_NAME}: weights {card.weights!r} lie outside the model's folder")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file, but {CARD_NAME} names it")
+    if (found := _sha256(path)) != card.sha256:
+        raise ModelError(f"{path}: sha256 {found[:12]}…, the card says {card.sha256[:12]}…: truncated or changed; copy the model again")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a safetensors file ({error})") from error
+    networks = build_networks(card)
+    for name, network in networks.items():
+        _fill(network, name, tensors, path)
+        network.eval()
+    return card, networks
+
+
+def _fill(network: nn.Module, name: str, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    expected = network.state_dict()
+    if missing := sorted(expected.keys() - mine.keys()):
+        raise ModelError(f"{path}: {len(missing)} tensors of the {name} are missing, the first is {missing[0]}")
+    if extra := sorted(mine.keys() - expected.keys()):
+        raise ModelError(f"{path}: {len(extra)} unknown tensors in the {name}, the first is {extra[0]}")
+    for key, value in mine.items():
+        if value.shape != expected[key].shape:
+            raise ModelError(
+                f"{path}: {name}.{key} has shape {tuple(value.shape)}, the card's architecture wants {tuple(expected[key].shape)}"
+            )
+    network.load_state_dict({key: value.to(expected[key].dtype) for key, value in mine.items()})
+
+
+def _from_dict(kind: type, values: Any, path: Path, where: str = "") -> Any:
+    """A (nested) dataclass from JSON; unknown or ill-typed entries are a ModelError with their place."""
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: {where or 'the card'} is {type(values).__name__}, expected an object")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ModelError(f"{path}: unknown entry {where}{unknown[0]}; known are {', '.join(fields)}")
+    arguments = {name: _typed(fields[name].type, value, path, where + name) for name, value in values.items()}
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _typed(kind: Any, value: Any, path: Path, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _from_dict(kind, value, path, where + ".")  # type: ignore[arg-type]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if kind in (str, int, float, bool) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ModelError(f"{path}: {where} is {value!r}, expected {kind.__name__}")
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""SceneCompleter: a sparse sweep in, a dense scene out, each line one step of the paper."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lidar_completion import scan as sweeps
+from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
+from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, guide
+from lidar_completion.errors import ModelError, SweepError
+from lidar_completion.networks import Condition, VoxelisedCloud
+from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed scene in the sweep's frame: the measured points first, unchanged, then the completed ones."""
+
+    points: np.ndarray  # (M, 3) float32 metres
+    provenance: np.ndarray  # (M,) uint8: 0 measured, 1 completed
+    confidence: np.ndarray  # (M,) float32 in [0, 1]; measured points have 1
+    measured_rows: np.ndarray  # (n,) int64: the input's rows that are the first n points (its finite points)
+    timings: dict[str, float]  # seconds: preprocess, denoise, postprocess, total
+    steps: int
+
+    @property
+    def completed_points(self) -> np.ndarray:
+        """The points that were not measured, (M - n, 3)."""
+        return self.points[len(self.measured_rows) :]
+
+
+class SceneCompleter:
+    """A loaded model, ready for sweeps. Holds no state between them."""
+
+    def __init__(self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device, backend: str = "torch") -> None:
+        self.card = card
+        self.networks = networks
+        self.device = device
+        self.backend = backend
+
+    @classmethod
+    def load(cls, model: str | Path, *, device: str = "auto", backend: str = "torch") -> "SceneCompleter":
+        """Load a model folder. device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; backend: "torch".
+
+        Raises ModelError where the model is missing or damaged, ValueError for an unusable device or backend.
+        """
+        if backend != "torch":
+            raise ValueError(f"backend is 'torch', not {backend!r}")
+        target = choose_device(device)
+        card, networks = load_model(model)
+        missing = {"encoder", "denoiser"} - networks.keys()
+        if missing:
+            raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completing needs both")
+        return cls(card, {name: network.to(target).eval() for name, network in networks.items()}, target, backend)
+
+    @torch.inference_mode()
+    def complete(
+        self,
+        points: np.ndarray | Tensor,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        replication: int | None = None,
+        voxel_size_m: float | None = None,
+        min_range_m: float | None = None,
+        max_range_m: float | None = None,
+        refine: bool = True,
+        seed: int = 0,
+    ) -> Completion:
+        """Complete one sweep (N, 3) float32, metres, sensor frame; None means the model card's value.
+
+        The same seed on the same device gives the same scene. Raises SweepError where nothing can be completed.
+        """
+        settings = self.card.pipeline
+        steps = settings.steps if steps is None else steps
+        guidance = settings.guidance if guidance is None else guidance
+        copies = settings.replication if replication is None else replication
+        voxel_size_m = settings.downsample_voxel_m if voxel_size_m is None else voxel_size_m
+        min_range_m = settings.min_range_m if min_range_m is None else min_range_m
+        max_range_m = settings.max_range_m if max_range_m is None else max_range_m
+        clock = StageClock(self.device)
+        generator = torch.Generator(self.device).manual_seed(seed)
+
+        sweep = as_sweep(points).to(self.device)
+        measured_rows = sweeps.finite_rows(sweep)
+        measured = sweep[measured_rows]
+        near = sweeps.crop_range(measured, min_range_m, max_range_m)
+        if not len(near):
+            raise SweepError(
+                f"none of {len(sweep)} points ({len(measured)} finite) lies between {min_range_m} and {max_range_m} m from the sensor"
+            )
+        scan = downsample(near, settings, voxel_size_m)
+        clock.stop("preprocess")
+
+        replicated = sweeps.replicate(scan, copies)
+        start = add_noise(replicated, self._start_noise(replicated, generator), self._start_level())
+        denoise = self.denoiser(scan, guidance)
+        completed = SAMPLERS[settings.sampler](denoise, replicated, start, steps, self.card.schedule, generator)
+        clock.stop("denoise")
+
+        completed = sweeps.post_crop(sweeps.remove_invalid(completed), near, max_range_m)
+        if refine and "refiner" in self.networks:
+            completed = self.refine(completed)
+        confidence = calibrated_confidence(completed, self.card.confidence)
+        result = label(measured, measured_rows, completed, confidence)
+        clock.stop("postprocess")
+        return Completion(*result, timings=clock.timings(), steps=steps)
+
+    def denoiser(self, scan: Tensor, guidance: float = 1.0) -> Denoise:
+        """eps(points, t) of the scan (N, 3): the condition is encoded once, here, and both branches share every kernel map.
+
+        A guidance weight of 1 costs one forward a step, any other two.
+        """
+        encoder, network = self.networks["encoder"], self.networks["denoiser"]
+        voxel_size_m = self.card.architecture.voxel_size_m
+        condition = encoder(VoxelisedCloud.of(scan, voxel_size_m))
+        nothing: Condition | None = None
+        if guidance != 1.0:
+            nothing = encoder(VoxelisedCloud.of(torch.zeros_like(scan[:1]), voxel_size_m))
+
+        def denoise(points: Tensor, t: int) -> Tensor:
+            cloud = VoxelisedCloud.of(points, voxel_size_m)
+            timestep = torch.tensor([t], device=points.device)
+            conditional = network(cloud, condition, timestep)
+            if nothing is None:
+                return conditional
+            return guide(conditional, network(cloud, nothing, timestep), guidance)
+
+        return denoise
+
+    def refine(self, points: Tensor) -> Tensor:
+        """The refined cloud (6N, 3): every point plus its six offsets."""
+        offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.card.architecture.voxel_size_m))
+        return (points[:, None] + offsets).reshape(-1, 3)
+
+    def _start_level(self) -> float:
+        settings = self.card.pipeline
+        return settings.start_noise * (1.0 if settings.published_start else float(self.card.schedule.sigma[-1]))
+
+    def _start_noise(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(points.shape, generator=generator, device=points.device)
+
+
+def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:
+    """Thin a cropped sweep as the model expects it."""
+    if settings.downsampling == "farthest":
+        return sweeps.farthest_point_sample(points, settings.farthest_points)
+    return sweeps.voxel_downsample(points, voxel_size_m)
+
+
+def label(measured: Tensor, rows: Tensor, completed: Tensor, confidence: Tensor) -> tuple[np.ndarray, ...]:
+    """Points, provenance, confidence and measured rows of a completion, as numpy arrays."""
+    counts = (len(measured), len(completed))
+    provenance = np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), counts)
+    trust = torch.cat([torch.ones_like(measured[:, 0]), confidence])
+    return torch.cat([measured, completed]).cpu().numpy(), provenance, trust.cpu().numpy(), rows.cpu().numpy()
+
+
+def as_sweep(points: np.ndarray | Tensor) -> Tensor:
+    """A float32 tensor (N, 3) of the input, without a copy where it already is one; SweepError for other shapes."""
+    tensor = torch.as_tensor(points)
+    if tensor.dim() != 2 or tensor.shape[1] != 3:
+        raise SweepError(f"a sweep is an array (N, 3), this one has shape {tuple(tensor.shape)}")
+    return tensor.to(torch.float32)
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device of "auto", "cpu", "cuda" or "cuda:N"; ValueError where it cannot be used, with the reason."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: PyTorch finds no CUDA device here; use 'cpu' or 'auto'")
+    return chosen
+
+
+class StageClock:
+    """Seconds of each stage, waiting for the GPU where there is one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._first = self._last = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    def stop(self, stage: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._stages[stage] = now - self._last
+        self._last = now
+
+    def timings(self) -> dict[str, float]:
+        return {**self._stages, "total": self._last - self._first}

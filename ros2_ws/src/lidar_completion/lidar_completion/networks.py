@@ -1,0 +1,282 @@
+"""The networks that the public checkpoints hold, tensor for tensor: ConditionEncoder, Denoiser, Refiner.
+
+Names and shapes are those of the LiDiff / ScoreLiDAR / Distillation-DPO checkpoints, so a module's place in the tree is
+its name in the file. A network sees voxels (a VoxelPyramid) and features; it knows nothing of diffusion.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lidar_completion.sparse.convolution import convolve
+from lidar_completion.sparse.coordinates import Voxels, voxel_mean, voxelise
+from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
+from lidar_completion.sparse.nearest import nearest_rows
+
+CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
+# The level whose voxels a stage starts from; up1..up4 start where stage4..stage1 end, one level coarser than they do.
+STAGE_LEVEL = {"stage1": 0, "stage2": 1, "stage3": 2, "stage4": 3, "up1": 4, "up2": 3, "up3": 2, "up4": 1}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What fixes every tensor's shape. The defaults are the published network."""
+
+    width: float = 1.0  # factor on CHANNELS, truncated
+    voxel_size_m: float = 0.05
+    head_width: int = 20  # hidden width of the per-point head
+    point_offsets: bool = False  # ours: the head also sees where in its voxel a point lies, so points of one voxel can part
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(int(c * self.width) for c in CHANNELS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Points as the networks see them
+
+
+@dataclass(frozen=True)
+class VoxelisedCloud:
+    """A cloud on the networks' grid: its voxels at five strides, mean features, and each point's voxel."""
+
+    pyramid: VoxelPyramid
+    features: Tensor  # (V, 3) float32: mean xyz of each voxel's points, metres
+    point_row: Tensor  # (N,) int64
+    point_offset: Tensor  # (N, 3) float32: point minus its voxel's mean, in voxels
+
+    @classmethod
+    def of(cls, points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> "VoxelisedCloud":
+        """Voxelise points (N, 3) float32 metres; batch (N,) int64 names each point's scan."""
+        voxels, row = voxelise(points, voxel_size_m, batch)
+        features = voxel_mean(points, row, len(voxels))
+        return cls(VoxelPyramid.build(voxels), features, row, (points - features[row]) / voxel_size_m)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the encoder saw: features at stride 16, computed once a scan. `features` (C, c4)."""
+
+    voxels: Voxels
+    features: Tensor
+
+    def nearest_tables(self, pyramid: VoxelPyramid) -> list[Tensor]:
+        """For each of the five levels, the condition row (V_level,) nearest to each voxel: five tables serve eight gates."""
+        return [nearest_rows(level, self.voxels) for level in pyramid.levels]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building blocks
+
+
+class SparseConvolution(nn.Module):
+    """A kernel (K, C_in, C_out), or (C_in, C_out) for 1x1x1, without bias."""
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int) -> None:
+        super().__init__()
+        shape = (c_in, c_out) if kernel_size == 1 else (kernel_size**3, c_in, c_out)
+        self.kernel = nn.Parameter(torch.randn(shape) * math.sqrt(2.0 / (c_in * kernel_size**3)))
+
+    def forward(self, features: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
+        return convolve(features, self.kernel, kernel_map)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over voxels; the leaf is called `bn` as in the checkpoints."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(channels, eps=1e-5, momentum=0.1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training and len(features) == 1:  # the variance of one voxel is no statistic
+            return F.batch_norm(features, self.bn.running_mean, self.bn.running_var, self.bn.weight, self.bn.bias, eps=self.bn.eps)
+        return self.bn(features)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, ReLU; `net` holds them under the checkpoints' numbers."""
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(SparseConvolution(c_in, c_out, kernel_size), BatchNorm(c_out), nn.ReLU())
+
+    def forward(self, features: Tensor, kernel_map: KernelMap) -> Tensor:
+        return F.relu(self.net[1](self.net[0](features, kernel_map)))
+
+
+class ResidualBlock(nn.Module):
+    """conv3-BN-ReLU-conv3-BN plus identity, or conv1-BN where the width changes; then ReLU."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            SparseConvolution(c_in, c_out, 3), BatchNorm(c_out), nn.ReLU(), SparseConvolution(c_out, c_out, 3), BatchNorm(c_out)
+        )
+        self.downsample = (
+            nn.Sequential() if c_in == c_out else nn.Sequential(SparseConvolution(c_in, c_out, 1), BatchNorm(c_out))
+        )
+
+    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
+        hidden = F.relu(self.net[1](self.net[0](features, neighbours)))
+        return F.relu(self.net[4](self.net[3](hidden, neighbours)) + self.downsample(features))
+
+
+def stem(c_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        SparseConvolution(3, c_out, 3), BatchNorm(c_out), nn.ReLU(), SparseConvolution(c_out, c_out, 3), BatchNorm(c_out), nn.ReLU()
+    )
+
+
+def run_stem(layers: nn.Sequential, features: Tensor, neighbours: KernelMap) -> Tensor:
+    hidden = F.relu(layers[1](layers[0](features, neighbours)))
+    return F.relu(layers[4](layers[3](hidden, neighbours)))
+
+
+def encoder_stage(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(ConvBlock(c_in, c_in, 2), ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
+
+
+def run_encoder_stage(stage: nn.Sequential, features: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+    """From `level` to the next coarser one."""
+    features = stage[0](features, pyramid.down(level))
+    for block in stage[1:]:
+        features = block(features, pyramid.neighbours(level + 1))
+    return features
+
+
+def decoder_stage(c_in: int, c_skip: int, c_out: int) -> nn.ModuleList:
+    blocks = nn.Sequential(ResidualBlock(c_out + c_skip, c_out), ResidualBlock(c_out, c_out))
+    return nn.ModuleList([ConvBlock(c_in, c_out, 2), blocks])
+
+
+def run_decoder_stage(stage: nn.ModuleList, features: Tensor, skip: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+    """From the level below onto `level`, whose skip comes behind the upsampled features."""
+    features = torch.cat([stage[0](features, pyramid.up(level)), skip], dim=1)
+    for block in stage[1]:
+        features = block(features, pyramid.neighbours(level))
+    return features
+
+
+def point_head(c_in: int, hidden: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(c_in, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, c_out))
+
+
+def two_linears(c_in: int, hidden: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(c_in, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, c_out))
+
+
+def timestep_embedding(t: Tensor, channels: int) -> Tensor:
+    """(B, channels): channels/2 sines, then as many cosines, of t * exp(-i ln(10000) / (channels/2 - 1)), raw integer t."""
+    half = channels // 2
+    # in float64 first: at t = 999 the rounding of a float32 exponent moves the sines by 6e-5
+    frequency = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
+    angle = t.to(torch.float32)[:, None] * frequency.to(t.device, torch.float32)[None]
+    embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
+    return F.pad(embedding, (0, channels - 2 * half))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The networks
+
+
+class ConditionEncoder(nn.Module):
+    """Encodes a scan into features at stride 16."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        c = architecture.channels
+        self.stem = stem(c[0])
+        for i in range(4):
+            setattr(self, f"stage{i + 1}", encoder_stage(c[i], c[i + 1]))
+
+    def forward(self, scan: VoxelisedCloud) -> Condition:
+        pyramid = scan.pyramid
+        features = run_stem(self.stem, scan.features, pyramid.neighbours(0))
+        for level in range(4):
+            features = run_encoder_stage(getattr(self, f"stage{level + 1}"), features, pyramid, level)
+        return Condition(pyramid.levels[4], features)
+
+
+class UNet(nn.Module):
+    """The U-Net that denoiser and refiner share: stem, four stages down, four up, a head a point."""
+
+    def __init__(self, architecture: Architecture, outputs: int, head_inputs: int = 0) -> None:
+        super().__init__()
+        c = architecture.channels
+        self.stem = stem(c[0])
+        for i in range(4):
+            setattr(self, f"stage{i + 1}", encoder_stage(c[i], c[i + 1]))
+        for i in range(4):
+            setattr(self, f"up{i + 1}", decoder_stage(c[4 + i], c[3 - i], c[5 + i]))
+        self.last = point_head(c[8] + head_inputs, architecture.head_width, outputs)
+
+    def trunk(self, cloud: VoxelisedCloud, gate) -> Tensor:  # type: ignore[no-untyped-def]
+        """Voxel features (V, c8); `gate(stage, features)` is applied before every stage."""
+        pyramid = cloud.pyramid
+        features = run_stem(self.stem, cloud.features, pyramid.neighbours(0))
+        skips = []
+        for level in range(4):
+            skips.append(features)
+            name = f"stage{level + 1}"
+            features = run_encoder_stage(getattr(self, name), gate(name, features), pyramid, level)
+        for i, skip in enumerate(reversed(skips)):
+            name = f"up{i + 1}"
+            features = run_decoder_stage(getattr(self, name), gate(name, features), skip, pyramid, 3 - i)
+        return features
+
+
+class Denoiser(UNet):
+    """Predicts the noise of every point from the noised cloud, the condition and the timestep."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture, outputs=3, head_inputs=3 if architecture.point_offsets else 0)
+        c = architecture.channels
+        self.point_offsets = architecture.point_offsets
+        self.embedding_channels = c[8]
+        gate_channels = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7])
+        hidden_channels = (c[4], c[4], c[4], c[4], c[4], c[4], c[6], c[7])
+        for stage, gated, hidden in zip(STAGES, gate_channels, hidden_channels, strict=True):
+            setattr(self, f"latent_{stage}", two_linears(c[4], c[4], c[4]))
+            setattr(self, f"{stage}_temp", two_linears(c[8], c[8], c[4]))
+            setattr(self, f"latemp_{stage}", two_linears(2 * c[4], hidden, gated))
+
+    def forward(self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None) -> Tensor:
+        """Noise (N, 3) of each point of `cloud`; t (B,) int64 a scan; tables: condition.nearest_tables, where at hand."""
+        tables = condition.nearest_tables(cloud.pyramid) if tables is None else tables
+        embedding = timestep_embedding(t, self.embedding_channels).to(condition.features.dtype)
+        item = condition.voxels.keys >> 54 if len(t) > 1 else torch.zeros_like(condition.voxels.keys)
+
+        def gate(stage: str, features: Tensor) -> Tensor:
+            return features * self.gate_table(stage, condition, embedding, item)[tables[STAGE_LEVEL[stage]]]
+
+        features = self.trunk(cloud, gate)[cloud.point_row]
+        if self.point_offsets:
+            features = torch.cat([features, cloud.point_offset], dim=1)
+        return self.last(features)
+
+    def gate_table(self, stage: str, condition: Condition, embedding: Tensor, item: Tensor) -> Tensor:
+        """The gate (C, c) of every condition voxel: a voxel's gate depends only on its nearest condition voxel and t,
+        so it is computed here and gathered, instead of on every voxel."""
+        part = getattr(self, f"latent_{stage}")(condition.features)
+        time = getattr(self, f"{stage}_temp")(embedding)[item]
+        both = (time, part) if stage == "up1" else (part, time)
+        return getattr(self, f"latemp_{stage}")(torch.cat(both, dim=1))
+
+
+class Refiner(UNet):
+    """Six offsets a point, tanh-limited to 1 m: the output cloud is each point plus its offsets."""
+
+    OFFSETS = 6
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture, outputs=3 * self.OFFSETS)
+
+    def forward(self, cloud: VoxelisedCloud) -> Tensor:
+        """Offsets (N, 6, 3) in metres of each point of `cloud`."""
+        features = self.trunk(cloud, lambda stage, features: features)
+        return torch.tanh(self.last(features)[cloud.point_row]).view(-1, self.OFFSETS, 3)

@@ -1,0 +1,104 @@
+"""What happens to a sweep before and after the networks: points in, points out.
+
+Every function takes and returns float32 tensors (N, 3) in metres in the sensor frame, on any device, and keeps the
+input's order unless it says otherwise.
+"""
+
+import torch
+from torch import Tensor
+
+from lidar_completion.sparse.coordinates import pack, quantise
+
+
+def finite_rows(points: Tensor) -> Tensor:
+    """Rows (n,) int64 of the points whose three coordinates are finite."""
+    return torch.isfinite(points).all(dim=1).nonzero().squeeze(1)
+
+
+def remove_invalid(points: Tensor) -> Tensor:
+    """The points without NaN and infinity."""
+    return points[finite_rows(points)]
+
+
+def crop_range(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
+    """The points with min_range_m < distance from the sensor < max_range_m."""
+    squared = points.square().sum(dim=1)
+    return points[(squared > min_range_m**2) & (squared < max_range_m**2)]
+
+
+def crop_self_returns(points: Tensor, box_min_m: Tensor, box_max_m: Tensor) -> Tensor:
+    """The points outside the vehicle's own box; corners (3,) in metres."""
+    inside = ((points >= box_min_m) & (points <= box_max_m)).all(dim=1)
+    return points[~inside]
+
+
+def voxel_downsample(points: Tensor, voxel_size_m: float, reduce: str = "nearest") -> Tensor:
+    """One point a voxel, sorted by voxel (x, then y, then z); the result does not depend on the input's order.
+
+    reduce="mean": the centroid of the voxel's points. reduce="nearest": the measured point nearest to that centroid
+    (of equally near ones the lexicographically smallest), so that no coordinate is invented.
+    """
+    if reduce not in ("mean", "nearest"):
+        raise ValueError(f"reduce is 'mean' or 'nearest', not {reduce!r}")
+    if not len(points):
+        return points
+    order, starts = _voxel_groups(points, voxel_size_m)
+    points = points[order]
+    counts = torch.diff(starts, append=starts.new_tensor([len(points)]))
+    centroids = torch.segment_reduce(points, "sum", lengths=counts, unsafe=True) / counts.unsqueeze(1)
+    if reduce == "mean":
+        return centroids
+    return points[_nearest_in_group(points, centroids, counts, starts)]
+
+
+def _voxel_groups(points: Tensor, voxel_size_m: float) -> tuple[Tensor, Tensor]:
+    """The order that sorts points by voxel, and the first row of each voxel in that order."""
+    keys, order = pack(quantise(points, voxel_size_m)).sort(stable=True)
+    changes = torch.ones_like(keys, dtype=torch.bool)
+    changes[1:] = keys[1:] != keys[:-1]
+    return order, changes.nonzero().squeeze(1)
+
+
+def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
+    group = torch.repeat_interleave(counts)
+    distance = (points - centroids[group]).square().sum(dim=1)
+    smallest = torch.full_like(centroids[:, 0], torch.inf).scatter_reduce_(0, group, distance, "amin")
+    candidates = (distance == smallest[group]).nonzero().squeeze(1)
+    group = group[candidates]
+    if len(candidates) > len(starts):  # ties: of a group's candidates take the lexicographically smallest point
+        for axis in (2, 1, 0):
+            by_axis = points[candidates, axis].argsort(stable=True)
+            candidates, group = candidates[by_axis], group[by_axis]
+        by_group = group.argsort(stable=True)
+        candidates, group = candidates[by_group], group[by_group]
+    first = torch.ones_like(group, dtype=torch.bool)
+    first[1:] = group[1:] != group[:-1]
+    return candidates[first]
+
+
+def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
+    """`count` points, each the farthest from those before it (O(N * count): only for comparing with published numbers)."""
+    if count >= len(points):
+        return points
+    chosen = torch.empty(count, dtype=torch.int64, device=points.device)
+    distance = torch.full_like(points[:, 0], torch.inf)
+    row = torch.as_tensor(start, device=points.device)
+    for i in range(count):
+        chosen[i] = row
+        distance = torch.minimum(distance, (points - points[row]).square().sum(dim=1))
+        row = distance.argmax()
+    return points[chosen]
+
+
+def replicate(points: Tensor, copies: int) -> Tensor:
+    """Every point `copies` times, (N * copies, 3), the whole cloud after itself (the order of the reference)."""
+    return points.repeat(copies, 1)
+
+
+def post_crop(completed: Tensor, sweep: Tensor, max_range_m: float) -> Tensor:
+    """The completed points inside the range and between mean - 2 std and max of the sweep's heights (the reference's rule)."""
+    height = sweep[:, 2]
+    lowest = height.mean() - 2.0 * height.std(correction=0)
+    z = completed[:, 2]
+    inside = completed.square().sum(dim=1) < max_range_m**2
+    return completed[inside & (z > lowest) & (z < height.max())]

@@ -1,0 +1,1 @@
+"""Sparse convolution: coordinates -> kernel maps -> convolution, one file per backend."""

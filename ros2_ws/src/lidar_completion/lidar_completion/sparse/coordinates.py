@@ -1,0 +1,90 @@
+"""Voxel coordinates: points -> sorted voxels, strides, and the packed keys that every search works on.
+
+A voxel is a row (batch, x, y, z) of int32, in units of the finest voxel at every stride. Rows are sorted
+lexicographically, so that a packed int64 key orders voxels as their coordinates do.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BITS = 18  # per axis: +-131,072 voxels, 6.5 km at 0.05 m
+LIMIT = 1 << (BITS - 1)
+MAX_BATCH = 1 << (63 - 3 * BITS)
+
+
+def quantise(points: Tensor, voxel_size_m: float) -> Tensor:
+    """Voxel (N, 3) int32 of each point: round half to even of float32(p / size).
+
+    Division, not multiplication by the inverse: 3 of 180,000 points move otherwise. The divisor is a tensor because
+    CUDA turns division by a Python number into a multiplication.
+    """
+    size = torch.tensor(voxel_size_m, dtype=torch.float32, device=points.device)
+    return torch.round(points.float() / size).to(torch.int32)
+
+
+def pack(xyz: Tensor, batch: Tensor | None = None) -> Tensor:
+    """Sortable int64 keys (N,) of coordinates (N, 3); raises ValueError outside +-131,072 voxels."""
+    if len(xyz) and int(xyz.abs().max()) >= LIMIT:
+        raise ValueError(f"a coordinate lies {int(xyz.abs().max())} voxels from the origin; the limit is {LIMIT - 1}")
+    x, y, z = (xyz.to(torch.int64) + LIMIT).unbind(1)
+    key = (x << (2 * BITS)) | (y << BITS) | z
+    return key if batch is None else key | (batch.to(torch.int64) << (3 * BITS))
+
+
+def unpack(keys: Tensor) -> Tensor:
+    """The coordinates (N, 4) int32 (batch, x, y, z) of packed keys."""
+    mask = (1 << BITS) - 1
+    x, y, z = ((keys >> (2 * BITS)) & mask, (keys >> BITS) & mask, keys & mask)
+    return torch.stack([keys >> (3 * BITS), x - LIMIT, y - LIMIT, z - LIMIT], dim=1).to(torch.int32)
+
+
+def key_offset(dx: int, dy: int, dz: int) -> int:
+    """What to add to a key to move by (dx, dy, dz) voxels."""
+    return (dx << (2 * BITS)) + (dy << BITS) + dz
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Occupied voxels of one level: sorted unique keys (V,) int64, at `stride` fine voxels spacing."""
+
+    keys: Tensor
+    stride: int = 1
+
+    @property
+    def coordinates(self) -> Tensor:  # (V, 4) int32: batch, x, y, z
+        return unpack(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def voxelise(points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> tuple[Voxels, Tensor]:
+    """The voxels that points (N, 3) occupy, and each point's voxel row (N,) int64."""
+    return unique_voxels(pack(quantise(points, voxel_size_m), batch))
+
+
+def unique_voxels(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
+    """Sorted voxels of keys (N,), and the row (N,) of each key in them."""
+    ordered, order = keys.sort()
+    changes = torch.ones_like(ordered, dtype=torch.int64)
+    changes[1:] = ordered[1:] != ordered[:-1]
+    row = torch.empty_like(order)
+    row[order] = changes.cumsum(0) - 1
+    return Voxels(ordered[changes.bool()], stride), row
+
+
+def coarsen(voxels: Voxels) -> tuple[Voxels, Tensor]:
+    """The voxels of twice the stride, floor(c / 2s) * 2s, and each fine voxel's parent row (V,) int64."""
+    stride = voxels.stride * 2
+    # the bias 2^17 is a multiple of every stride in use, so clearing low bits is the floor, also below zero
+    clear = stride - 1
+    mask = ~((clear << (2 * BITS)) | (clear << BITS) | clear)
+    return unique_voxels(voxels.keys & mask, stride)
+
+
+def voxel_mean(values: Tensor, row: Tensor, count: int) -> Tensor:
+    """Plain mean (count, C) of the values (N, C) that fall into each voxel row."""
+    total = values.new_zeros(count, values.shape[1]).index_add_(0, row, values)
+    return total / torch.bincount(row, minlength=count).unsqueeze(1).to(values.dtype)

@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+package_name = "lidar_completion"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    python_requires=">=3.11",
+    install_requires=["numpy", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],
+    extras_require={"onnx": ["onnx", "onnxruntime"]},
+    tests_require=["pytest"],
+    zip_safe=True,
+    author="lidar_completion_ros maintainers",
+    maintainer="lidar_completion_ros maintainers",
+    maintainer_email="maintainers@lidar-completion.org",
+    description="Diffusion-based completion of LiDAR sweeps",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["lidar-completion = lidar_completion.command_line:app"]},
+)

@@ -1,0 +1,36 @@
+"""What every part's tests share: small models made on the spot, and the folder of real data where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.networks import Architecture
+
+GOLDEN = Path(__file__).parent / "core" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real sweeps and golden numbers; the test is skipped without it."""
+    folder = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real data: LIDAR_COMPLETION_SHARED names no folder ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights, small enough for a sweep in a fraction of a second."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    card = ModelCard(
+        name="tiny",
+        description="random weights, for tests",
+        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
+    )
+    torch.manual_seed(0)
+    save_model(folder, card, build_networks(card))
+    return folder
