@@ -1,7 +1,7 @@
 """Model folders: weights as safetensors beside a JSON card that says what they are.
 
-    models/edge/model.json          the card (ModelCard)
-    models/edge/model.safetensors   tensors named encoder.*, denoiser.*, refiner.* and, behind that, as in the public files
+models/edge/model.json          the card (ModelCard)
+models/edge/model.safetensors   tensors named encoder.*, denoiser.*, refiner.* and, behind that, as in the public files
 """
 
 import dataclasses
@@ -39,7 +39,9 @@ class Pipeline:
     steps: int = 1
     guidance: float = 1.0
     start_noise: float = 1.0  # lambda of Eq. 19
-    published_start: bool = False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)
+    published_start: bool = (
+        False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (("downsampling", ("voxel", "farthest")), ("sampler", tuple(SAMPLERS))):
@@ -74,7 +76,9 @@ def build_networks(card: ModelCard) -> dict[str, nn.Module]:
     return {name: NETWORKS[name](card.architecture) for name in card.networks}
 
 
-def save_model(folder: str | Path, card: ModelCard, networks: dict[str, nn.Module], dtype: torch.dtype = torch.float32) -> ModelCard:
+def save_model(
+    folder: str | Path, card: ModelCard, networks: dict[str, nn.Module], dtype: torch.dtype = torch.float32
+) -> ModelCard:
     """Write card and weights; floating tensors are stored as `dtype`. Returns the card with names and sha256 filled in."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,9 @@ def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file, but {CARD_NAME} names it")
     if (found := _sha256(path)) != card.sha256:
-        raise ModelError(f"{path}: sha256 {found[:12]}…, the card says {card.sha256[:12]}…: truncated or changed; copy the model again")
+        raise ModelError(
+            f"{path}: sha256 {found[:12]}…, the card says {card.sha256[:12]}…: truncated or changed; copy the model again"
+        )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

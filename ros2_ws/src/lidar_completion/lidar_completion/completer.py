@@ -36,7 +36,9 @@ class Completion:
 class SceneCompleter:
     """A loaded model, ready for sweeps. Holds no state between them."""
 
-    def __init__(self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device, backend: str = "torch") -> None:
+    def __init__(
+        self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device, backend: str = "torch"
+    ) -> None:
         self.card = card
         self.networks = networks
         self.device = device

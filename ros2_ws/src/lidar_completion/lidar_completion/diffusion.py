@@ -61,7 +61,13 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
 
 
 def dpm_solver_step(
-    offset: Tensor, eps: Tensor, t: int, t_next: int, schedule: NoiseSchedule, noise: Tensor, before: tuple[Tensor, int] | None
+    offset: Tensor,
+    eps: Tensor,
+    t: int,
+    t_next: int,
+    schedule: NoiseSchedule,
+    noise: Tensor,
+    before: tuple[Tensor, int] | None,
 ) -> tuple[Tensor, Tensor]:
     """One step of SDE-DPM-Solver++ (midpoint, variance-preserving coefficients) on the offset from p*.
 
@@ -82,7 +88,12 @@ def dpm_solver_step(
 
 
 def dpm_solver(
-    denoise: Denoise, scan: Tensor, start: Tensor, steps: int, schedule: NoiseSchedule, generator: torch.Generator | None = None
+    denoise: Denoise,
+    scan: Tensor,
+    start: Tensor,
+    steps: int,
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The reference's sampler, for the public checkpoints: acts on the offset from `scan` = p* (N, 3), starts at `start`.
 
@@ -95,7 +106,9 @@ def dpm_solver(
         eps = denoise(scan + offset, t)
         last_is_first_order = i == steps - 1 and steps < 15
         noise = _noise_like(offset, generator)
-        offset, clean = dpm_solver_step(offset, eps, t, t_next, schedule, noise, None if last_is_first_order else before)
+        offset, clean = dpm_solver_step(
+            offset, eps, t, t_next, schedule, noise, None if last_is_first_order else before
+        )
         before = (clean, t)
     return scan + offset
 
@@ -105,21 +118,36 @@ def dpm_solver(
 
 
 def few_step(
-    denoise: Denoise, scan: Tensor, start: Tensor, steps: int, schedule: NoiseSchedule, generator: torch.Generator | None = None
+    denoise: Denoise,
+    scan: Tensor,
+    start: Tensor,
+    steps: int,
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Clean estimate, fresh noise of the next level, and again (the sampler of consistency models); ends clean."""
     return _consistent(denoise, start, steps, schedule, lambda eps: _noise_like(eps, generator))
 
 
 def deterministic(
-    denoise: Denoise, scan: Tensor, start: Tensor, steps: int, schedule: NoiseSchedule, generator: torch.Generator | None = None
+    denoise: Denoise,
+    scan: Tensor,
+    start: Tensor,
+    steps: int,
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Clean estimate, then the predicted noise at the next level (DDIM with the variance-exploding process of Eq. 1)."""
     return _consistent(denoise, start, steps, schedule, lambda eps: eps)
 
 
 def ancestral(
-    denoise: Denoise, scan: Tensor, start: Tensor, steps: int, schedule: NoiseSchedule, generator: torch.Generator | None = None
+    denoise: Denoise,
+    scan: Tensor,
+    start: Tensor,
+    steps: int,
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The posterior of Eq. 1 at every step: variance sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, mean on the line to the estimate."""
     points = start

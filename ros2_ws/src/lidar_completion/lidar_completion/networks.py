@@ -29,7 +29,9 @@ class Architecture:
     width: float = 1.0  # factor on CHANNELS, truncated
     voxel_size_m: float = 0.05
     head_width: int = 20  # hidden width of the per-point head
-    point_offsets: bool = False  # ours: the head also sees where in its voxel a point lies, so points of one voxel can part
+    point_offsets: bool = (
+        False  # ours: the head also sees where in its voxel a point lies, so points of one voxel can part
+    )
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -94,7 +96,9 @@ class BatchNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training and len(features) == 1:  # the variance of one voxel is no statistic
-            return F.batch_norm(features, self.bn.running_mean, self.bn.running_var, self.bn.weight, self.bn.bias, eps=self.bn.eps)
+            return F.batch_norm(
+                features, self.bn.running_mean, self.bn.running_var, self.bn.weight, self.bn.bias, eps=self.bn.eps
+            )
         return self.bn(features)
 
 
@@ -115,7 +119,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            SparseConvolution(c_in, c_out, 3), BatchNorm(c_out), nn.ReLU(), SparseConvolution(c_out, c_out, 3), BatchNorm(c_out)
+            SparseConvolution(c_in, c_out, 3),
+            BatchNorm(c_out),
+            nn.ReLU(),
+            SparseConvolution(c_out, c_out, 3),
+            BatchNorm(c_out),
         )
         self.downsample = (
             nn.Sequential() if c_in == c_out else nn.Sequential(SparseConvolution(c_in, c_out, 1), BatchNorm(c_out))
@@ -128,7 +136,12 @@ class ResidualBlock(nn.Module):
 
 def stem(c_out: int) -> nn.Sequential:
     return nn.Sequential(
-        SparseConvolution(3, c_out, 3), BatchNorm(c_out), nn.ReLU(), SparseConvolution(c_out, c_out, 3), BatchNorm(c_out), nn.ReLU()
+        SparseConvolution(3, c_out, 3),
+        BatchNorm(c_out),
+        nn.ReLU(),
+        SparseConvolution(c_out, c_out, 3),
+        BatchNorm(c_out),
+        nn.ReLU(),
     )
 
 
@@ -154,7 +167,9 @@ def decoder_stage(c_in: int, c_skip: int, c_out: int) -> nn.ModuleList:
     return nn.ModuleList([ConvBlock(c_in, c_out, 2), blocks])
 
 
-def run_decoder_stage(stage: nn.ModuleList, features: Tensor, skip: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+def run_decoder_stage(
+    stage: nn.ModuleList, features: Tensor, skip: Tensor, pyramid: VoxelPyramid, level: int
+) -> Tensor:
     """From the level below onto `level`, whose skip comes behind the upsampled features."""
     features = torch.cat([stage[0](features, pyramid.up(level)), skip], dim=1)
     for block in stage[1]:
@@ -245,7 +260,9 @@ class Denoiser(UNet):
             setattr(self, f"{stage}_temp", two_linears(c[8], c[8], c[4]))
             setattr(self, f"latemp_{stage}", two_linears(2 * c[4], hidden, gated))
 
-    def forward(self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None
+    ) -> Tensor:
         """Noise (N, 3) of each point of `cloud`; t (B,) int64 a scan; tables: condition.nearest_tables, where at hand."""
         tables = condition.nearest_tables(cloud.pyramid) if tables is None else tables
         embedding = timestep_embedding(t, self.embedding_channels).to(condition.features.dtype)

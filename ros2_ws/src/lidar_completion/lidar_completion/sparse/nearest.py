@@ -32,7 +32,9 @@ def nearest_rows_plain(queries: Tensor, condition: Tensor) -> Tensor:
     chunks = []
     for chunk in queries.to(torch.int64).split(max(1, CHUNK // len(condition))):
         squared = (chunk[:, None] - condition[None]).square_().sum(dim=2)
-        chunks.append((squared * len(condition) + torch.arange(len(condition), device=condition.device)).amin(1) % len(condition))
+        chunks.append(
+            (squared * len(condition) + torch.arange(len(condition), device=condition.device)).amin(1) % len(condition)
+        )
     return torch.cat(chunks) if chunks else queries.new_empty(0, dtype=torch.int64)
 
 
