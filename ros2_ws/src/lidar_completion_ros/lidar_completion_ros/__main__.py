@@ -1,0 +1,106 @@
+"""Start the node: `python -m lidar_completion_ros`, the console script `lidar_completion_node`, or the launch file.
+
+Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start (a model or parameter is wrong);
+3 if a sweep in work did not end within ten seconds of the signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lidar_completion_ros.installed_files import use_shared_memory_profile
+
+if TYPE_CHECKING:
+    from lidar_completion_ros.node import CompletionNode
+
+CANNOT_START = 2
+STUCK = 3
+DEFAULT_REMAPS = ("-r", "~/points:=velodyne_points/completed")
+HELP = """Completes LiDAR sweeps: velodyne_points (sensor_msgs/PointCloud2) -> velodyne_points/completed.
+Configures and activates itself unless the parameter autostart is false.
+Model, topics and all else are ROS arguments:
+  lidar_completion_node --ros-args -p model:=PATH -r velodyne_points:=/front/points --params-file complete.param.yaml"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the node until SIGINT, SIGTERM or its shutdown transition, then exit the process."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    given = list(sys.argv if arguments is None else arguments)
+    _refuse_other_arguments(given)
+    use_shared_memory_profile(os.environ)
+    code = _run(given, stop)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == STUCK:
+        os._exit(code)  # the inference thread still runs: no orderly end of the interpreter is possible
+    sys.exit(code)
+
+
+def _refuse_other_arguments(given: Sequence[str]) -> None:
+    from rclpy.utilities import remove_ros_args
+
+    parser = argparse.ArgumentParser(
+        "lidar_completion_node", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(remove_ros_args(given)[1:])
+
+
+def _run(given: list[str], stop: threading.Event) -> int:
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    # A remap rule that comes first wins, so that those of the user do.
+    rclpy.init(args=[*given, "--ros-args", *DEFAULT_REMAPS], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = _start_node()
+        if node is None:
+            return CANNOT_START
+        code = _spin(node, stop)
+        node.destroy_node()
+        return code
+    finally:
+        rclpy.try_shutdown()
+
+
+def _start_node() -> CompletionNode | None:
+    from lidar_completion_ros.node import CompletionNode
+
+    try:
+        return CompletionNode()
+    except Exception as error:  # a parameter of the wrong type or out of range, a file that does not parse, ...
+        print(f"lidar_completion_node: {error}", file=sys.stderr)
+        return None
+
+
+def _spin(node: CompletionNode, stop: threading.Event) -> int:
+    from rclpy.executors import SingleThreadedExecutor
+
+    if node.parameters.autostart and not _autostart(node):
+        node.report()
+        return CANNOT_START
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set() and node.state != "finalized":
+        executor.spin_once(timeout_sec=0.1)  # returns often enough for Python to see a signal
+    ended = node.close()
+    executor.remove_node(node)
+    return 0 if ended else STUCK
+
+
+def _autostart(node: CompletionNode) -> bool:
+    from rclpy.lifecycle import TransitionCallbackReturn
+
+    success = TransitionCallbackReturn.SUCCESS
+    return node.trigger_configure() == success and node.trigger_activate() == success
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,408 @@
+"""Replay of a rosbag2 through the running node: the sweeps go out over DDS, the completions come back into a new bag.
+
+    bag -> publisher ==DDS==> node ==DDS==> recorder -> bag of completions
+
+The messages are never decoded on the way: what lies in the bag is published, what comes back is written. The node's own
+diagnostics tell when it is ready, what it dropped and when it has answered everything.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import PointCloud2
+
+from lidar_completion_ros.installed_files import use_shared_memory_profile
+
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+NODE_NAME = "lidar_completion"
+DEFAULT_TOPIC = "/velodyne_points"
+STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+DISCOVERY_S = 1.5  # after which a node that runs on this machine has been seen
+TRANSIT_S = 0.5  # within which a message between two processes arrives or is lost
+SILENCE_S = 15.0  # without diagnostics, after which the node counts as gone
+
+
+class BagError(ValueError):
+    """A bag that cannot be replayed: missing, broken, or without the topic."""
+
+
+class ReplayError(RuntimeError):
+    """The node could not be started or stopped answering."""
+
+
+@dataclass(frozen=True)
+class SweepReplay:
+    """One sweep that went to the node, and what came back."""
+
+    stamp_ns: int  # of the header
+    bag_time_ns: int
+    points_in: int
+    points_out: int | None = None  # None: no completion came back
+    latency_s: float | None = None  # from publishing the sweep to receiving its completion
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay gave. `completions` is a bag; its messages keep the time at which their sweep lay in the input."""
+
+    sweeps: list[SweepReplay]
+    completions: Path
+    input_topic: str
+    output_topic: str
+    duration_s: float  # from the first sweep to the last answer
+    node_values: dict[str, str]  # last diagnostic of the node: model, device, steps used, latency per stage, ...
+    dropped: int  # replaced by a newer sweep while they waited in the node
+    refused: int  # the node could not read or complete them
+
+    @property
+    def completed(self) -> int:
+        return sum(sweep.latency_s is not None for sweep in self.sweeps)
+
+    @property
+    def lost(self) -> int:
+        """Sweeps or completions that DDS lost on the way."""
+        return max(0, len(self.sweeps) - self.completed - self.dropped - self.refused)
+
+    @property
+    def rate_hz(self) -> float:
+        return self.completed / self.duration_s if self.duration_s > 0 else 0.0
+
+    def latency_ms(self, percentile: float) -> float:
+        """NaN where nothing was completed."""
+        latencies = [sweep.latency_s for sweep in self.sweeps if sweep.latency_s is not None]
+        return float(np.percentile(latencies, percentile)) * 1e3 if latencies else float("nan")
+
+
+def replay(
+    bag: str | Path,
+    output: str | Path,
+    *,
+    topic: str | None = None,
+    rate: float = 1.0,
+    model: str | None = None,
+    parameters: Mapping[str, object] | None = None,
+    storage: str = "mcap",
+    domain_id: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReplayResult:
+    """Play `bag` through the node and record its completions to the new bag `output`.
+
+    A node that runs already is used; otherwise one is started with `model` and `parameters` and stopped at the end.
+    `topic` is needed where the bag holds several PointCloud2 topics and none is /velodyne_points. `rate` 1 is real
+    time, 2 twice as fast; with 0 each sweep waits for the answer to the one before, so that none is dropped.
+    `progress` is called with (sweeps played, sweeps in the bag). Raises `BagError` and `ReplayError`.
+    """
+    if rate < 0:
+        raise ReplayError(f"rate: expected 0 or more, found {rate}")
+    source = BagSweeps(Path(bag), topic)
+    output = Path(output)
+    if output.exists():
+        raise BagError(f"{output}: exists already; choose another output or remove it")
+    use_shared_memory_profile(os.environ)
+    with _dds_session(domain_id) as player, _running_node(player, source.topic, model, parameters or {}, domain_id):
+        with Writer(output, version=9, storage_plugin=STORAGES[storage]) as writer:
+            player.connect(writer)
+            _play(player, source, rate, progress)
+        return player.result(output)
+
+
+class BagSweeps:
+    """The PointCloud2 messages of one topic of a bag, as raw CDR, in order of time."""
+
+    def __init__(self, path: Path, topic: str | None) -> None:
+        self.path = path
+        with self._open() as reader:
+            topics = {connection.topic: connection for connection in reader.connections}
+            clouds = {name: each.msgcount for name, each in topics.items() if each.msgtype == POINT_CLOUD}
+            found = ", ".join(f"{name} ({each.msgtype}, {each.msgcount})" for name, each in sorted(topics.items()))
+        self.topic = topic or _only_topic(path, clouds, found)
+        if self.topic not in clouds:
+            raise BagError(f"{path}: no topic {self.topic} of type {POINT_CLOUD}; the bag holds: {found or 'nothing'}")
+        self.count = clouds[self.topic]
+        if self.count == 0:
+            raise BagError(f"{path}: topic {self.topic} has no messages")
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Yields (bag time in ns, CDR bytes)."""
+        with self._open() as reader:
+            wanted = [each for each in reader.connections if each.topic == self.topic]
+            for _, time_ns, data in reader.messages(wanted):
+                yield time_ns, bytes(data)
+
+    @contextmanager
+    def _open(self) -> Iterator[Reader]:
+        if not self.path.exists():
+            raise BagError(f"{self.path}: no such bag; expected a rosbag2 folder or an .mcap or .db3 file")
+        try:
+            with Reader(self.path) as reader:
+                yield reader
+        except (BagError, ReplayError):
+            raise
+        except Exception as error:  # rosbags passes on whatever its storage libraries raise
+            raise BagError(
+                f"{self.path}: cannot be read as a rosbag2 ({type(error).__name__}: {error}); "
+                "`ros2 bag reindex` may repair it"
+            ) from error
+
+
+def _only_topic(path: Path, clouds: Mapping[str, int], found: str) -> str:
+    if DEFAULT_TOPIC in clouds:
+        return DEFAULT_TOPIC
+    if len(clouds) == 1:
+        return next(iter(clouds))
+    raise BagError(f"{path}: expected one topic of type {POINT_CLOUD}; name one with --topic; the bag holds: {found}")
+
+
+class Player(Node):
+    """Publishes sweeps, records completions, and follows the node's diagnostics. All entities of one replay."""
+
+    def __init__(self, context: rclpy.Context) -> None:
+        super().__init__("lidar_completion_bag_replay", context=context)
+        self.node_values: dict[str, str] = {}
+        self.sweeps: list[SweepReplay] = []
+        self._published_s: list[float] = []
+        self._index_by_stamp: dict[int, int] = {}  # of the newest sweep, where a bag repeats a stamp
+        self._answers = 0
+        self._counts_before: dict[str, int] = {}
+        self._told_s = 0.0
+        self._last_answer_s = 0.0
+        self._changed = threading.Condition()
+        self._publisher = None
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, 50)
+
+    def connect(self, writer: Writer) -> None:
+        """Join the node's topics and wait until both ends have seen each other."""
+        typestore = get_typestore(Stores.ROS2_JAZZY)
+        qos = QoSProfile(depth=10)
+        output_topic = self.node_values["output topic"]
+        connection = writer.add_connection(output_topic, POINT_CLOUD, typestore=typestore)
+        self.create_subscription(
+            PointCloud2, output_topic, lambda data: self._record(writer, connection, data), qos, raw=True
+        )
+        self._publisher = self.create_publisher(PointCloud2, self.node_values["input topic"], qos)
+        self._await("the node to see both topics", self._connected, 20.0)
+        self._counts_before = self._counts()
+
+    def play(self, bag_time_ns: int, cdr: bytes) -> int:
+        """Publish one sweep and return its index."""
+        stamp_ns, points = cloud_head(cdr)
+        with self._changed:
+            index = self._index_by_stamp[stamp_ns] = len(self.sweeps)
+            self.sweeps.append(SweepReplay(stamp_ns, bag_time_ns, points))
+            self._published_s.append(time.monotonic())
+        self._publisher.publish(cdr)
+        return index
+
+    def settled(self) -> bool:
+        """Nothing is on its way or in work any more, as far as the diagnostics of the last moment can tell."""
+        if self._answers == len(self.sweeps):
+            return True
+        counts = self._counts()
+        done = sum(counts[name] for name in DONE)
+        return self._told_s > self._published_s[-1] + TRANSIT_S and counts["sweeps in"] == done
+
+    def wait_until_settled(self) -> None:
+        self._await("the node to answer", self.settled)
+        if self._answers < len(self.sweeps):
+            time.sleep(TRANSIT_S)  # the node counts a completion when it is published, not when it has arrived
+
+    def wait_for_answer(self, index: int) -> None:
+        self._await("the node to answer", lambda: self.sweeps[index].latency_s is not None or self.settled())
+
+    def wait_for_node(self, check: Callable[[], None]) -> None:
+        """Wait until a node is active; `check` may raise why it never will be."""
+        self._await("the node to become active", lambda: self.node_values.get("state") == "active", 600.0, check)
+
+    def result(self, output: Path) -> ReplayResult:
+        counts = {name: value - self._counts_before[name] for name, value in self._counts().items()}
+        return ReplayResult(
+            sweeps=list(self.sweeps),
+            completions=output,
+            input_topic=self.node_values["input topic"],
+            output_topic=self.node_values["output topic"],
+            duration_s=max(0.0, self._last_answer_s - self._published_s[0]),
+            node_values=dict(self.node_values),
+            dropped=counts["sweeps dropped"],
+            refused=counts["sweeps refused"] + counts["inference failures"],
+        )
+
+    def _connected(self) -> bool:
+        values = self.node_values
+        ends = int(values["input publishers"]) > 0 and int(values["output subscribers"]) > 0
+        return ends and self._publisher.get_subscription_count() > 0
+
+    def _counts(self) -> dict[str, int]:
+        return {name: int(self.node_values[name]) for name in ("sweeps in", *DONE)}
+
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.hardware_id == "lidar_completion":
+                with self._changed:
+                    self.node_values = {pair.key: pair.value for pair in status.values} | {"message": status.message}
+                    self._told_s = time.monotonic()
+                    self._changed.notify_all()
+
+    def _record(self, writer: Writer, connection: object, data: bytes) -> None:
+        now = time.monotonic()
+        stamp_ns, points = cloud_head(data)
+        index = self._index_by_stamp.get(stamp_ns)
+        if index is None:
+            return  # the answer to another publisher's sweep
+        sweep = self.sweeps[index]
+        writer.write(connection, sweep.bag_time_ns, data)
+        with self._changed:
+            self._answers += sweep.latency_s is None
+            self.sweeps[index] = replace(sweep, points_out=points, latency_s=now - self._published_s[index])
+            self._last_answer_s = now
+            self._changed.notify_all()
+
+    def _await(
+        self,
+        what: str,
+        condition: Callable[[], bool],
+        timeout_s: float = float("inf"),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        began_s = time.monotonic()
+        with self._changed:
+            while not condition():
+                self._changed.wait(0.1)
+                check()
+                now = time.monotonic()
+                silent = bool(self.node_values) and now - max(self._told_s, began_s) > SILENCE_S
+                if silent or now - began_s > timeout_s:
+                    raise ReplayError(
+                        f"waited {now - began_s:.0f} s in vain for {what}; the node's last diagnostic: "
+                        f"{self.node_values.get('message', 'none')}"
+                    )
+
+
+DONE = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
+
+
+def cloud_head(cdr: bytes) -> tuple[int, int]:
+    """(stamp in ns, number of points) of a serialised PointCloud2, without decoding its data."""
+    order = "<" if cdr[1] & 1 else ">"
+    seconds, nanoseconds, frame_length = struct.unpack_from(f"{order}iII", cdr, 4)
+    position = 16 + frame_length
+    height, width = struct.unpack_from(f"{order}II", cdr, position + -position % 4)
+    return seconds * 10**9 + nanoseconds, height * width
+
+
+def _play(player: Player, source: BagSweeps, rate: float, progress: Callable[[int, int], None] | None) -> None:
+    began_s, first_ns = time.monotonic(), None
+    for played, (bag_time_ns, cdr) in enumerate(source, start=1):
+        first_ns = bag_time_ns if first_ns is None else first_ns
+        if rate > 0:
+            due_s = began_s + (bag_time_ns - first_ns) / 1e9 / rate
+            time.sleep(max(0.0, due_s - time.monotonic()))
+        index = player.play(bag_time_ns, cdr)
+        if rate == 0:
+            player.wait_for_answer(index)
+        if progress is not None:
+            progress(played, source.count)
+    player.wait_until_settled()
+
+
+@contextmanager
+def _dds_session(domain_id: int | None) -> Iterator[Player]:
+    """A player whose callbacks run in a thread of their own, in a ROS context of its own."""
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
+    player = Player(context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(player)
+    thread = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    thread.start()
+    try:
+        yield player
+    finally:
+        executor.shutdown(timeout_sec=5.0)
+        thread.join(5.0)
+        player.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    with suppress(ExternalShutdownException):
+        executor.spin()
+
+
+@contextmanager
+def _running_node(
+    player: Player, topic: str, model: str | None, parameters: Mapping[str, object], domain_id: int | None
+) -> Iterator[None]:
+    """Wait for the node that runs already, or run one for as long as the context lasts."""
+    if _node_is_there(player):
+        if model or parameters:
+            raise ReplayError("a node lidar_completion runs already: stop it, or leave out the model and parameters")
+        player.wait_for_node(lambda: None)
+        yield
+        return
+    process = _start_node(topic, model, parameters, domain_id)
+    try:
+        player.wait_for_node(lambda: _check_alive(process))
+        yield
+    finally:
+        _stop(process)
+
+
+def _node_is_there(player: Player) -> bool:
+    until_s = time.monotonic() + DISCOVERY_S
+    while time.monotonic() < until_s:
+        if NODE_NAME in player.get_node_names():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _start_node(
+    topic: str, model: str | None, parameters: Mapping[str, object], domain_id: int | None
+) -> subprocess.Popen[bytes]:
+    values = {"diagnostics_period_s": 0.2, **parameters} | ({"model": str(model)} if model else {})
+    arguments = ["-r", f"velodyne_points:={topic}", "-r", f"~/points:={topic}/completed"]
+    for name, value in values.items():
+        arguments += ["-p", f"{name}:={_as_yaml(value)}"]
+    environment = os.environ | ({} if domain_id is None else {"ROS_DOMAIN_ID": str(domain_id)})
+    return subprocess.Popen([sys.executable, "-m", "lidar_completion_ros", "--ros-args", *arguments], env=environment)
+
+
+def _as_yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_alive(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        raise ReplayError(
+            f"the node ended with exit code {process.returncode} before it became active; see its log above"
+        )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,179 @@
+"""What the node tells about itself: counts and latencies of its sweeps, and the DiagnosticStatus made of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+LATENCY_WINDOW = 100  # sweeps
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass
+class SweepRecord:
+    """One completed sweep, as diagnostics and debug topics see it."""
+
+    timings_s: dict[str, float]  # preprocess, denoise, postprocess, total
+    latency_s: float  # from the arrival of the message to the publication of its completion
+    steps: int
+    points_in: int
+    points_out: int
+
+
+@dataclass
+class SweepLog:
+    """Counts and latencies since the node was configured. Safe to use from the executor and the inference thread."""
+
+    received: int = 0
+    completed: int = 0
+    dropped: int = 0  # replaced by a newer sweep before the inference took them
+    skipped: int = 0  # nobody subscribed to the completions
+    stamp_jumps: int = 0  # stamps that were earlier than the one before
+    failed: int = 0  # the inference raised
+    faults: Counter[str] = field(default_factory=Counter)  # refused sweeps by the name of the fault
+    last_fault: str = ""  # full text of the newest refusal or failure
+    recovered: bool = True  # the newest sweep that the inference took was completed
+    last: SweepRecord | None = None
+    last_arrival_s: float | None = None  # time.monotonic()
+    cycle_s: float | None = None  # between the two newest completions
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    _last_completion_s: float | None = None
+    _last_stamp_ns: int | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arrived(self, stamp_ns: int) -> bool:
+        """Count a message. True if its stamp is earlier than that of the message before."""
+        with self._lock:
+            self.received += 1
+            self.last_arrival_s = time.monotonic()
+            jumped = self._last_stamp_ns is not None and stamp_ns < self._last_stamp_ns
+            self.stamp_jumps += jumped
+            self._last_stamp_ns = stamp_ns
+            return jumped
+
+    def replaced(self) -> None:
+        with self._lock:
+            self.dropped += 1
+
+    def skipped_unwatched(self) -> None:
+        with self._lock:
+            self.skipped += 1
+
+    def refused(self, fault: str, detail: str) -> None:
+        """The sweep itself is at fault: a message that cannot be read, or nothing in it to complete."""
+        with self._lock:
+            self.faults[fault] += 1
+            self.last_fault, self.recovered = detail, False
+
+    def inference_failed(self, detail: str) -> None:
+        with self._lock:
+            self.failed += 1
+            self.last_fault, self.recovered = detail, False
+
+    def completed_sweep(self, record: SweepRecord) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self.cycle_s = None if self._last_completion_s is None else now - self._last_completion_s
+            self._last_completion_s = now
+            self.completed += 1
+            self.last, self.recovered = record, True
+            self.latencies_s.append(record.latency_s)
+
+    def troubles(self) -> Counter[str]:
+        """Everything that a report should mention when it grew since the report before."""
+        with self._lock:
+            stamps = {"stamp went backwards": self.stamp_jumps} if self.stamp_jumps else {}
+            failures = {"inference failed": self.failed} if self.failed else {}
+            return Counter({**self.faults, **failures, **stamps})
+
+    def latency_ms(self, percentile: float) -> float | None:
+        with self._lock:
+            return float(np.percentile(self.latencies_s, percentile)) * 1e3 if self.latencies_s else None
+
+    def values(self) -> dict[str, str]:
+        """The key-value pairs of the diagnostic."""
+        values = {
+            "sweeps in": str(self.received),
+            "completions out": str(self.completed),
+            "sweeps dropped": str(self.dropped),
+            "sweeps skipped, no subscriber": str(self.skipped),
+            "sweeps refused": str(sum(self.faults.values())),
+            "inference failures": str(self.failed),
+            "stamps gone backwards": str(self.stamp_jumps),
+            "last fault": self.last_fault,
+        }
+        with self._lock:
+            values |= {f"refused: {fault}": str(count) for fault, count in sorted(self.faults.items())}
+        for percentile in PERCENTILES:
+            latency = self.latency_ms(percentile)
+            values[f"latency p{percentile} ms"] = "" if latency is None else f"{latency:.1f}"
+        return values | self._last_sweep()
+
+    def _last_sweep(self) -> dict[str, str]:
+        if self.last is None:
+            return {}
+        values = {
+            "steps used": str(self.last.steps),
+            "points in": str(self.last.points_in),
+            "points out": str(self.last.points_out),
+        }
+        return values | {f"{stage} ms": f"{seconds * 1e3:.1f}" for stage, seconds in self.last.timings_s.items()}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What surrounds the sweeps at the time of a report."""
+
+    state: str  # label of the lifecycle state
+    configure_error: str  # why the last configure or activate failed, empty if it did not
+    input_topic: str
+    publishers: int  # on the input topic
+    subscribers: int  # of the completed points
+    sweep_timeout_s: float
+    latency_budget_ms: float  # 0: none
+    active_for_s: float  # since the node became active
+
+
+def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tuple[bytes, str]:
+    """Level and one-line message: the worst thing that is true. `new_troubles`: counts since the report before."""
+    if now.configure_error:
+        return DiagnosticStatus.ERROR, now.configure_error
+    if now.state != "active":
+        return DiagnosticStatus.OK, now.state
+    if not log.recovered:
+        return DiagnosticStatus.ERROR, f"failing: {log.last_fault}"
+    if new_troubles:
+        counts = ", ".join(f"{name} ({count}x)" for name, count in sorted(new_troubles.items()))
+        return DiagnosticStatus.WARN, f"since the last report: {counts}"
+    waiting = _waiting(log, now)
+    if waiting:
+        return DiagnosticStatus.WARN, waiting
+    if now.subscribers == 0 and log.skipped:
+        return DiagnosticStatus.OK, "idle: nobody subscribes to the completed points"
+    latency = log.latency_ms(95)
+    if latency is not None and 0 < now.latency_budget_ms < latency:
+        return (
+            DiagnosticStatus.WARN,
+            f"over budget: latency p95 {latency:.0f} ms, budget {now.latency_budget_ms:.0f} ms",
+        )
+    return DiagnosticStatus.OK, "completing"
+
+
+def _waiting(log: SweepLog, now: Situation) -> str:
+    since_arrival = float("inf") if log.last_arrival_s is None else time.monotonic() - log.last_arrival_s
+    silence_s = min(since_arrival, now.active_for_s)
+    if silence_s < now.sweep_timeout_s:
+        return ""
+    publishers = f"{now.publishers} publisher{'' if now.publishers == 1 else 's'}"
+    return f"waiting for sweeps: none for {silence_s:.1f} s on {now.input_topic} ({publishers})"
+
+
+def status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=message, hardware_id="lidar_completion", values=pairs)

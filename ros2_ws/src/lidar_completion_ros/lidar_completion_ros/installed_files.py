@@ -1,0 +1,42 @@
+"""Where this package's files and the shipped models lie: in the source tree, or in share/ after colcon or pip."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from pathlib import Path
+
+DEFAULT_MODEL = "edge"
+PROFILE = "fast_dds_profile.xml"
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+
+
+def config_file(name: str) -> Path:
+    """A file of this package's config folder."""
+    here = Path(__file__).resolve()
+    installed = [parent / "share" / "lidar_completion_ros" for parent in here.parents]
+    candidates = [folder / "config" / name for folder in (here.parents[1], *installed)]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{name}: not in the config folder of lidar_completion_ros; install the package again")
+    return found
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a model: a path as it is, the name of a shipped model, or the default one where `model` is empty."""
+    path = Path(model).expanduser()
+    if model and (path.exists() or len(path.parts) > 1):
+        return path
+    name = model or DEFAULT_MODEL
+    here = Path(__file__).resolve()
+    shipped = [folder / "models" / name for folder in _roots(here)]
+    return next((folder for folder in shipped if folder.is_dir()), shipped[0] if not model else path)
+
+
+def use_shared_memory_profile(environment: MutableMapping[str, str]) -> None:
+    """Name the Fast DDS profile in `environment`, unless the user named one there. To be called before rclpy.init."""
+    environment.setdefault(PROFILE_VARIABLE, str(config_file(PROFILE)))
+
+
+def _roots(here: Path) -> list[Path]:
+    checkout = [parent for parent in here.parents if (parent / "ros2_ws").is_dir()]
+    return [*checkout, *(parent / "share" / "lidar_completion" for parent in here.parents)]

@@ -1,0 +1,179 @@
+"""Parameters of the node: one typed, immutable snapshot, and the ROS descriptors that guard it.
+
+Every field below is one ROS parameter: its default, range, unit and text are written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS
+
+CARD = "the model card's value"
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+BACKENDS = ("torch", "onnx")
+
+
+class ParameterError(ValueError):
+    """A parameter value that the node cannot work with; the text names it, what was expected and what was found."""
+
+
+def _parameter(
+    default: Any,
+    text: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    dynamic: bool = True,
+) -> Any:
+    metadata = {"text": text, "unit": unit, "low": low, "high": high, "dynamic": dynamic}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the node does with a sweep. Fields that are not dynamic are read when the node is configured."""
+
+    model: str = _parameter(
+        "", "Path of a model folder, or name of a shipped model; empty: the default model", dynamic=False
+    )
+    device: str = _parameter("auto", f"Where the network runs: {', '.join(DEVICES)}", dynamic=False)
+    backend: str = _parameter("torch", f"What runs the network: {', '.join(BACKENDS)}", dynamic=False)
+    autostart: bool = _parameter(True, "Configure and activate the node by itself at start", dynamic=False)
+    diagnostics_period_s: float = _parameter(
+        1.0, "Time between two diagnostics", unit="s", low=0.05, high=60.0, dynamic=False
+    )
+    steps: int = _parameter(0, f"Denoising steps; 0: {CARD}", low=0, high=8)
+    guidance: float = _parameter(
+        0.0, f"Weight of the condition (1 needs one forward pass, others two); 0: {CARD}", low=0.0, high=20.0
+    )
+    replication: int = _parameter(0, f"Start points per voxel (K); 0: {CARD}", low=0, high=100)
+    voxel_size_m: float = _parameter(
+        0.0, f"Voxel of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
+    )
+    min_range_m: float = _parameter(
+        -1.0,
+        f"Nearer points are returns of the own vehicle: kept, but not completed; negative: {CARD}",
+        unit="m",
+        low=-1.0,
+        high=50.0,
+    )
+    max_range_m: float = _parameter(
+        0.0, f"Farther points are kept, but not completed; 0: {CARD}", unit="m", low=0.0, high=500.0
+    )
+    seed: int = _parameter(
+        0, "Seed of the noise: the same sweep and seed give the same completion", low=0, high=2**31 - 1
+    )
+    output_fields: tuple[str, ...] = _parameter(
+        tuple(OUTPUT_FIELDS), f"Fields of the output besides x, y, z; any of {', '.join(OUTPUT_FIELDS)}"
+    )
+    lazy: bool = _parameter(True, "Compute nothing while nobody subscribes to the completed points")
+    max_input_points: int = _parameter(1_000_000, "Larger sweeps are refused", unit="points", low=1, high=10_000_000)
+    latency_budget_ms: float = _parameter(
+        0.0,
+        "Diagnostics warn when the 95th percentile of the latency is over it; 0: no budget",
+        unit="ms",
+        low=0.0,
+        high=60_000.0,
+    )
+    sweep_timeout_s: float = _parameter(
+        2.0, "Diagnostics warn when no sweep came for so long", unit="s", low=0.1, high=3600.0
+    )
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ParameterError(f"backend: expected {' or '.join(BACKENDS)}, found {self.backend!r}")
+        unknown = [name for name in self.output_fields if name not in OUTPUT_FIELDS]
+        if unknown:
+            raise ParameterError(
+                f"output_fields: expected any of {', '.join(OUTPUT_FIELDS)}, found {', '.join(unknown)}"
+            )
+        if 0 < self.max_range_m <= self.min_range_m:
+            raise ParameterError(
+                f"max_range_m: expected more than min_range_m = {self.min_range_m}, found {self.max_range_m}"
+            )
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ParameterError(f"{name}: expected a finite number, found {value}")
+
+    def completion_options(self) -> dict[str, Any]:
+        """Arguments of `SceneCompleter.complete`; None where the model card decides."""
+        return {
+            "steps": self.steps or None,
+            "guidance": self.guidance or None,
+            "replication": self.replication or None,
+            "voxel_size_m": self.voxel_size_m or None,
+            "min_range_m": None if self.min_range_m < 0 else self.min_range_m,
+            "max_range_m": self.max_range_m or None,
+            "seed": self.seed,
+        }
+
+
+def declare_parameters(node: Node) -> Parameters:
+    """Declare every field of `Parameters` on `node` and return the values that launch file and command line gave."""
+    for field in dataclasses.fields(Parameters):
+        node.declare_parameter(field.name, _ros_value(field.default), descriptor(field))
+    return read_parameters(node)
+
+
+def read_parameters(node: Node) -> Parameters:
+    return Parameters(**{name: _python_value(node.get_parameter(name).value) for name in _names()})
+
+
+def changed_parameters(current: Parameters, changes: list[Parameter]) -> Parameters:
+    """`current` with the `changes` that concern it. Raises `ParameterError` where the result makes no sense."""
+    values = {change.name: _python_value(change.value) for change in changes if change.name in _names()}
+    return dataclasses.replace(current, **values)
+
+
+def read_only_while_configured(changes: list[Parameter]) -> list[str]:
+    """Names of those `changes` that only take effect when the node is configured."""
+    fixed = {field.name for field in dataclasses.fields(Parameters) if not field.metadata["dynamic"]}
+    return [change.name for change in changes if change.name in fixed]
+
+
+def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """The ROS descriptor of one field of `Parameters`: type, text with unit, range, and when it takes effect."""
+    about = field.metadata
+    described = ParameterDescriptor(
+        name=field.name,
+        type=_ros_type(field.default),
+        description=about["text"] + (f" [{about['unit']}]" if about["unit"] else ""),
+        additional_constraints="dynamic" if about["dynamic"] else "read-only while configured: set it before configure",
+    )
+    if about["low"] is not None and isinstance(field.default, int):
+        described.integer_range = [IntegerRange(from_value=int(about["low"]), to_value=int(about["high"]), step=1)]
+    elif about["low"] is not None:
+        described.floating_point_range = [FloatingPointRange(from_value=about["low"], to_value=about["high"], step=0.0)]
+    return described
+
+
+def _names() -> list[str]:
+    return [field.name for field in dataclasses.fields(Parameters)]
+
+
+def _ros_type(default: Any) -> int:
+    types = {
+        bool: ParameterType.PARAMETER_BOOL,
+        int: ParameterType.PARAMETER_INTEGER,
+        float: ParameterType.PARAMETER_DOUBLE,
+        str: ParameterType.PARAMETER_STRING,
+        tuple: ParameterType.PARAMETER_STRING_ARRAY,
+    }
+    return types[type(default)]
+
+
+def _ros_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _python_value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
