@@ -1,0 +1,114 @@
+"""Training pairs: a sweep and the ground truth around it, reproducible from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import raycast
+from .ground_truth import visible_surface
+from .lidar import SpinningLidar, Sweep, scan, sensor_of
+from .world import World, street
+
+TEST_SEED = 1_000_000_000  # seeds from here on are never trained on
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """One sweep and the static surface around it, both in the sensor's frame, metres.
+
+    sweep (N, 3) float32; intensity, time (N,) float32; ring (N,) uint8; label (N,) uint16 (SemanticKITTI); truth (M, 3) float32: one
+    point a voxel of 0.1 m; origin (3,) float32: the sensor, the start of every ray, so the space between origin and a sweep point was seen free;
+    pose (4, 4) world from sensor; seed of the world; sensor name.
+    """
+
+    sweep: np.ndarray
+    intensity: np.ndarray
+    truth: np.ndarray
+    origin: np.ndarray
+    ring: np.ndarray
+    time: np.ndarray
+    label: np.ndarray
+    pose: np.ndarray
+    seed: int
+    sensor: str
+
+
+def training_pair(
+    seed: int,
+    sensor: str | SpinningLidar = "HDL-64E",
+    *,
+    moving: bool = False,
+    max_range_m: float = 50.0,
+    threads: int | None = None,
+    **parameters,
+) -> TrainingPair:
+    """One pair in a world of its own; the same for the same arguments. `parameters` go to `street`. For many pairs use `training_pairs`."""
+    return next(_pairs_of_world(seed, 1, sensor, moving, max_range_m, threads, parameters))
+
+
+def training_pairs(
+    first_seed: int,
+    sweeps_per_world: int = 8,
+    sensor: str | SpinningLidar = "HDL-64E",
+    *,
+    moving: bool = False,
+    max_range_m: float = 50.0,
+    seed_step: int = 1,
+    threads: int | None = None,
+    **parameters,
+) -> Iterator[TrainingPair]:
+    """Endless pairs: sweeps_per_world from the world of first_seed, then of first_seed + seed_step, and so on.
+
+    Worker w of W takes first_seed + w and seed_step=W: the worlds are then the same for every number of workers. threads: numba's threads (1 in workers).
+    Raises ValueError when first_seed is a test seed.
+    """
+    if not 0 <= first_seed < TEST_SEED:
+        raise ValueError(f"first_seed: expected 0 <= first_seed < {TEST_SEED} (held back for tests), found {first_seed}")
+    seed = first_seed
+    while seed < TEST_SEED:
+        yield from _pairs_of_world(seed, sweeps_per_world, sensor, moving, max_range_m, threads, parameters)
+        seed += seed_step
+
+
+def test_pair(index: int, sensor: str | SpinningLidar = "HDL-64E", **options) -> TrainingPair:
+    """Pair number index of the held-back test scenes."""
+    if index < 0:
+        raise ValueError(f"index: expected 0 or more, found {index}")
+    return training_pair(TEST_SEED + index, sensor, **options)
+
+
+test_pair.__test__ = False  # not a test for pytest
+
+
+def _pairs_of_world(seed, count, sensor, moving, max_range_m, threads, parameters) -> Iterator[TrainingPair]:
+    raycast.set_threads(threads)
+    sensor = sensor_of(sensor)
+    world = street(seed, **parameters)
+    truth = visible_surface(world, sensor)
+    for number in range(count):
+        rng = np.random.default_rng([seed, number, 11])
+        yield _pair(world, truth, sensor, rng, moving, max_range_m)
+
+
+def _pair(world: World, truth: np.ndarray, sensor, rng, moving: bool, max_range_m: float) -> TrainingPair:
+    room = max(1.0, world.drive_length_m / 2 - 60.0)  # the drive goes on for 60 m before and after
+    pose = world.pose_at(rng.uniform(-room, room), sensor.height_m)
+    speed, yaw_rate = rng.uniform(0, 14), rng.normal(0, 0.1)
+    sweep = scan(
+        world, pose, sensor, rng, speed_m_s=speed, yaw_rate=yaw_rate, moving=moving, max_range_m=max_range_m, time_s=rng.uniform(0, 4)
+    )
+    return pair_of(world, truth, sweep, sensor, max_range_m)
+
+
+def pair_of(world: World, truth: np.ndarray, sweep: Sweep, sensor: SpinningLidar, max_range_m: float = 50.0) -> TrainingPair:
+    """Pair of a sweep and the part of the world's truth (M, 3) within max_range_m and above -4 m."""
+    near = truth[np.hypot(truth[:, 0] - sweep.pose[0, 3], truth[:, 1] - sweep.pose[1, 3]) < max_range_m]
+    local = ((near - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]).astype(np.float32)
+    local = local[(np.linalg.norm(local, axis=1) < max_range_m) & (local[:, 2] > -4.0)]
+    return TrainingPair(
+        sweep.points, sweep.intensity, local, np.zeros(3, np.float32), sweep.ring, sweep.time, sweep.label, sweep.pose,
+        world.seed, sensor.name,
+    )  # fmt: skip
