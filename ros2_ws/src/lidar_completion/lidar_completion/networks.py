@@ -134,47 +134,54 @@ class ResidualBlock(nn.Module):
         return F.relu(self.net[4](self.net[3](hidden, neighbours)) + self.downsample(features))
 
 
-def stem(c_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        SparseConvolution(3, c_out, 3),
-        BatchNorm(c_out),
-        nn.ReLU(),
-        SparseConvolution(c_out, c_out, 3),
-        BatchNorm(c_out),
-        nn.ReLU(),
-    )
+class Stem(nn.Sequential):
+    """Two conv3-BN-ReLU on the finest level."""
+
+    def __init__(self, c_out: int) -> None:
+        super().__init__(
+            SparseConvolution(3, c_out, 3),
+            BatchNorm(c_out),
+            nn.ReLU(),
+            SparseConvolution(c_out, c_out, 3),
+            BatchNorm(c_out),
+            nn.ReLU(),
+        )
+
+    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
+        hidden = F.relu(self[1](self[0](features, neighbours)))
+        return F.relu(self[4](self[3](hidden, neighbours)))
 
 
-def run_stem(layers: nn.Sequential, features: Tensor, neighbours: KernelMap) -> Tensor:
-    hidden = F.relu(layers[1](layers[0](features, neighbours)))
-    return F.relu(layers[4](layers[3](hidden, neighbours)))
+class ResidualBlocks(nn.Sequential):
+    """Two residual blocks on one level."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
+
+    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
+        return self[1](self[0](features, neighbours), neighbours)
 
 
-def encoder_stage(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(c_in, c_in, 2), ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
+class EncoderStage(nn.Sequential):
+    """From `level` to the next coarser one: conv2 stride 2, two residual blocks."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(ConvBlock(c_in, c_in, 2), ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
+
+    def forward(self, features: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+        neighbours = pyramid.neighbours(level + 1)
+        return self[2](self[1](self[0](features, pyramid.down(level)), neighbours), neighbours)
 
 
-def run_encoder_stage(stage: nn.Sequential, features: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
-    """From `level` to the next coarser one."""
-    features = stage[0](features, pyramid.down(level))
-    for block in stage[1:]:
-        features = block(features, pyramid.neighbours(level + 1))
-    return features
-
-
-def decoder_stage(c_in: int, c_skip: int, c_out: int) -> nn.ModuleList:
-    blocks = nn.Sequential(ResidualBlock(c_out + c_skip, c_out), ResidualBlock(c_out, c_out))
-    return nn.ModuleList([ConvBlock(c_in, c_out, 2), blocks])
-
-
-def run_decoder_stage(
-    stage: nn.ModuleList, features: Tensor, skip: Tensor, pyramid: VoxelPyramid, level: int
-) -> Tensor:
+class DecoderStage(nn.ModuleList):
     """From the level below onto `level`, whose skip comes behind the upsampled features."""
-    features = torch.cat([stage[0](features, pyramid.up(level)), skip], dim=1)
-    for block in stage[1]:
-        features = block(features, pyramid.neighbours(level))
-    return features
+
+    def __init__(self, c_in: int, c_skip: int, c_out: int) -> None:
+        super().__init__([ConvBlock(c_in, c_out, 2), ResidualBlocks(c_out + c_skip, c_out)])
+
+    def forward(self, features: Tensor, skip: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+        upsampled = self[0](features, pyramid.up(level))
+        return self[1](torch.cat([upsampled, skip], dim=1), pyramid.neighbours(level))
 
 
 def point_head(c_in: int, hidden: int, c_out: int) -> nn.Sequential:
@@ -205,15 +212,15 @@ class ConditionEncoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         c = architecture.channels
-        self.stem = stem(c[0])
+        self.stem = Stem(c[0])
         for i in range(4):
-            setattr(self, f"stage{i + 1}", encoder_stage(c[i], c[i + 1]))
+            setattr(self, f"stage{i + 1}", EncoderStage(c[i], c[i + 1]))
 
     def forward(self, scan: VoxelisedCloud) -> Condition:
         pyramid = scan.pyramid
-        features = run_stem(self.stem, scan.features, pyramid.neighbours(0))
+        features = self.stem(scan.features, pyramid.neighbours(0))
         for level in range(4):
-            features = run_encoder_stage(getattr(self, f"stage{level + 1}"), features, pyramid, level)
+            features = getattr(self, f"stage{level + 1}")(features, pyramid, level)
         return Condition(pyramid.levels[4], features)
 
 
@@ -223,25 +230,25 @@ class UNet(nn.Module):
     def __init__(self, architecture: Architecture, outputs: int, head_inputs: int = 0) -> None:
         super().__init__()
         c = architecture.channels
-        self.stem = stem(c[0])
+        self.stem = Stem(c[0])
         for i in range(4):
-            setattr(self, f"stage{i + 1}", encoder_stage(c[i], c[i + 1]))
+            setattr(self, f"stage{i + 1}", EncoderStage(c[i], c[i + 1]))
         for i in range(4):
-            setattr(self, f"up{i + 1}", decoder_stage(c[4 + i], c[3 - i], c[5 + i]))
+            setattr(self, f"up{i + 1}", DecoderStage(c[4 + i], c[3 - i], c[5 + i]))
         self.last = point_head(c[8] + head_inputs, architecture.head_width, outputs)
 
     def trunk(self, cloud: VoxelisedCloud, gate) -> Tensor:  # type: ignore[no-untyped-def]
         """Voxel features (V, c8); `gate(stage, features)` is applied before every stage."""
         pyramid = cloud.pyramid
-        features = run_stem(self.stem, cloud.features, pyramid.neighbours(0))
+        features = self.stem(cloud.features, pyramid.neighbours(0))
         skips = []
         for level in range(4):
             skips.append(features)
             name = f"stage{level + 1}"
-            features = run_encoder_stage(getattr(self, name), gate(name, features), pyramid, level)
+            features = getattr(self, name)(gate(name, features), pyramid, level)
         for i, skip in enumerate(reversed(skips)):
             name = f"up{i + 1}"
-            features = run_decoder_stage(getattr(self, name), gate(name, features), skip, pyramid, 3 - i)
+            features = getattr(self, name)(gate(name, features), skip, pyramid, 3 - i)
         return features
 
 
