@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -183,6 +184,8 @@ class Player(Node):
         self._published_s: list[float] = []
         self._index_by_stamp: dict[int, int] = {}  # of the newest sweep, where a bag repeats a stamp
         self._answers = 0
+        self._unwritten: deque[tuple[int, bytes]] = deque()  # (bag time, completion): only the main thread writes
+        self._write: Callable[[int, bytes], None] = lambda time_ns, data: None
         self._counts_before: dict[str, int] = {}
         self._told_s = 0.0
         self._last_answer_s = 0.0
@@ -196,9 +199,8 @@ class Player(Node):
         qos = QoSProfile(depth=10)
         output_topic = self.node_values["output topic"]
         connection = writer.add_connection(output_topic, POINT_CLOUD, typestore=typestore)
-        self.create_subscription(
-            PointCloud2, output_topic, lambda data: self._record(writer, connection, data), qos, raw=True
-        )
+        self._write = lambda time_ns, data: writer.write(connection, time_ns, data)
+        self.create_subscription(PointCloud2, output_topic, self._record, qos, raw=True)
         self._publisher = self.create_publisher(PointCloud2, self.node_values["input topic"], qos)
         self._await("the node to see both topics", self._connected, 20.0)
         self._counts_before = self._counts()
@@ -223,8 +225,14 @@ class Player(Node):
 
     def wait_until_settled(self) -> None:
         self._await("the node to answer", self.settled)
+        settled_s = time.monotonic()
         if self._answers < len(self.sweeps):
-            time.sleep(TRANSIT_S)  # the node counts a completion when it is published, not when it has arrived
+            self.wait_until(settled_s + TRANSIT_S)  # the node counts what it published: that may still be on its way
+        self._await("the node's last diagnostic", lambda: self._told_s > settled_s)
+
+    def wait_until(self, due_s: float) -> None:
+        """Sleep until `due_s` of the monotonic clock, writing what arrives."""
+        self._await("the time", lambda: time.monotonic() >= due_s)
 
     def wait_for_answer(self, index: int) -> None:
         self._await("the node to answer", lambda: self.sweeps[index].latency_s is not None or self.settled())
@@ -262,19 +270,23 @@ class Player(Node):
                     self._told_s = time.monotonic()
                     self._changed.notify_all()
 
-    def _record(self, writer: Writer, connection: object, data: bytes) -> None:
+    def _record(self, data: bytes) -> None:
         now = time.monotonic()
         stamp_ns, points = cloud_head(data)
         index = self._index_by_stamp.get(stamp_ns)
         if index is None:
             return  # the answer to another publisher's sweep
         sweep = self.sweeps[index]
-        writer.write(connection, sweep.bag_time_ns, data)
         with self._changed:
+            self._unwritten.append((sweep.bag_time_ns, data))
             self._answers += sweep.latency_s is None
             self.sweeps[index] = replace(sweep, points_out=points, latency_s=now - self._published_s[index])
             self._last_answer_s = now
             self._changed.notify_all()
+
+    def _write_out(self) -> None:
+        while self._unwritten:
+            self._write(*self._unwritten.popleft())
 
     def _await(
         self,
@@ -284,17 +296,21 @@ class Player(Node):
         check: Callable[[], None] = lambda: None,
     ) -> None:
         began_s = time.monotonic()
+        while not self._holds(condition):
+            self._write_out()
+            check()
+            now = time.monotonic()
+            silent = bool(self.node_values) and now - max(self._told_s, began_s) > SILENCE_S
+            if silent or now - began_s > timeout_s:
+                raise ReplayError(
+                    f"waited {now - began_s:.0f} s in vain for {what}; the node's last diagnostic: "
+                    f"{self.node_values.get('message', 'none')}"
+                )
+        self._write_out()
+
+    def _holds(self, condition: Callable[[], bool]) -> bool:
         with self._changed:
-            while not condition():
-                self._changed.wait(0.1)
-                check()
-                now = time.monotonic()
-                silent = bool(self.node_values) and now - max(self._told_s, began_s) > SILENCE_S
-                if silent or now - began_s > timeout_s:
-                    raise ReplayError(
-                        f"waited {now - began_s:.0f} s in vain for {what}; the node's last diagnostic: "
-                        f"{self.node_values.get('message', 'none')}"
-                    )
+            return self._changed.wait_for(condition, 0.02)
 
 
 DONE = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
@@ -314,8 +330,7 @@ def _play(player: Player, source: BagSweeps, rate: float, progress: Callable[[in
     for played, (bag_time_ns, cdr) in enumerate(source, start=1):
         first_ns = bag_time_ns if first_ns is None else first_ns
         if rate > 0:
-            due_s = began_s + (bag_time_ns - first_ns) / 1e9 / rate
-            time.sleep(max(0.0, due_s - time.monotonic()))
+            player.wait_until(began_s + (bag_time_ns - first_ns) / 1e9 / rate)
         index = player.play(bag_time_ns, cdr)
         if rate == 0:
             player.wait_for_answer(index)

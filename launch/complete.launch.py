@@ -1,0 +1,85 @@
+"""Start the node lidar_completion: ros2 launch lidar_completion_ros complete.launch.py [ARGUMENT:=VALUE ...]
+
+`--show-args` lists the arguments. The Fast DDS profile is set for the node alone: the LiDAR driver needs it as well,
+see config/fast_dds_profile.xml. A profile that is already named in FASTRTPS_DEFAULT_PROFILES_FILE stays.
+"""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+CONFIG = os.path.join(get_package_share_directory("lidar_completion_ros"), "config")
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+BOOLEANS = ["true", "false"]
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "input_topic",
+        default_value="velodyne_points",
+        description="sensor_msgs/PointCloud2 to complete; relative to the namespace unless it starts with /",
+    ),
+    DeclareLaunchArgument(
+        "output_topic", default_value="", description="Where the completions go; empty: <input_topic>/completed"
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="Path of a model folder, or name of a shipped model; empty: what params_file says",
+    ),
+    DeclareLaunchArgument(
+        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: what params_file says"
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=os.path.join(CONFIG, "complete.param.yaml"),
+        description="YAML file with the node's parameters",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=BOOLEANS, description="Take the time from /clock"
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=BOOLEANS,
+        description="Configure and activate the node; false: ros2 lifecycle set does it",
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="Least severe log message of the node to be shown",
+    ),
+]
+
+
+def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node, with the arguments' values filled in."""
+    value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    output_topic = value["output_topic"] or value["input_topic"] + "/completed"
+    overrides = {name: value[name] for name in ("model", "device") if value[name]}
+    flags = {name: value[name] == "true" for name in ("use_sim_time", "autostart")}
+    return [
+        LifecycleNode(
+            package="lidar_completion_ros",
+            executable="lidar_completion_node",
+            name="lidar_completion",
+            namespace=value["namespace"],
+            parameters=[value["params_file"], {**flags, **overrides}],
+            remappings=[("velodyne_points", value["input_topic"]), ("~/points", output_topic)],
+            additional_env={
+                PROFILE_VARIABLE: os.environ.get(PROFILE_VARIABLE, os.path.join(CONFIG, "fast_dds_profile.xml"))
+            },
+            arguments=["--ros-args", "--log-level", value["log_level"]],
+            output="screen",
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=node)])
