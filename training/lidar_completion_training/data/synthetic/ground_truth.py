@@ -6,7 +6,6 @@ sensor's field of view with nothing opaque in between. One point a voxel remains
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import njit, prange
 
@@ -15,12 +14,13 @@ from .lidar import SpinningLidar
 from .raycast import BOX, CONE, CYLINDER, ELLIPSOID
 from .world import World
 
-SPACING_M = 0.075  # of the lattice: finer than the voxel, so that no voxel that a surface crosses widely stays empty
-PATCH = 5  # lattice points to a side of a patch that is looked at as a whole first
+SPACING_M = 0.085  # of the lattice on solids: finer than the voxel, so that no voxel that a surface crosses widely stays empty
+PATCH = 5  # lattice points to a side of a patch: its corners and centre decide for it unless they differ
+FAR_STRIDE = 4  # of the viewpoints that are tried for what no neighbour's viewpoint sees
 
 
 def visible_surface(
-    world: World, sensor: SpinningLidar, *, voxel_m: float = 0.1, seen_within_m: float = 60.0, pose_step_m: float = 2.0, lanes: str = "own"
+    world: World, sensor: SpinningLidar, *, voxel_m: float = 0.1, seen_within_m: float = 50.0, pose_step_m: float = 2.0, lanes: str = "own"
 ) -> np.ndarray:
     """Points (M, 3) float32, world frame, metres: one a voxel of voxel_m, on static surfaces that the drive sees.
 
@@ -30,19 +30,37 @@ def visible_surface(
     low, high = np.radians(sensor.field_of_view_deg)
     view = (float(low), float(high), float(seen_within_m))
     points = np.concatenate(
-        [_ground_points(world, viewpoints, view), _solid_points(world, viewpoints, view)]
+        [_solid_points(world, viewpoints, view), _ground_points(world, viewpoints, view, voxel_m)]
     )
     return one_per_voxel(points, voxel_m)
 
 
 def one_per_voxel(points: np.ndarray, voxel_m: float) -> np.ndarray:
     """The first point (in order) of every voxel."""
-    cell = np.floor(points / np.float32(voxel_m)).astype(np.int64)
-    cell -= cell.min(axis=0, initial=0)
-    size = cell.max(axis=0, initial=0) + 1
-    key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
-    _, first = np.unique(key, return_index=True)
-    return points[np.sort(first)]
+    if not len(points):
+        return points
+    return points[_first_of_voxel(np.ascontiguousarray(points, dtype=np.float32), float(voxel_m))]
+
+
+@njit(cache=True)
+def _first_of_voxel(points, voxel_m):
+    """Whether no earlier point has the same voxel: a hash set of 21-bit cells."""
+    size = 1
+    while size < 2 * len(points):
+        size *= 2
+    table = np.full(size, -1, np.int64)
+    first = np.zeros(len(points), np.bool_)
+    for n in range(len(points)):
+        key = np.int64(0)
+        for a in range(3):
+            key = (key << 21) | (np.int64(np.floor(points[n, a] / voxel_m)) + 1048576)
+        slot = (key * np.int64(-7046029254386353131) >> 20) & (size - 1)
+        while table[slot] != -1 and table[slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if table[slot] == -1:
+            table[slot] = key
+            first[n] = True
+    return first
 
 
 def _viewpoints(world: World, sensor: SpinningLidar, step_m: float, lanes: str) -> np.ndarray:
@@ -60,29 +78,42 @@ def _viewpoints(world: World, sensor: SpinningLidar, step_m: float, lanes: str) 
     return np.ascontiguousarray(views)
 
 
-def _ground_points(world: World, views: np.ndarray, view) -> np.ndarray:
+def _ground_points(world: World, views: np.ndarray, view, voxel_m: float) -> np.ndarray:
+    """Seen points of the height field, one in the middle of every voxel column."""
     ground = world.ground
-    reach = view[2]
-    low, high = views[:, :2].min(axis=0) - reach, views[:, :2].max(axis=0) + reach
-    size = 2 * PATCH * SPACING_M
-    low = np.maximum(low, ground.corner)
-    high = np.minimum(high, np.array(ground.corner) + (np.array(ground.height.shape) - 1) * ground.cell - 1e-3)
-    count = np.maximum(((high - low) / size).astype(int), 0)
-    return _see_ground(world.solids.arrays, ground.arrays, views, view, low[0], low[1], count[0], count[1], size)
+    end = np.array(ground.corner) + (np.array(ground.height.shape) - 1) * ground.cell
+    low = np.maximum(views[:, :2].min(axis=0) - view[2], ground.corner)
+    high = np.minimum(views[:, :2].max(axis=0) + view[2], end - 0.01)
+    low = np.ceil(low / voxel_m) * voxel_m
+    count = np.maximum(((high - low) / (PATCH * voxel_m)).astype(int), 0)
+    seen = _see_ground(world.solids.arrays, ground.arrays, views, view, low[0], low[1], count[0], count[1], voxel_m)
+    i, j = np.nonzero(seen)
+    x, y = low[0] + (i + 0.5) * voxel_m, low[1] + (j + 0.5) * voxel_m
+    return np.column_stack([x, y, ground.height_at(x, y)]).astype(np.float32)
 
 
 def _solid_points(world: World, views: np.ndarray, view) -> np.ndarray:
+    """Seen lattice points of the solids that lie near the drive and in the field of view."""
     s = world.solids
-    near = _near(s.to_world[:, :, 3], np.linalg.norm(s.to_world[:, :, :3], axis=(1, 2)), views[:, :3], view[2])
-    kept, starts = _see_solids(s.arrays, s.to_world, world.ground.arrays, views, view, np.flatnonzero(near))
-    return kept[: starts]
+    chosen = _near(s.to_world, views, view)
+    points, count = _see_solids(s.arrays, s.to_world, world.ground.arrays, views, view, chosen)
+    return points[:count]
 
 
-def _near(centre: np.ndarray, reach: np.ndarray, eyes: np.ndarray, within: float) -> np.ndarray:
-    d = np.full(len(centre), 1e9)
-    for e in eyes[::4]:
-        np.minimum(d, np.hypot(centre[:, 0] - e[0], centre[:, 1] - e[1]), out=d)
-    return d - reach < within
+@njit(cache=True)
+def _near(to_world, views, view):
+    """Solids of which a part may be in range and below the highest beam of some viewpoint."""
+    chosen = np.zeros(len(to_world), np.bool_)
+    slope = np.tan(view[1] + 0.12)  # the car pitches with the road
+    for p in range(len(to_world)):
+        m = to_world[p]
+        reach = np.sqrt((m[:, :3] ** 2).sum())
+        for k in range(0, len(views), 3):
+            d = np.hypot(m[0, 3] - views[k, 0], m[1, 3] - views[k, 1])
+            if d - reach < view[2] and m[2, 3] - reach - views[k, 2] < slope * min(d + reach, view[2]):
+                chosen[p] = True
+                break
+    return np.flatnonzero(chosen)
 
 
 @njit(cache=True, fastmath=True)
@@ -131,56 +162,50 @@ def _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, strid
 
 
 @njit(cache=True, fastmath=True)
-def _see_point(solids, ground, views, view, x, y, z, nx, ny, nz, last, nearest):
-    """Like _first_view, trying first the viewpoint that saw the neighbour."""
-    if last >= 0 and _sees(solids, ground, views, view, last, x, y, z, nx, ny, nz):
-        return last
-    return _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, 3)
+def _height(ground, x, y):
+    height, _, cx, cy, cell = ground
+    u, v = (x - cx) / cell, (y - cy) / cell
+    a, b = min(max(int(u), 0), height.shape[0] - 2), min(max(int(v), 0), height.shape[1] - 2)
+    return raycast._bilinear(height, a, b, u - a, v - b)
 
 
 @njit(cache=True, fastmath=True, parallel=True)
-def _see_ground(solids, ground, views, view, x0, y0, nx, ny, size):
-    height, _, cx, cy, cell = ground
-    per = 2 * PATCH
-    kept = np.empty((nx, ny * per * per, 3), np.float32)
-    counts = np.zeros(nx, np.int64)
+def _see_ground(solids, ground, views, view, x0, y0, nx, ny, voxel):
+    """Seen voxel columns (nx * PATCH, ny * PATCH) bool of the height field."""
+    size = PATCH * voxel
+    by = np.full((nx + 1, ny + 1), -1, np.int32)  # the viewpoint that sees each patch corner
+    lift = 0.03  # so that a grazing ray is not stopped by the very ground that it looks at
+    for i in prange(nx + 1):
+        for j in range(ny + 1):
+            x, y = x0 + i * size, y0 + j * size
+            nearest = _nearest_view(views, x, y)
+            z = _height(ground, x, y) + lift
+            last = by[i, j - 1] if j > 0 else -1
+            if last >= 0 and _sees(solids, ground, views, view, last, x, y, z, 0.0, 0.0, 1.0):
+                by[i, j] = last
+            else:
+                by[i, j] = _first_view(solids, ground, views, view, x, y, z, 0.0, 0.0, 1.0, nearest, FAR_STRIDE)
+    seen = np.zeros((nx * PATCH, ny * PATCH), np.bool_)
     for i in prange(nx):
-        n = 0
         for j in range(ny):
-            mx, my = x0 + (i + 0.5) * size, y0 + (j + 0.5) * size
-            nearest = _nearest_view(views, mx, my)
-            if (views[nearest, 0] - mx) ** 2 + (views[nearest, 1] - my) ** 2 > view[2] ** 2:
+            corners = (by[i, j], by[i + 1, j], by[i, j + 1], by[i + 1, j + 1])
+            count = 0
+            for c in corners:
+                count += c >= 0
+            if count == 0:
                 continue
-            last = -1
-            for probe in range(3):  # a patch of which three points are hidden is taken as hidden
-                px = x0 + (i + 0.25 + 0.25 * probe) * size
-                py = y0 + (j + (0.5, 0.2, 0.8)[probe]) * size
-                u, v = (px - cx) / cell, (py - cy) / cell
-                a, b = int(u), int(v)
-                pz = raycast._bilinear(height, a, b, u - a, v - b) + 0.03
-                last = _first_view(solids, ground, views, view, px, py, pz, 0.0, 0.0, 1.0, nearest, 4)
-                if last >= 0:
-                    break
-            if last < 0:
-                continue
-            for p in range(per * per):
-                x = x0 + i * size + (p // per + 0.5) * size / per
-                y = y0 + j * size + (p % per + 0.5) * size / per
-                u, v = (x - cx) / cell, (y - cy) / cell
-                a, b = int(u), int(v)
-                z = raycast._bilinear(height, a, b, u - a, v - b)
-                seen = _see_point(solids, ground, views, view, x, y, z + 0.03, 0.0, 0.0, 1.0, last, nearest)
-                if seen >= 0:
-                    last = seen
-                    kept[i, n, 0], kept[i, n, 1], kept[i, n, 2] = x, y, z
-                    n += 1
-        counts[i] = n
-    out = np.empty((counts.sum(), 3), np.float32)
-    at = 0
-    for i in range(nx):
-        out[at : at + counts[i]] = kept[i, : counts[i]]
-        at += counts[i]
-    return out
+            for a in range(i * PATCH, i * PATCH + PATCH):
+                for b in range(j * PATCH, j * PATCH + PATCH):
+                    if count == 4:
+                        seen[a, b] = True
+                        continue
+                    x, y = x0 + (a + 0.5) * voxel, y0 + (b + 0.5) * voxel
+                    z = _height(ground, x, y) + lift
+                    for c in corners:
+                        if c >= 0 and _sees(solids, ground, views, view, c, x, y, z, 0.0, 0.0, 1.0):
+                            seen[a, b] = True
+                            break
+    return seen
 
 
 @njit(cache=True, fastmath=True)
@@ -224,7 +249,7 @@ def _face_size(shape, face, sx, sy, sz):
 
 @njit(cache=True, fastmath=True)
 def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
-    """Appends the visible lattice points of one face to out from row n on; the new n. With an empty out only counts the lattice."""
+    """Appends the visible lattice points of one face to out from row n on; the new n."""
     shape, to_local = solids[0], solids[1]
     m = to_world[p]
     sx = np.sqrt(m[0, 0] ** 2 + m[1, 0] ** 2 + m[2, 0] ** 2)
@@ -235,30 +260,45 @@ def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
         lu, lv = lu * 0.8, lv * 0.8
     nu, nv = max(1, int(np.ceil(lu / SPACING_M))), max(1, int(np.ceil(lv / SPACING_M)))
     pu, pv = (nu + PATCH - 1) // PATCH, (nv + PATCH - 1) // PATCH
+    found = np.empty(5, np.int64)
     for patch in range(pu * pv):
-        iu, iv = (patch // pv) * PATCH, (patch % pv) * PATCH
-        last = -1
-        for probe in range(3):
-            a = iu if probe == 1 else (min(iu + PATCH, nu) - 1 if probe == 2 else (iu + min(iu + PATCH, nu)) // 2)
-            b = iv if probe == 1 else (min(iv + PATCH, nv) - 1 if probe == 2 else (iv + min(iv + PATCH, nv)) // 2)
-            x, y, z, nx, ny, nz = _world_point(shape[p], to_local[p], m, face, (2 * a + 1) / nu - 1, (2 * b + 1) / nv - 1)
-            if nx * nx + ny * ny + nz * nz < 0.5:
-                continue
-            last = _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, 4)
-            if last >= 0:
+        u0, v0 = (patch // pv) * PATCH, (patch % pv) * PATCH
+        u1, v1 = min(u0 + PATCH, nu), min(v0 + PATCH, nv)
+        hidden, last = 0, -1
+        probes = 5 if (u1 - u0) * (v1 - v0) > 4 else 1
+        for probe in range(probes):
+            a, b = (u0 + u1 - 1) / 2, (v0 + v1 - 1) / 2
+            if probe > 0:  # corners, the two diagonals in turn
+                a, b = (u0 if probe % 2 else u1 - 1), (v0 if probe == 1 or probe == 4 else v1 - 1)
+            if probe == 3 and hidden == 3:
+                hidden = probes
                 break
-        if last < 0:
+            x, y, z, nx, ny, nz = _world_point(shape[p], to_local[p], m, face, (2 * a + 1) / nu - 1, (2 * b + 1) / nv - 1)
+            found[probe] = -1
+            if nx * nx + ny * ny + nz * nz < 0.5:
+                pass
+            elif last >= 0 and _sees(solids, ground, views, view, last, x, y, z, nx, ny, nz):
+                found[probe] = last
+            else:
+                found[probe] = _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, FAR_STRIDE)
+            last = max(last, found[probe])
+            hidden += found[probe] < 0
+        if hidden == probes:
             continue
-        for a in range(iu, min(iu + PATCH, nu)):
-            for b in range(iv, min(iv + PATCH, nv)):
+        for a in range(u0, u1):
+            for b in range(v0, v1):
                 x, y, z, nx, ny, nz = _world_point(
                     shape[p], to_local[p], m, face, (2 * a + 1) / nu - 1, (2 * b + 1) / nv - 1
                 )
-                if nx * nx + ny * ny + nz * nz < 0.5:
-                    continue
-                seen = _see_point(solids, ground, views, view, x, y, z, nx, ny, nz, last, nearest)
-                if seen >= 0:
-                    last = seen
+                keep = nx * nx + ny * ny + nz * nz > 0.5
+                if keep and hidden > 0:
+                    keep = False
+                    for probe in range(probes):
+                        k = found[probe]
+                        if k >= 0 and _sees(solids, ground, views, view, k, x, y, z, nx, ny, nz):
+                            keep = True
+                            break
+                if keep:
                     out[n, 0], out[n, 1], out[n, 2] = x, y, z
                     n += 1
     return n
@@ -287,11 +327,8 @@ def _world_point(shape, to_local, m, face, u, v):
     y = m[1, 0] * a + m[1, 1] * b + m[1, 2] * c + m[1, 3]
     z = m[2, 0] * a + m[2, 1] * b + m[2, 2] * c + m[2, 3]
     if shape == BOX:  # by face: an edge point belongs to its own face
-        n = np.zeros(3)
-        n[face // 2] = 1.0 if face % 2 == 0 else -1.0
-        nx = to_local[0, 0] * n[0] + to_local[1, 0] * n[1] + to_local[2, 0] * n[2]
-        ny = to_local[0, 1] * n[0] + to_local[1, 1] * n[1] + to_local[2, 1] * n[2]
-        nz = to_local[0, 2] * n[0] + to_local[1, 2] * n[1] + to_local[2, 2] * n[2]
+        axis, sign = face // 2, (1.0 if face % 2 == 0 else -1.0)
+        nx, ny, nz = sign * to_local[axis, 0], sign * to_local[axis, 1], sign * to_local[axis, 2]
         r = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
         return x, y, z, nx * r, ny * r, nz * r
     nx, ny, nz = raycast._normal(shape, to_local, x, y, z)
@@ -321,9 +358,3 @@ def _see_solids(solids, to_world, ground, views, view, chosen):
                 out[at, a] = out[room[c] + k, a]
             at += 1
     return out, at
-
-
-def set_threads(threads: int | None) -> None:
-    """See `raycast.set_threads`."""
-    if threads is not None:
-        numba.set_num_threads(threads)
