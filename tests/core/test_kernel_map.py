@@ -1,0 +1,98 @@
+import itertools
+
+import pytest
+import torch
+
+from lidar_completion.sparse.coordinates import Voxels, coarsen, key_offset, pack, unique_voxels
+from lidar_completion.sparse.kernel_map import (
+    KernelMap,
+    VoxelPyramid,
+    child_map,
+    kernel_map,
+    kernel_offsets,
+    submanifold_map,
+)
+
+
+def random_voxels(n: int, extent: int, items: int = 1, stride: int = 1, seed: int = 0) -> Voxels:
+    generator = torch.Generator().manual_seed(seed)
+    xyz = torch.randint(-extent, extent, (n, 3), generator=generator) * stride
+    item = torch.randint(0, items, (n,), generator=generator)
+    return unique_voxels(pack(xyz, item), stride)[0]
+
+
+def brute_force(inputs: Voxels, outputs: Voxels, size: int, step: int) -> set[tuple[int, int, int]]:
+    rows = {tuple(c): i for i, c in enumerate(inputs.coordinates.tolist())}
+    return {
+        (k, rows[b, x + dx, y + dy, z + dz], o)
+        for o, (b, x, y, z) in enumerate(outputs.coordinates.tolist())
+        for k, (dx, dy, dz) in enumerate(kernel_offsets(size, step))
+        if (b, x + dx, y + dy, z + dz) in rows
+    }
+
+
+def triples(table: KernelMap) -> set[tuple[int, int, int]]:
+    found = [(k, int(i), int(o)) for k, (ins, outs) in enumerate(table.pairs()) for i, o in zip(ins, outs, strict=True)]
+    assert len(found) == len(set(found)) == sum(table.counts)
+    return set(found)
+
+
+def test_offsets_run_fastest_along_x():
+    assert kernel_offsets(3, 2)[:4] == [(-2, -2, -2), (0, -2, -2), (2, -2, -2), (-2, 0, -2)]
+    assert kernel_offsets(2, 1)[:3] == [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
+
+
+@pytest.mark.parametrize("items", [1, 3])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (4, 1), (2, 3)])
+def test_neighbours_against_brute_force(items: int, stride: int, dilation: int):
+    voxels = random_voxels(200, 5, items, stride)
+    table = submanifold_map(voxels, dilation)
+    assert triples(table) == brute_force(voxels, voxels, 3, stride * dilation)
+    assert triples(kernel_map(voxels, voxels, 3, dilation)) == triples(table)
+    assert table.identity == 13
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_strided_maps_against_brute_force(size: int, stride: int):
+    fine = random_voxels(200, 5, 2, stride)
+    coarse, parent = coarsen(fine)
+    expected = brute_force(fine, coarse, size, stride)
+    assert triples(kernel_map(fine, coarse, size)) == expected
+    if size == 2:
+        assert triples(child_map(fine, coarse, parent)) == expected
+
+
+def test_transposed_swaps_the_pairs():
+    fine = random_voxels(100, 4)
+    coarse, parent = coarsen(fine)
+    down = child_map(fine, coarse, parent)
+    assert triples(down.transposed) == {(k, o, i) for k, i, o in triples(down)}
+    assert (down.transposed.num_in, down.transposed.num_out) == (len(coarse), len(fine))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_hardly_any_voxels(n: int):
+    voxels = Voxels(pack(torch.tensor([[0, 0, 0], [1, 1, 1]])[:n]))
+    pyramid = VoxelPyramid.build(voxels)
+    for level, coarse in itertools.pairwise(range(5)):
+        assert triples(pyramid.neighbours(level)) == brute_force(
+            pyramid.levels[level], pyramid.levels[level], 3, 2**level
+        )
+        assert sum(pyramid.down(level).counts) == len(pyramid.levels[level])
+        assert pyramid.up(level).num_in == len(pyramid.levels[coarse])
+
+
+def test_one_set_of_maps_for_everybody():
+    pyramid = VoxelPyramid.build(random_voxels(50, 4))
+    assert pyramid.neighbours(1) is pyramid.neighbours(1)
+    assert pyramid.up(0) is pyramid.up(0)
+
+
+def test_neighbours_across_the_batch_are_none():
+    """The last voxel of one item and the first of the next must not meet, whatever the key arithmetic gives."""
+    limit = 131_071
+    xyz = torch.tensor([[limit, limit, limit], [-limit, -limit, -limit]])
+    voxels = unique_voxels(pack(xyz, torch.tensor([0, 1])))[0]
+    assert sum(submanifold_map(voxels).counts) == 2
+    assert key_offset(0, 0, 1) == 1
