@@ -38,6 +38,7 @@ class Pipeline:
     sampler: str = "few_step"
     steps: int = 1
     guidance: float = 1.0
+    start_timestep: int = 999  # our own models may start lower: a smaller noise level, evenly down from there
     start_noise: float = 1.0  # lambda of Eq. 19
     published_start: bool = (
         False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)

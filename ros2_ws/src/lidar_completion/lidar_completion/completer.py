@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
-from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, guide
+from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, guide, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
@@ -99,9 +99,10 @@ class SceneCompleter:
         clock.stop("preprocess")
 
         replicated = sweeps.replicate(scan, copies)
-        start = add_noise(replicated, self._start_noise(replicated, generator), self._start_level())
+        start = add_noise(replicated, self._start_noise(replicated, generator), start_level(self.card))
         denoise = self.denoiser(scan, guidance)
-        completed = SAMPLERS[settings.sampler](denoise, replicated, start, steps, self.card.schedule, generator)
+        timesteps = sampling_timesteps(settings.sampler, steps, self.card.schedule, settings.start_timestep)
+        completed = SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, self.card.schedule, generator)
         clock.stop("denoise")
 
         completed = sweeps.post_crop(sweeps.remove_invalid(completed), near, max_range_m)
@@ -139,12 +140,15 @@ class SceneCompleter:
         offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.card.architecture.voxel_size_m))
         return (points[:, None] + offsets).reshape(-1, 3)
 
-    def _start_level(self) -> float:
-        settings = self.card.pipeline
-        return settings.start_noise * (1.0 if settings.published_start else float(self.card.schedule.sigma[-1]))
-
     def _start_noise(self, points: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(points.shape, generator=generator, device=points.device)
+
+
+def start_level(card: ModelCard) -> float:
+    """Standard deviation in metres of the noise that a sample starts with, lambda sqrt(1 - abar_t) (Eq. 19)."""
+    settings = card.pipeline
+    level = 1.0 if settings.published_start else float(card.schedule.sigma[settings.start_timestep])
+    return settings.start_noise * level
 
 
 def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:

@@ -6,6 +6,7 @@ Symbols as in the paper: p* the replicated scan, p_t the noised points, eps the 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,6 +36,12 @@ class NoiseSchedule:
         """`count` timesteps, evenly from `start` (default T-1) down towards 0, which is not one of them."""
         start = self.steps - 1 if start is None else start
         return torch.linspace(0, start, count + 1, dtype=torch.float64).round().long().flip(0)[:-1].tolist()
+
+    def timesteps_by_level(self, count: int, start: int | None = None) -> list[int]:
+        """`count` timesteps whose noise levels fall evenly from that of `start` towards 0: sigma, 3/4 sigma, 1/2 ..."""
+        start = self.steps - 1 if start is None else start
+        levels = self.sigma[start] * torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
+        return (self.sigma[None] - levels[:, None]).abs().argmin(1).tolist()
 
 
 def add_noise(points: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
@@ -87,11 +94,14 @@ def dpm_solver_step(
     return mean + float(sigma[t_next]) * (1 - decay**2) ** 0.5 * noise, clean
 
 
+# A sampler takes (denoise, scan p* (N, 3), start (N, 3), timesteps, schedule, generator) and returns the clean points (N, 3).
+
+
 def dpm_solver(
     denoise: Denoise,
     scan: Tensor,
     start: Tensor,
-    steps: int,
+    timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -100,11 +110,10 @@ def dpm_solver(
     It contradicts Eq. 1 (it divides the offset by sqrt(abar)), which those checkpoints were trained around; our own
     models use few_step or deterministic. The last step goes to the noise level of t = 0 and is first-order below 15 steps.
     """
-    timesteps = [*schedule.timesteps(steps), 0]
     offset, before = start - scan, None
-    for i, (t, t_next) in enumerate(zip(timesteps, timesteps[1:], strict=False)):
+    for t, t_next in pairwise([*timesteps, 0]):
         eps = denoise(scan + offset, t)
-        last_is_first_order = i == steps - 1 and steps < 15
+        last_is_first_order = t_next == 0 and len(timesteps) < 15
         noise = _noise_like(offset, generator)
         offset, clean = dpm_solver_step(
             offset, eps, t, t_next, schedule, noise, None if last_is_first_order else before
@@ -121,37 +130,36 @@ def few_step(
     denoise: Denoise,
     scan: Tensor,
     start: Tensor,
-    steps: int,
+    timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Clean estimate, fresh noise of the next level, and again (the sampler of consistency models); ends clean."""
-    return _consistent(denoise, start, steps, schedule, lambda eps: _noise_like(eps, generator))
+    return _consistent(denoise, start, timesteps, schedule, lambda eps: _noise_like(eps, generator))
 
 
 def deterministic(
     denoise: Denoise,
     scan: Tensor,
     start: Tensor,
-    steps: int,
+    timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Clean estimate, then the predicted noise at the next level (DDIM with the variance-exploding process of Eq. 1)."""
-    return _consistent(denoise, start, steps, schedule, lambda eps: eps)
+    return _consistent(denoise, start, timesteps, schedule, lambda eps: eps)
 
 
 def ancestral(
     denoise: Denoise,
     scan: Tensor,
     start: Tensor,
-    steps: int,
+    timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The posterior of Eq. 1 at every step: variance sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, mean on the line to the estimate."""
     points = start
-    timesteps = schedule.timesteps(steps)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         sigma, lower = float(schedule.sigma[t]), 0.0 if t_next is None else float(schedule.sigma[t_next])
         clean = points - sigma * denoise(points, t)
@@ -160,9 +168,10 @@ def ancestral(
     return points
 
 
-def _consistent(denoise: Denoise, start: Tensor, steps: int, schedule: NoiseSchedule, next_noise) -> Tensor:  # type: ignore[no-untyped-def]
+def _consistent(  # type: ignore[no-untyped-def]
+    denoise: Denoise, start: Tensor, timesteps: list[int], schedule: NoiseSchedule, next_noise
+) -> Tensor:
     points = start
-    timesteps = schedule.timesteps(steps)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         eps = denoise(points, t)
         points = points - float(schedule.sigma[t]) * eps
@@ -173,6 +182,11 @@ def _consistent(denoise: Denoise, start: Tensor, steps: int, schedule: NoiseSche
 
 def _noise_like(points: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
+
+
+def sampling_timesteps(sampler: str, steps: int, schedule: NoiseSchedule, start: int | None = None) -> list[int]:
+    """The timesteps of `steps` steps from `start`: evenly spaced in time as published, evenly in noise level for ours."""
+    return schedule.timesteps(steps, start) if sampler == "dpm_solver" else schedule.timesteps_by_level(steps, start)
 
 
 SAMPLERS = {"dpm_solver": dpm_solver, "few_step": few_step, "deterministic": deterministic, "ancestral": ancestral}
