@@ -1,0 +1,140 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lidar_completion.networks import (
+    Architecture,
+    ConditionEncoder,
+    Denoiser,
+    Refiner,
+    VoxelisedCloud,
+    timestep_embedding,
+)
+
+TINY = Architecture(width=0.125, voxel_size_m=0.5)
+
+
+def cloud(n: int, seed: int = 0, extent_m: float = 8.0) -> torch.Tensor:
+    return (torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) - 0.5) * 2 * extent_m
+
+
+def networks(architecture: Architecture = TINY) -> tuple[ConditionEncoder, Denoiser]:
+    torch.manual_seed(0)
+    encoder, denoiser = ConditionEncoder(architecture), Denoiser(architecture)
+    for network in (encoder, denoiser):
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+    return encoder.eval(), denoiser.eval()
+
+
+def denoise(encoder, denoiser, scan, points, t=300, batch=None):
+    condition = encoder(VoxelisedCloud.of(scan, 0.5, None if batch is None else batch[0]))
+    timestep = torch.tensor([t]) if batch is None else torch.tensor(t)
+    return denoiser(VoxelisedCloud.of(points, 0.5, None if batch is None else batch[1]), condition, timestep)
+
+
+@torch.no_grad()
+def test_points_of_one_voxel_get_one_answer_unless_offsets_are_seen():
+    points = torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.1, 0.0], [3.0, 0, 0]])
+    for sees, same in ((False, True), (True, False)):
+        encoder, denoiser = networks(dataclasses.replace(TINY, point_offsets=sees))
+        eps = denoise(encoder, denoiser, cloud(50), points)
+        assert torch.equal(eps[0], eps[1]) == same
+
+
+@torch.no_grad()
+def test_order_of_the_points_does_not_matter():
+    encoder, denoiser = networks()
+    points, order = cloud(500, 1), torch.randperm(500)
+    eps = denoise(encoder, denoiser, cloud(50), points)
+    torch.testing.assert_close(denoise(encoder, denoiser, cloud(50), points[order]), eps[order], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_hardly_any_points(n: int):
+    encoder, denoiser = networks()
+    assert denoise(encoder, denoiser, cloud(1), cloud(n)).shape == (n, 3)
+    assert torch.isfinite(denoise(encoder, denoiser, cloud(n), cloud(1))).all()
+
+
+@torch.no_grad()
+def test_a_batch_is_its_scans_one_by_one():
+    encoder, denoiser = networks()
+    scans, points = [cloud(60, s) for s in (0, 1)], [cloud(400, s) for s in (2, 3)]
+    items = [torch.arange(2).repeat_interleave(n) for n in (60, 400)]
+    together = denoise(encoder, denoiser, torch.cat(scans), torch.cat(points), [100, 900], items)
+    alone = [denoise(encoder, denoiser, s, p, t) for s, p, t in zip(scans, points, (100, 900), strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_gates_on_condition_voxels_are_gates_on_every_voxel():
+    """The exact saving: computing a gate a condition voxel and gathering it equals computing it a voxel."""
+    encoder, denoiser = networks()
+    points = VoxelisedCloud.of(cloud(500, 1), 0.5)
+    condition = encoder(VoxelisedCloud.of(cloud(60), 0.5))
+    embedding = timestep_embedding(torch.tensor([77]), denoiser.embedding_channels)
+    table = condition.nearest_tables(points.pyramid)[0]
+    item = torch.zeros_like(table)
+    gathered = denoiser.gate_table("stage1", condition, embedding, item[: len(condition.voxels)])[table]
+    wide = dataclasses.replace(condition, features=condition.features[table])
+    torch.testing.assert_close(gathered, denoiser.gate_table("stage1", wide, embedding, item))
+
+
+@torch.no_grad()
+def test_five_tables_serve_eight_gates():
+    encoder, denoiser = networks()
+    points = VoxelisedCloud.of(cloud(500, 1), 0.5)
+    condition = encoder(VoxelisedCloud.of(cloud(60), 0.5))
+    t = torch.tensor([5])
+    given = denoiser(points, condition, t, condition.nearest_tables(points.pyramid))
+    assert torch.equal(given, denoiser(points, condition, t))
+
+
+@torch.no_grad()
+def test_many_points_at_the_origin_are_one_point_at_the_origin():
+    encoder, _ = networks()
+    one, many = (encoder(VoxelisedCloud.of(torch.zeros(n, 3), 0.5)) for n in (1, 180))
+    assert torch.equal(one.features, many.features)
+    assert torch.equal(one.voxels.keys, many.voxels.keys)
+
+
+def test_every_parameter_learns():
+    encoder, denoiser = networks()
+    encoder.train(), denoiser.train()
+    loss = denoise(encoder, denoiser, cloud(200), cloud(500, 1)).square().mean()
+    loss.backward()
+    silent = [n for m in (encoder, denoiser) for n, p in m.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_training_on_one_voxel_keeps_the_running_statistics():
+    encoder, denoiser = networks()
+    encoder.train(), denoiser.train()
+    before = denoiser.up1[0].net[1].bn.running_mean.clone()
+    denoise(encoder, denoiser, cloud(1), cloud(1)).sum().backward()
+    assert torch.equal(before, denoiser.up1[0].net[1].bn.running_mean)
+
+
+@torch.no_grad()
+def test_refiner_moves_points_by_less_than_a_metre():
+    torch.manual_seed(0)
+    offsets = Refiner(TINY).eval()(VoxelisedCloud.of(cloud(100), 0.5))
+    assert offsets.shape == (100, 6, 3)
+    assert offsets.abs().max() <= 1
+
+
+def test_timestep_embedding_by_definition():
+    frequencies = torch.exp(-torch.arange(6) * torch.log(torch.tensor(10000.0)) / 5)
+    expected = torch.cat([torch.sin(250 * frequencies), torch.cos(250 * frequencies)])
+    torch.testing.assert_close(timestep_embedding(torch.tensor([250]), 12)[0], expected, atol=2e-5, rtol=0)
+    assert timestep_embedding(torch.tensor([1, 2]), 7).shape == (2, 7)
+
+
+@pytest.mark.parametrize("width", [0.125, 0.3, 0.5, 1.0])
+def test_widths_are_truncated(width: int):
+    assert Architecture(width=width).channels == tuple(int(c * width) for c in (32, 32, 64, 128, 256, 256, 128, 96, 96))
