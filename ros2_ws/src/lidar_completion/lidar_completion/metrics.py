@@ -329,9 +329,9 @@ def emd_as_published(
 ) -> float:
     """What the published tables call EMD, for comparing with them only: no earth mover's distance.
 
-    Sinkhorn between the voxel counts with the kernel exp(-d / 0.001) + 1e-9 and d the distance of voxel centres. Between
-    different voxels exp(-d / 0.001) is below 1e-217, so that the kernel is 1e-9 everywhere plus 1 where voxels agree:
-    each round is linear in the number of voxels, and the result is the same to the last digits.
+    Sinkhorn between the voxel counts with the kernel exp(-d / 0.001) + 1e-9 and d the distance of voxel centres.
+    Between different voxels exp(-d / 0.001) is below 1e-217, so that the kernel is 1e-9 everywhere plus 1 where voxels
+    agree: each round is linear in the number of voxels, and the result is the same to the last digits.
     """
     a, share_a = _voxel_shares(cloud(prediction, "prediction"), voxel_size_m)
     b, share_b = _voxel_shares(cloud(truth, "truth"), voxel_size_m)

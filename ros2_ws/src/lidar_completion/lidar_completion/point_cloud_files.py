@@ -35,7 +35,7 @@ class PointCloud:
 def read_points(path: str | Path, *, bin_columns: int = 4) -> PointCloud:
     """Read a cloud; the suffix decides the format (.bin .ply .pcd .npy .npz).
 
-    bin_columns: float32 values per point in a .bin file: 4 for KITTI (x, y, z, intensity), 5 for nuScenes, 3 for bare xyz.
+    bin_columns: float32 values per point in a .bin file: 4 for KITTI (x, y, z, intensity), 5 for nuScenes, 3 for xyz.
     Raises PointCloudFileError for a missing, truncated or foreign file.
     """
     path = Path(path)
@@ -177,7 +177,7 @@ def _at_most_32_bit(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     narrow = values.astype(np.int32)
     if not np.array_equal(narrow, values):
         raise PointCloudFileError(
-            f"{path}: expected integers of up to 32 bits in field {name!r}, found {values.dtype} beyond that; write .npz"
+            f"{path}: expected integers of up to 32 bits in field {name!r}, found larger ones; write .npz"
         )
     return narrow
 
@@ -248,7 +248,7 @@ def _read_npz(path: Path) -> PointCloud:
 def _from_matrix(path: Path, matrix: np.ndarray) -> PointCloud:
     if matrix.ndim != 2 or matrix.shape[1] < 3 or matrix.dtype.kind not in "fiu":
         raise PointCloudFileError(
-            f"{path}: expected an array (N, 3) or (N, 4) of numbers, found {matrix.dtype} {matrix.shape}; save x, y, z rows"
+            f"{path}: expected an array (N, 3) or (N, 4) of numbers, found {matrix.dtype} {matrix.shape}; save x, y, z"
         )
     return _cloud(path, matrix[:, :3], matrix[:, 3] if matrix.shape[1] > 3 else None)
 

@@ -1,0 +1,106 @@
+"""Completions that know nothing: what a model has to beat before it is worth anything.
+
+Four rows for every table: the sweep itself, the sweep with noise, the sweep interpolated between its beams, and the
+sweep with horizontal noise that grows with range. All take and return (N, 3) float32 metres in the sensor frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lidar_completion.scan import replicate, voxel_downsample
+
+COPIES = 10
+VOXEL_SIZE_M = 0.1
+
+
+def raw(points: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The sweep as it is; the seed is ignored."""
+    return _finite(points)
+
+
+def jittered(points: np.ndarray, seed: int = 0, *, sigma_m: float = 0.2) -> np.ndarray:
+    """One point per 0.1 m voxel, ten copies, Gaussian noise of 0.2 m on every coordinate."""
+    copies = _copies(points)
+    return (copies + np.random.default_rng(seed).normal(0.0, sigma_m, copies.shape)).astype(np.float32)
+
+
+def xy_jittered(
+    points: np.ndarray,
+    seed: int = 0,
+    *,
+    sigma_per_metre: float = 0.02,
+    sigma_limits_m: tuple[float, float] = (0.1, 1.0),
+    sigma_z_m: float = 0.05,
+) -> np.ndarray:
+    """As jittered, but horizontal noise of 2 % of the range (0.1 to 1 m) and vertical noise of 0.05 m.
+
+    The strongest of the four: gaps between the rings of a spinning LiDAR are horizontal and grow with range.
+    """
+    copies = _copies(points)
+    sigma = np.clip(sigma_per_metre * np.linalg.norm(copies, axis=1), *sigma_limits_m)
+    noise = np.random.default_rng(seed).normal(0.0, 1.0, copies.shape) * np.column_stack(
+        [sigma, sigma, np.full_like(sigma, sigma_z_m)]
+    )
+    return (copies + noise).astype(np.float32)
+
+
+def interpolated(
+    points: np.ndarray,
+    seed: int = 0,
+    *,
+    column_deg: float = 0.2,
+    spacing_m: float = 0.1,
+    max_elevation_gap_deg: float = 2.5,
+    max_range_gap: float = 0.1,
+) -> np.ndarray:
+    """The sweep and straight lines between neighbouring beams of one direction; the seed is ignored.
+
+    Needs no ring numbers: points are sorted by elevation within columns of azimuth, and two neighbours are joined where
+    their ranges differ by less than 10 % (one surface, not an edge before a background).
+    """
+    points = _finite(points)
+    start, end = _neighbours(points, column_deg, max_elevation_gap_deg, max_range_gap)
+    between = np.minimum(np.floor(np.linalg.norm(end - start, axis=1) / spacing_m).astype(np.int64), 100)
+    line = np.repeat(np.arange(len(start)), between)
+    step = np.arange(len(line)) - np.repeat(np.cumsum(between) - between, between) + 1
+    share = (step / (between[line] + 1))[:, None]
+    return np.concatenate([points, (start[line] * (1 - share) + end[line] * share).astype(np.float32)])
+
+
+# name in tables -> completion(points, seed)
+TRIVIAL: dict[str, Callable[..., np.ndarray]] = {
+    "raw": raw,
+    "jittered": jittered,
+    "interpolated": interpolated,
+    "xy_jittered": xy_jittered,
+}
+
+
+def _neighbours(
+    points: np.ndarray, column_deg: float, max_elevation_gap_deg: float, max_range_gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (P, 3), (P, 3) of points of one azimuth column that follow each other in elevation on one surface."""
+    horizontal = np.hypot(points[:, 0], points[:, 1])
+    column = np.floor(np.degrees(np.arctan2(points[:, 1], points[:, 0])) / column_deg)
+    elevation = np.degrees(np.arctan2(points[:, 2], horizontal))
+    order = np.lexsort((elevation, column))
+    upper, lower = order[1:], order[:-1]
+    distance = np.linalg.norm(points, axis=1)
+    nearer = np.minimum(distance[upper], distance[lower])
+    joined = (column[upper] == column[lower]) & (elevation[upper] - elevation[lower] < max_elevation_gap_deg)
+    joined &= np.abs(distance[upper] - distance[lower]) < max_range_gap * nearer
+    return points[lower[joined]], points[upper[joined]]
+
+
+def _copies(points: np.ndarray) -> np.ndarray:
+    thinned = voxel_downsample(torch.from_numpy(_finite(points)), VOXEL_SIZE_M)
+    return replicate(thinned, COPIES).numpy()
+
+
+def _finite(points: np.ndarray) -> np.ndarray:
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    return points[np.isfinite(points).all(axis=1)]
