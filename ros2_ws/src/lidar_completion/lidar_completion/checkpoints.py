@@ -106,10 +106,25 @@ def load_card(folder: str | Path) -> ModelCard:
     card = _from_dict(ModelCard, values, path)
     if card.format_version != FORMAT_VERSION:
         raise ModelError(f"{path}: format_version {card.format_version}, this program reads {FORMAT_VERSION}")
+    _check_confidence(card.confidence, path)
     unknown = [name for name in card.networks if name not in NETWORKS]
     if unknown:
         raise ModelError(f"{path}: unknown networks {unknown}; known are {', '.join(NETWORKS)}")
     return card
+
+
+def _check_confidence(table: Any, path: Path) -> None:
+    """Empty, or rising `range_m` and as many `probability`; anything else would fail only at the first sweep."""
+    if table == {}:
+        return
+    columns = [table.get(name) for name in ("range_m", "probability")] if isinstance(table, dict) else []
+    numbers = all(isinstance(c, list) and all(isinstance(v, int | float) for v in c) for c in columns)
+    if not columns or not numbers or len(columns[0]) != len(columns[1]) or len(columns[0]) < 2:
+        raise ModelError(
+            f"{path}: confidence is {table!r}, expected lists range_m and probability of one length, 2 or more"
+        )
+    if sorted(set(columns[0])) != columns[0]:
+        raise ModelError(f"{path}: confidence.range_m is {columns[0]!r}, expected rising ranges")
 
 
 def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
@@ -148,6 +163,10 @@ def _fill(network: nn.Module, name: str, tensors: dict[str, torch.Tensor], path:
             raise ModelError(
                 f"{path}: {name}.{key} has shape {tuple(value.shape)}, the card's architecture wants {tuple(expected[key].shape)}"
             )
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(
+                f"{path}: {name}.{key} holds values that are not finite; the training diverged, or the file is damaged"
+            )
     network.load_state_dict({key: value.to(expected[key].dtype) for key, value in mine.items()})
 
 
@@ -161,7 +180,7 @@ def _from_dict(kind: type, values: Any, path: Path, where: str = "") -> Any:
     arguments = {name: _typed(fields[name].type, value, path, where + name) for name, value in values.items()}
     try:
         return kind(**arguments)
-    except TypeError as error:
+    except (TypeError, ModelError) as error:
         raise ModelError(f"{path}: {error}") from error
 
 

@@ -1,0 +1,142 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lidar_completion.checkpoints import ModelCard, build_networks, load_card, load_model, save_model
+from lidar_completion.errors import ModelError
+from lidar_completion.networks import Architecture
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def edit_card(folder: Path, **changes: object) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, folder / "model.safetensors")
+    edit_card(folder, sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype):
+    card = ModelCard(
+        name="n",
+        architecture=Architecture(width=0.125, voxel_size_m=0.3, point_offsets=True),
+        networks=("encoder", "denoiser", "refiner"),
+        confidence={"range_m": [1.0, 2.0], "probability": [0.5, 0.25]},
+        metrics={"drive 90": {"cd": 0.2}},
+    )
+    networks = build_networks(card)
+    saved = save_model(tmp_path, card, networks, dtype)
+    loaded_card, loaded = load_model(tmp_path)
+    assert loaded_card == saved
+    for name, network in networks.items():
+        assert not loaded[name].training
+        for key, value in network.state_dict().items():
+            found = loaded[name].state_dict()[key]
+            assert found.dtype == value.dtype
+            expected = value.to(dtype).to(value.dtype) if value.is_floating_point() else value
+            assert torch.equal(found, expected)
+
+
+def test_a_missing_folder_or_weights_file(folder: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"nowhere.model.json: no such file"):
+        load_model(tmp_path / "nowhere")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model.safetensors: no such file, but model.json names it"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_weights(folder: Path, size: int):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ModelError, match="truncated or changed"):
+        load_model(folder)
+
+
+def test_weights_that_are_no_safetensors(folder: Path):
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    edit_card(folder, sha256=hashlib.sha256(b"\xff" * 64).hexdigest())
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not a JSON model card"),
+        (b"{", "not a JSON model card"),
+        (b"\xff\xfe\x00", "not a JSON model card"),
+        (b"[1]", "the card is list, expected an object"),
+        (b'{"name": 3}', "name is 3, expected str"),
+        (b"{}", "name"),
+        (b'{"name": "x", "colour": 1}', "unknown entry colour"),
+        (b'{"name": "x", "architecture": {"width": "wide"}}', "architecture.width is 'wide', expected float"),
+        (b'{"name": "x", "architecture": []}', "architecture. is list, expected an object"),
+        (b'{"name": "x", "pipeline": {"steps": true}}', "pipeline.steps is True, expected int"),
+        (b'{"name": "x", "pipeline": {"sampler": "magic"}}', "pipeline.sampler is 'magic'"),
+        (b'{"name": "x", "networks": ["encoder", "decoder"]}', "unknown networks"),
+        (b'{"name": "x", "networks": "encoder"}', "networks"),
+        (b'{"name": "x", "confidence": {"range_m": [1]}}', "expected lists range_m and probability"),
+        (b'{"name": "x", "format_version": 9}', "format_version 9, this program reads 1"),
+    ],
+)
+def test_broken_cards(folder: Path, text: bytes, message: str):
+    (folder / "model.json").write_bytes(text)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_card(folder)
+    assert "model.json" in str(caught.value)
+
+
+def test_missing_extra_and_ill_shaped_tensors(folder: Path):
+    tensors = load_file(folder / "model.safetensors")
+    for change, message in (
+        ({"encoder.stem.0.kernel": None}, "1 tensors of the encoder are missing, the first is stem.0.kernel"),
+        ({"denoiser.intruder": torch.zeros(1)}, "1 unknown tensors in the denoiser, the first is intruder"),
+        ({"denoiser.last.0.bias": torch.zeros(3)}, r"denoiser.last.0.bias has shape \(3,\), .* wants \(20,\)"),
+    ):
+        changed = {**tensors, **change}
+        replace_tensors(folder, {name: value for name, value in changed.items() if value is not None})
+        with pytest.raises(ModelError, match=message):
+            load_model(folder)
+
+
+def test_another_width_than_the_card_says(folder: Path):
+    edit_card(folder, architecture={"width": 0.25})
+    with pytest.raises(ModelError, match=r"has shape .* the card's architecture wants"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("weights", ["../elsewhere.safetensors", "/etc/hostname"])
+def test_weights_outside_the_folder(folder: Path, weights: str):
+    shutil.copy(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
+    edit_card(folder, weights=weights)
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load_model(folder)
+
+
+def test_a_link_out_of_the_folder(folder: Path):
+    outside = folder.parent / "outside.safetensors"
+    shutil.move(folder / "model.safetensors", outside)
+    (folder / "model.safetensors").symlink_to(outside)
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load_model(folder)
+
+
+def test_not_a_number_weights_are_refused(folder: Path):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["denoiser.stem.0.kernel"][0, 0, 0] = torch.nan
+    replace_tensors(folder, tensors)
+    with pytest.raises(ModelError, match="not finite"):
+        load_model(folder)

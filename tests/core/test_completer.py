@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.completer import Completion, SceneCompleter
+from lidar_completion.errors import ModelError, SweepError
+from lidar_completion.networks import Architecture
+from lidar_completion.visibility import calibrated_confidence
+
+
+def sweep(n: int = 400, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    angle, distance = random.uniform(0, 2 * np.pi, n), random.uniform(4, 30, n)
+    return np.column_stack([distance * np.cos(angle), distance * np.sin(angle), random.uniform(-1.8, 2, n)]).astype(
+        np.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def completer(tiny_model: Path) -> SceneCompleter:
+    return SceneCompleter.load(tiny_model, device="cpu")
+
+
+def same(a: Completion, b: Completion) -> bool:
+    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("points", "provenance", "confidence"))
+
+
+def test_measured_points_come_first_bit_for_bit(completer: SceneCompleter):
+    points = sweep()
+    points[[3, 50]] = np.nan
+    points[7] = [100, 0, 0]  # out of range: not completed from, but still measured
+    points[8] = [-0.0, 1e-30, 0.5]
+    result = completer.complete(points)
+    kept = np.isfinite(points).all(axis=1).nonzero()[0]
+    np.testing.assert_array_equal(result.measured_rows, kept)
+    assert result.points[: len(kept)].tobytes() == points[kept].tobytes()
+    assert (result.provenance[: len(kept)] == 0).all()
+    assert (result.provenance[len(kept) :] == 1).all()
+    assert (result.confidence[: len(kept)] == 1).all()
+
+
+def test_types_ranges_and_timings(completer: SceneCompleter):
+    result = completer.complete(sweep())
+    assert (result.points.dtype, result.provenance.dtype, result.confidence.dtype) == (np.float32, np.uint8, np.float32)
+    assert result.measured_rows.dtype == np.int64
+    assert len(result.points) == len(result.provenance) == len(result.confidence)
+    assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
+    assert np.isfinite(result.points).all()
+    assert set(result.timings) == {"preprocess", "denoise", "postprocess", "total"}
+    stages = sum(seconds for stage, seconds in result.timings.items() if stage != "total")
+    assert result.timings["total"] == pytest.approx(stages)
+    np.testing.assert_array_equal(result.completed_points, result.points[result.provenance == 1])
+
+
+@pytest.mark.parametrize(("guidance", "steps"), [(1.0, 1), (3.5, 2)])
+def test_no_state_between_scans(tiny_model: Path, guidance: float, steps: int):
+    both = SceneCompleter.load(tiny_model, device="cpu")
+    for points in (sweep(seed=1), sweep(seed=2), sweep(seed=1)):
+        fresh = SceneCompleter.load(tiny_model, device="cpu")
+        options = {"guidance": guidance, "steps": steps, "seed": 5}
+        assert same(both.complete(points, **options), fresh.complete(points, **options))
+
+
+def test_seed_decides_and_nothing_else(completer: SceneCompleter):
+    first = completer.complete(sweep(), seed=1)
+    torch.randn(100)  # the global generator is not ours
+    assert same(first, completer.complete(sweep(), seed=1))
+    assert not same(first, completer.complete(sweep(), seed=2))
+
+
+def test_numpy_and_torch_in_any_float_type(completer: SceneCompleter):
+    points = sweep()
+    result = completer.complete(points)
+    for form in (torch.from_numpy(points), points.astype(np.float64), np.asfortranarray(points), points[::1]):
+        assert same(result, completer.complete(form))
+
+
+def test_an_array_that_cannot_be_written(completer: SceneCompleter):
+    points = sweep()
+    points.flags.writeable = False
+    before = points.copy()
+    completer.complete(points)
+    np.testing.assert_array_equal(points, before)
+
+
+def test_overrides(completer: SceneCompleter):
+    few = completer.complete(sweep(), replication=1, steps=3)
+    many = completer.complete(sweep(), replication=8)
+    assert few.steps == 3
+    assert len(many.completed_points) > 4 * len(few.completed_points)
+    near = completer.complete(sweep(), max_range_m=10.0)
+    assert np.linalg.norm(near.completed_points, axis=1).max() < 10
+
+
+def test_guidance_of_one_costs_one_forward_a_step(completer: SceneCompleter):
+    calls: list[int] = []
+    hook = completer.networks["denoiser"].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        completer.complete(sweep(), guidance=1.0, steps=2)
+        assert len(calls) == 2
+        completer.complete(sweep(), guidance=3.5, steps=2)
+        assert len(calls) == 6
+    finally:
+        hook.remove()
+
+
+@torch.inference_mode()
+def test_guided_noise_is_the_two_branches_mixed(completer: SceneCompleter):
+    points = torch.from_numpy(sweep())
+    free, strong, plain = (completer.denoiser(points, w)(points + 0.3, 400) for w in (0.0, 3.5, 1.0))
+    torch.testing.assert_close(strong, free + 3.5 * (plain - free), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((0, 3), np.float32), "none of 0 points"),
+        (np.full((5, 3), np.nan, np.float32), "none of 5 points \\(0 finite\\)"),
+        (np.full((5, 3), 0.1, np.float32), "none of 5 points \\(5 finite\\) lies between 3.5 and 50"),
+        (np.zeros((5, 4), np.float32), "shape \\(5, 4\\)"),
+        (np.zeros(3, np.float32), "shape \\(3,\\)"),
+    ],
+)
+def test_sweeps_with_nothing_to_complete(completer: SceneCompleter, points: np.ndarray, message: str):
+    with pytest.raises(SweepError, match=message):
+        completer.complete(points)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_hardly_any_points(completer: SceneCompleter, n: int):
+    result = completer.complete(sweep(n))
+    assert len(result.measured_rows) == n
+    assert np.isfinite(result.points).all()
+
+
+def test_refiner_gives_six_points_for_one(tmp_path: Path):
+    card = ModelCard(
+        name="refined",
+        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
+        networks=("encoder", "denoiser", "refiner"),
+    )
+    save_model(tmp_path, card, build_networks(card))
+    completer = SceneCompleter.load(tmp_path, device="cpu")
+    assert len(completer.complete(sweep()).completed_points) == 6 * len(
+        completer.complete(sweep(), refine=False).completed_points
+    )
+
+
+def test_unusable_choices(tiny_model: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="backend"):
+        SceneCompleter.load(tiny_model, backend="tensorrt")
+    with pytest.raises(ValueError, match="not one of auto, cpu, cuda"):
+        SceneCompleter.load(tiny_model, device="gpu")
+    with pytest.raises(ModelError, match="no such file"):
+        SceneCompleter.load(tmp_path / "nowhere")
+    card = ModelCard(name="half", architecture=Architecture(width=0.125), networks=("encoder",))
+    save_model(tmp_path, card, build_networks(card))
+    with pytest.raises(ModelError, match="no denoiser; completing needs both"):
+        SceneCompleter.load(tmp_path)
+
+
+def test_confidence_is_interpolated_and_held_beyond_the_rings():
+    table = {"range_m": [10.0, 20.0, 40.0], "probability": [0.9, 0.7, 0.1]}
+    points = torch.tensor([[5.0, 0, 0], [15, 0, 0], [0, 30, 0], [0, 0, 80]])
+    torch.testing.assert_close(calibrated_confidence(points, table), torch.tensor([0.9, 0.8, 0.4, 0.1]))
+    assert calibrated_confidence(points, {}).tolist() == [0.5] * 4
