@@ -29,6 +29,18 @@ def test_timesteps_run_down_and_leave_out_zero():
     assert SCHEDULE.timesteps(2, start=500) == [500, 250]
 
 
+@pytest.mark.parametrize("start", [999, 400])
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_our_own_timesteps_are_even_in_noise_level(start: int, steps: int):
+    timesteps = diffusion.sampling_timesteps("few_step", steps, SCHEDULE, start)
+    levels = [*(float(SCHEDULE.sigma[t]) for t in timesteps), 0.0]
+    gaps = torch.tensor(levels).diff().abs()
+    assert timesteps[0] == start
+    assert len(timesteps) == steps
+    torch.testing.assert_close(gaps, gaps.mean().expand(steps), atol=0.01, rtol=0)
+    assert diffusion.sampling_timesteps("dpm_solver", 4, SCHEDULE, 999) == [999, 749, 500, 250]
+
+
 def test_forward_process_never_scales_the_points():
     points, noise = torch.full((2, 3), 40.0), torch.ones(2, 3)
     assert torch.equal(diffusion.add_noise(points, noise, 0.5), points + 0.5)
@@ -47,7 +59,7 @@ def test_consistent_samplers_find_the_truth(sampler: str, steps: int):
     scan = torch.randn(50, 3, generator=generator(1)) * 10
     truth = scan + 0.5
     start = scan + float(SCHEDULE.sigma[-1]) * torch.randn(50, 3, generator=generator(2))
-    found = SAMPLERS[sampler](perfect(truth), scan, start, steps, SCHEDULE, generator(3))
+    found = SAMPLERS[sampler](perfect(truth), scan, start, SCHEDULE.timesteps(steps), SCHEDULE, generator(3))
     torch.testing.assert_close(found, truth, atol=1e-4, rtol=0)
 
 
@@ -57,14 +69,17 @@ def test_the_published_sampler_overshoots(steps: int, expected: float):
     scan = torch.zeros(20_000, 3, dtype=torch.float64)
     start = scan + torch.randn(20_000, 3, generator=generator(2), dtype=torch.float64)
     truth = torch.full_like(scan, 0.5)
-    found = diffusion.dpm_solver(perfect(truth), scan, start, steps, SCHEDULE, generator(3))
+    found = diffusion.dpm_solver(perfect(truth), scan, start, SCHEDULE.timesteps(steps), SCHEDULE, generator(3))
     assert float(found.mean()) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_the_same_generator_gives_the_same_points(sampler: str):
     scan = torch.randn(20, 3, generator=generator(1))
-    runs = [SAMPLERS[sampler](lambda p, t: p * 0.1, scan, scan + 1, 3, SCHEDULE, generator(7)) for _ in range(2)]
+    runs = [
+        SAMPLERS[sampler](lambda p, t: p * 0.1, scan, scan + 1, [999, 600, 300], SCHEDULE, generator(7))
+        for _ in range(2)
+    ]
     assert torch.equal(*runs)
 
 
@@ -77,8 +92,8 @@ def test_one_forward_a_step_at_falling_noise_levels(sampler: str):
         return torch.zeros_like(points)
 
     scan = torch.zeros(4, 3)
-    SAMPLERS[sampler](denoise, scan, scan, 4, SCHEDULE, generator())
-    assert seen == [999, 749, 500, 250]
+    SAMPLERS[sampler](denoise, scan, scan, [900, 749, 500, 2], SCHEDULE, generator())
+    assert seen == [900, 749, 500, 2]
 
 
 def test_ancestral_noise_has_the_posteriors_variance():
@@ -92,7 +107,7 @@ def test_ancestral_noise_has_the_posteriors_variance():
         levels.append(float(points.std()))
         return (points - truth) / float(SCHEDULE.sigma[t])
 
-    diffusion.ancestral(denoise, truth, start, 2, SCHEDULE, generator(2))
+    diffusion.ancestral(denoise, truth, start, [t, s], SCHEDULE, generator(2))
     assert levels == [pytest.approx(sigma, rel=0.01), pytest.approx(lower, rel=0.01)]
 
 
