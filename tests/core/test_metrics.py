@@ -14,7 +14,7 @@ from lidar_completion.point_cloud_files import read_points
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 
-SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", "../shared"))
+SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 GOLDEN = json.loads((Path(__file__).parent / "golden/metrics.json").read_text())
 
 
@@ -94,7 +94,8 @@ def test_distances_agree_with_brute_force(seed):
 
 def test_the_threshold_is_strict():
     distances = metrics.nearest_distances([[0.0, 0, 0]], [[0.5, 0, 0]])
-    assert distances.precision(0.5) == 0.0 and distances.ghost_rate(0.5) == 1.0
+    assert distances.precision(0.5) == 0.0
+    assert distances.ghost_rate(0.5) == 1.0
     assert metrics.precision_recall_curve(distances, [0.5]).precision[0] == 0.0
     assert distances.f_score(0.5) == 0.0
 
@@ -137,7 +138,7 @@ def _linear_programme(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_w1_of_a_shifted_cloud_is_the_shift():
     prediction, _ = two_clouds()
-    assert metrics.wasserstein_1(prediction, prediction + [0, 0, 4.0]).value == pytest.approx(4.0)
+    assert metrics.wasserstein_1(prediction, prediction + np.array([0, 0, 4.0])).value == pytest.approx(4.0)
     assert metrics.wasserstein_1(prediction, prediction[::-1]).value == 0.0
 
 
@@ -146,7 +147,8 @@ def test_a_coarse_w1_encloses_the_fine_one():
     exact = metrics.wasserstein_1(prediction, truth)
     coarse = metrics.wasserstein_1(prediction, truth, max_pairs=2_000)
     assert exact.lower == exact.upper
-    assert coarse.lower <= exact.value <= coarse.upper and coarse.lower < coarse.upper
+    assert coarse.lower <= exact.value <= coarse.upper
+    assert coarse.lower < coarse.upper
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -177,7 +179,9 @@ def test_bands_sum_to_the_whole_and_say_where_they_are_empty():
     assert sum(ring.predicted for ring in rings) == len(prediction)
     weighted = sum(ring.accuracy * ring.predicted for ring in rings[:2]) / len(prediction)
     assert weighted == pytest.approx(distances.precision(0.5))
-    assert rings[2].predicted == 0 and rings[2].accuracy is None and rings[2].completeness is None
+    assert rings[2].predicted == 0
+    assert rings[2].accuracy is None
+    assert rings[2].completeness is None
     heights = metrics.by_height(prediction, truth, distances, [-3, 0, 3], threshold_m=0.5)
     weighted = sum(band.completeness * band.true for band in heights) / len(truth)
     assert weighted == pytest.approx(distances.recall(0.5))
@@ -208,10 +212,12 @@ def test_every_figure_is_finite_symmetric_where_it_should_be_and_zero_for_equals
         metrics.jensen_shannon_birds_eye,
         lambda x, y: metrics.wasserstein_1(x, y).value,
     ):
-        assert np.isfinite(figure(a, b)) and figure(a, b) >= 0
+        assert np.isfinite(figure(a, b))
+        assert figure(a, b) >= 0
         assert figure(a, b) == pytest.approx(figure(b, a), abs=1e-9)
         assert figure(a, a) == pytest.approx(0, abs=1e-7)
-    assert 0 <= metrics.voxel_iou(a, b, 0.5) <= 1 and metrics.voxel_iou(a, a, 0.5) == 1
+    assert 0 <= metrics.voxel_iou(a, b, 0.5) <= 1
+    assert metrics.voxel_iou(a, a, 0.5) == 1
     assert np.isfinite(metrics.emd_as_published(a, b))
 
 
@@ -238,7 +244,7 @@ FIGURES = [
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize(
-    "bad, expected",
+    ("bad", "expected"),
     [
         (np.zeros((0, 3)), "at least one point, found none"),
         (np.array([[0.0, 0, 0], [1, np.nan, 2]]), r"finite coordinates, found .* in row 1"),

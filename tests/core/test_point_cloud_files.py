@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lidar_completion.point_cloud_files import PointCloudFileError, read_points, write_points
 
-SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", "../shared"))
+SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 needs_shared = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason="LIDAR_COMPLETION_SHARED names no folder with data/"
 )
@@ -31,7 +31,8 @@ def test_points_and_intensity_survive_a_round_trip(tmp_path, form, count):
     tolerance = 1e-6 if "ascii" in form else 0  # text keeps ten decimals
     np.testing.assert_allclose(cloud.points, points, rtol=0, atol=tolerance)
     np.testing.assert_allclose(cloud.intensity, intensity, rtol=0, atol=tolerance)
-    assert cloud.points.dtype == np.float32 and cloud.points.shape == (count, 3)
+    assert cloud.points.dtype == np.float32
+    assert cloud.points.shape == (count, 3)
     assert list(tmp_path.iterdir()) == [tmp_path / f"cloud{suffix}"]  # no partial file stays
 
 
@@ -80,7 +81,7 @@ def test_nan_rows_are_read_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make, expected",
+    ("make", "expected"),
     [
         (lambda folder: folder / "nothing.bin", "found nothing there"),
         (lambda folder: folder / "cloud.txt", "expected one of .bin"),
@@ -126,8 +127,9 @@ def test_writing_refuses_what_a_format_cannot_hold(tmp_path):
 
 @needs_shared
 @pytest.mark.parametrize(
-    "name, count", [("hdl32_target.ply", 69088), ("hdl64_000123.ply", 125773), ("vls128.pcd", 208680)]
+    ("name", "count"), [("hdl32_target.ply", 69088), ("hdl64_000123.ply", 125773), ("vls128.pcd", 208680)]
 )
 def test_real_sweeps_are_read(name, count):
     cloud = read_points(SHARED / "data/scans" / name)
-    assert len(cloud) == count and np.isfinite(cloud.points).any()
+    assert len(cloud) == count
+    assert np.isfinite(cloud.points).any()

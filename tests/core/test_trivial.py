@@ -18,7 +18,9 @@ def test_rows_are_float32_clouds_and_repeat_for_a_seed(name):
     wall = a_wall()
     wall[5] = np.nan
     first, again = TRIVIAL[name](wall, 3), TRIVIAL[name](wall, 3)
-    assert first.dtype == np.float32 and first.shape[1] == 3 and np.isfinite(first).all()
+    assert first.dtype == np.float32
+    assert first.shape[1] == 3
+    assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, again)
     if "jitter" in name:
         assert not np.array_equal(first, TRIVIAL[name](wall, 4))
@@ -37,7 +39,7 @@ def test_jitter_has_the_stated_sigmas():
     np.testing.assert_allclose(many.std(axis=0), (0.6, 0.6, 0.05), rtol=0.1)
 
 
-@pytest.mark.parametrize("range_m, sigma", [(1.0, 0.1), (80.0, 1.0)])
+@pytest.mark.parametrize(("range_m", "sigma"), [(1.0, 0.1), (80.0, 1.0)])
 def test_horizontal_jitter_stays_within_its_limits(range_m, sigma):
     point = np.array([[range_m, 0.0, 0.0]], np.float32)
     many = np.concatenate([xy_jittered(point, seed) for seed in range(400)]) - point

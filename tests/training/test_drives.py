@@ -17,7 +17,7 @@ from lidar_completion_training.data.drives import (
 from lidar_completion_training.ground_truth_map import DRIVE_RULES, aggregated_truth, in_range, truth_for_sweep
 from scipy.spatial.transform import Rotation
 
-SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", "../shared"))
+SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def poses_along_x(count: int, step_m: float = 1.0) -> np.ndarray:
@@ -71,7 +71,8 @@ def edit_line(path: Path, line: int, text: str | None) -> None:
 def test_a_folder_of_clouds_with_poses_is_a_drive(tmp_path, suffix, rows):
     poses = poses_along_x(3)
     drive = open_folder(write_drive(tmp_path / "drive", poses, suffix, rows))
-    assert len(drive) == 3 and drive.names == ("000000", "000001", "000002")
+    assert len(drive) == 3
+    assert drive.names == ("000000", "000001", "000002")
     np.testing.assert_allclose(drive.T_map_sensor, poses, atol=1e-6)
     np.testing.assert_allclose(transform(poses[2], drive.read(2).points), a_street(), atol=1e-4)
 
@@ -86,11 +87,15 @@ def test_clouds_beside_the_poses_and_poses_elsewhere(tmp_path):
 # --- broken drives ----------------------------------------------------------------------------------------------
 
 
+def read_all(folder: Path) -> None:
+    drive = open_folder(folder)
+    for index in range(len(drive)):
+        drive.read(index)
+
+
 def refused(folder: Path, *parts: str) -> None:
     with pytest.raises((DriveError, PointCloudFileError)) as caught:
-        drive = open_folder(folder)
-        for index in range(len(drive)):
-            drive.read(index)
+        read_all(folder)
     for part in parts:
         assert re.search(part, str(caught.value)), f"{part!r} is not in: {caught.value}"
 
@@ -170,7 +175,7 @@ def test_poses_of_another_sequence(drive_folder):
 
 
 @pytest.mark.skipif(not (SHARED / "data/sequences").is_dir(), reason="LIDAR_COMPLETION_SHARED names no data/sequences")
-@pytest.mark.parametrize("name, raw_cd", [("90", 0.21), ("91", 0.35)])
+@pytest.mark.parametrize(("name", "raw_cd"), [("90", 0.21), ("91", 0.35)])
 def test_the_trivial_rows_of_the_real_drives(name, raw_cd):
     """The figures of the design: CD of doing nothing, and how far noise alone gets (every fifth sweep)."""
     drive = open_folder(SHARED / "data/sequences" / name)
@@ -185,4 +190,5 @@ def test_the_trivial_rows_of_the_real_drives(name, raw_cd):
     mean = {row: np.mean(values) for row, values in figures.items()}
     assert mean["raw"] == pytest.approx(raw_cd, abs=0.005)
     assert 0.12 < 1 - mean["xy_jittered"] / mean["raw"] < 0.24
-    assert mean["interpolated"] < mean["raw"] and mean["jittered"] < mean["raw"]
+    assert mean["interpolated"] < mean["raw"]
+    assert mean["jittered"] < mean["raw"]

@@ -6,6 +6,7 @@ broken in a drive is refused with the file, the line and the fix (DriveError), b
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def cloud_files(folder: Path) -> list[Path]:
 def _refuse_gaps(folder: Path, files: Sequence[Path]) -> None:
     if not all(file.stem.isdigit() for file in files):
         return
-    for before, after in zip(files, files[1:], strict=False):
+    for before, after in itertools.pairwise(files):
         if int(after.stem) != int(before.stem) + 1:
             raise DriveError(
                 f"{folder}: expected the sweep {int(before.stem) + 1:0{len(before.stem)}d} after {before.name}, "

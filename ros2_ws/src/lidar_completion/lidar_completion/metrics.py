@@ -7,6 +7,7 @@ one says so in its name. Every function raises MetricError for input that has no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -428,7 +429,7 @@ def _bands(
             f"edges_m: expected ascending metres, found {list(edges_m)}; pass for instance [0, 10, 25, 50]"
         )
     bands = []
-    for lower, upper in zip(edges_m[:-1], edges_m[1:], strict=True):
+    for lower, upper in itertools.pairwise(edges_m):
         to_truth = distances.prediction_to_truth[(of_prediction >= lower) & (of_prediction < upper)]
         to_prediction = distances.truth_to_prediction[(of_truth >= lower) & (of_truth < upper)]
         bands.append(
