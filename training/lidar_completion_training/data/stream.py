@@ -1,0 +1,70 @@
+"""An endless, reproducible stream of training pairs from worker processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lidar_completion_training.configuration import DataRecipe
+from lidar_completion_training.data.synthetic import training_pairs
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an objective needs of one sweep: sweep (N, 3) and truth (M, 3), float32 metres, sensor frame."""
+
+    sweep: Tensor
+    truth: Tensor
+
+
+class PairStream(IterableDataset):
+    """Sample number n is always the same sweep for a given number of workers, so a resumed run sees what it would have seen."""
+
+    def __init__(self, recipe: DataRecipe, first_sample: int) -> None:
+        self.recipe = recipe
+        self.first_sample = first_sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        torch.set_num_threads(1)
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        mine = (self.first_sample - worker + workers - 1) // workers  # samples that this worker has given before
+        world, skip = divmod(mine, self.recipe.sweeps_per_world)
+        pairs = training_pairs(
+            self.recipe.first_seed + worker + world * workers,
+            self.recipe.sweeps_per_world,
+            self.recipe.sensor,
+            seed_step=workers,
+            threads=1,
+        )
+        for number, pair in enumerate(pairs):
+            if number >= skip:
+                yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m)
+
+
+def samples(recipe: DataRecipe, first_sample: int) -> Iterator[Sample]:
+    """Samples from number `first_sample` on; that number must be a multiple of the number of workers."""
+    if recipe.workers and first_sample % recipe.workers:
+        raise ValueError(f"a stream of {recipe.workers} workers cannot start at sample {first_sample}")
+    loader = DataLoader(
+        PairStream(recipe, first_sample),
+        batch_size=None,
+        num_workers=recipe.workers,
+        prefetch_factor=4 if recipe.workers else None,
+    )
+    return iter(loader)
+
+
+def sample_of(sweep: np.ndarray, truth: np.ndarray, view_cell_m: float) -> Sample:
+    """Truth cut to the view cells that the sweep touches."""
+    cells = np.unique(_cell(sweep, view_cell_m))
+    seen = np.isin(_cell(truth, view_cell_m), cells)
+    return Sample(torch.from_numpy(sweep), torch.from_numpy(truth[seen]))
+
+
+def _cell(points: np.ndarray, size_m: float) -> np.ndarray:
+    xy = np.floor(points[:, :2] / size_m).astype(np.int64) + 1000
+    return xy[:, 0] * 2000 + xy[:, 1]
