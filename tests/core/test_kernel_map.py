@@ -3,14 +3,17 @@ import itertools
 import pytest
 import torch
 
-from lidar_completion.sparse.coordinates import Voxels, coarsen, key_offset, pack, unique_voxels
+from lidar_completion.sparse import search_cpu
+from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, key_offset, pack, unique_voxels
 from lidar_completion.sparse.kernel_map import (
     KernelMap,
     VoxelPyramid,
     child_map,
     kernel_map,
     kernel_offsets,
+    order_by_octant_plain,
     submanifold_map,
+    submanifold_map_plain,
 )
 
 
@@ -49,7 +52,10 @@ def test_neighbours_against_brute_force(items: int, stride: int, dilation: int):
     table = submanifold_map(voxels, dilation)
     assert triples(table) == brute_force(voxels, voxels, 3, stride * dilation)
     assert triples(kernel_map(voxels, voxels, 3, dilation)) == triples(table)
-    assert table.identity == 13
+    plain = submanifold_map_plain(voxels, dilation)
+    assert triples(plain) == triples(table)
+    assert plain.counts == table.counts
+    assert table.identity == plain.identity == 13
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -61,6 +67,27 @@ def test_strided_maps_against_brute_force(size: int, stride: int):
     assert triples(kernel_map(fine, coarse, size)) == expected
     if size == 2:
         assert triples(child_map(fine, coarse, parent)) == expected
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_octants_of_the_fast_sort_and_its_twin(stride: int):
+    voxels = random_voxels(300, 9, 2, stride)
+    order, counts = search_cpu.order_by_octant(voxels.keys, stride, BITS)
+    plain_order, plain_counts = order_by_octant_plain(voxels)
+    assert torch.equal(order, plain_order)
+    assert counts == plain_counts
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_pairs_grouped_by_output(n: int):
+    table = submanifold_map(random_voxels(n, 6) if n else Voxels(torch.empty(0, dtype=torch.int64)))
+    starts, rows, offsets = table.by_output
+    grouped = [
+        (int(offsets[p]), int(rows[p]), u) for u in range(table.num_out) for p in range(starts[u], starts[u + 1])
+    ]
+    assert set(grouped) == triples(table)
+    assert len(grouped) == len(triples(table))
+    assert grouped == sorted(grouped, key=lambda pair: (pair[2], pair[0]))
 
 
 def test_transposed_swaps_the_pairs():

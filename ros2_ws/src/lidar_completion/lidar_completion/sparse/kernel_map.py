@@ -7,9 +7,11 @@ Kernel order is x fastest, k = ix + ks*iy + ks*ks*iz; odd kernels are centred (o
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse import search_cpu
 from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, key_offset
 
 
@@ -28,6 +30,11 @@ class KernelMap:
     def transposed(self) -> "KernelMap":
         """The same pairs the other way round: the map of the transposed convolution, and of the gradient."""
         return KernelMap(self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity)
+
+    @cached_property
+    def by_output(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """On CPUs: the pairs grouped by output row: starts (V_out + 1,), input rows (P,) int32, offsets (P,) uint8."""
+        return search_cpu.group_by_output(self.in_rows, self.out_rows, self.counts, self.num_out)
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """(input rows, output rows) of each offset; output rows are unique within one offset."""
@@ -52,6 +59,15 @@ def kernel_map(inputs: Voxels, outputs: Voxels, kernel_size: int, dilation: int 
 
 def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
     """The map of a 3x3x3 kernel from a level onto itself: half the offsets are searched, the rest mirrored."""
+    if voxels.keys.device.type != "cpu":
+        return submanifold_map_plain(voxels, dilation)
+    shifts = [key_offset(*offset) for offset in kernel_offsets(3, voxels.stride * dilation)]
+    ins, outs, counts = search_cpu.neighbour_pairs(voxels.keys, shifts)
+    return KernelMap(ins, outs, counts, len(voxels), len(voxels), identity=13)
+
+
+def submanifold_map_plain(voxels: Voxels, dilation: int = 1) -> KernelMap:
+    """The twin of the merge on CPUs, for any device."""
     offsets = kernel_offsets(3, voxels.stride * dilation)
     half = [_search(voxels.keys, voxels.keys + key_offset(*offset)) for offset in offsets[:13]]
     rows = torch.arange(len(voxels), device=voxels.keys.device)
@@ -61,16 +77,19 @@ def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
 
 def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
     """The map of a 2x2x2 kernel with stride 2: every child reaches its one parent, at the offset of its octant."""
-    octant = _octant(children)
-    order = octant.argsort(stable=True)
-    counts = torch.bincount(octant, minlength=8).tolist()
+    if children.keys.device.type == "cpu":
+        order, counts = search_cpu.order_by_octant(children.keys, children.stride, BITS)
+    else:
+        order, counts = order_by_octant_plain(children)
     return KernelMap(order, parent_row[order], counts, len(children), len(parents))
 
 
-def _octant(voxels: Voxels) -> Tensor:
+def order_by_octant_plain(voxels: Voxels) -> tuple[Tensor, list[int]]:
+    """The twin of the counting sort on CPUs, for any device."""
     bits = voxels.keys // voxels.stride  # strides are powers of two: the lowest bit of each axis moves down
     x, y, z = ((bits >> shift) & 1 for shift in (2 * BITS, BITS, 0))
-    return x + 2 * y + 4 * z
+    octant = x + 2 * y + 4 * z
+    return octant.argsort(stable=True), torch.bincount(octant, minlength=8).tolist()
 
 
 def _search(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
