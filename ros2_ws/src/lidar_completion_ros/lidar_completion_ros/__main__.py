@@ -1,7 +1,7 @@
 """Start the node: `python -m lidar_completion_ros`, the console script `lidar_completion_node`, or the launch file.
 
-Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start (a model or parameter is wrong);
-3 if a sweep in work did not end within ten seconds of the signal.
+Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start (a model or parameter is wrong).
+After a signal the sweep in work is finished and published if that takes less than four seconds, else abandoned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lidar_completion_ros.node import CompletionNode
 
 CANNOT_START = 2
-STUCK = 3
+SECONDS_TO_STOP = 4.0  # ros2 launch sends SIGTERM after five
 DEFAULT_REMAPS = ("-r", "~/points:=velodyne_points/completed")
 HELP = """Completes LiDAR sweeps: velodyne_points (sensor_msgs/PointCloud2) -> velodyne_points/completed.
 Configures and activates itself unless the parameter autostart is false.
@@ -30,18 +30,33 @@ Model, topics and all else are ROS arguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the node until SIGINT, SIGTERM or its shutdown transition, then exit the process."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_on_signals()
     given = list(sys.argv if arguments is None else arguments)
     _refuse_other_arguments(given)
     use_shared_memory_profile(os.environ)
-    code = _run(given, stop)
-    sys.stdout.flush()
+    sys.exit(_run(given, stop))
+
+
+def _stop_on_signals() -> threading.Event:
+    """The event that SIGINT and SIGTERM set. The process ends within `SECONDS_TO_STOP` of the first of them."""
+    stop = threading.Event()
+
+    def handle(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            deadline = threading.Timer(SECONDS_TO_STOP, _abandon)
+            deadline.daemon = True
+            deadline.start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop
+
+
+def _abandon() -> None:
+    print(f"lidar_completion_node: work not done {SECONDS_TO_STOP:.0f} s after the signal; abandoned", file=sys.stderr)
     sys.stderr.flush()
-    if code == STUCK:
-        os._exit(code)  # the inference thread still runs: no orderly end of the interpreter is possible
-    sys.exit(code)
+    os._exit(0)  # a network in the middle of a forward pass cannot be interrupted in any other way
 
 
 def _refuse_other_arguments(given: Sequence[str]) -> None:
@@ -63,9 +78,10 @@ def _run(given: list[str], stop: threading.Event) -> int:
         node = _start_node()
         if node is None:
             return CANNOT_START
-        code = _spin(node, stop)
-        node.destroy_node()
-        return code
+        try:
+            return _spin(node, stop)
+        finally:
+            node.destroy_node()
     finally:
         rclpy.try_shutdown()
 
@@ -90,9 +106,9 @@ def _spin(node: CompletionNode, stop: threading.Event) -> int:
     executor.add_node(node)
     while not stop.is_set() and node.state != "finalized":
         executor.spin_once(timeout_sec=0.1)  # returns often enough for Python to see a signal
-    ended = node.close()
+    node.close()
     executor.remove_node(node)
-    return 0 if ended else STUCK
+    return 0
 
 
 def _autostart(node: CompletionNode) -> bool:

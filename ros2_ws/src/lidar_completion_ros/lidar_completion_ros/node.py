@@ -147,12 +147,11 @@ class CompletionNode(LifecycleNode):
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
-    def close(self) -> bool:
-        """Shut the node down from any state. False if the inference did not end in time."""
+    def close(self) -> None:
+        """Shut the node down from any state, with a last diagnostic."""
         if self.state in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
         self.report()
-        return self._inference is None or not self._inference.is_alive()
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
         self._configure_error = f"{what}: {error}"
