@@ -23,7 +23,7 @@ class ArchitectureRecipe:
     """lidar_completion.networks.Architecture, entry by entry."""
 
     width: float = 0.25
-    voxel_size_m: float = 0.5
+    voxel_size_m: float = 0.4
     head_width: int = 64
     point_offsets: bool = True
 
@@ -35,10 +35,14 @@ class PipelineRecipe:
     min_range_m: float = 3.5
     max_range_m: float = 50.0
     downsample_voxel_m: float = 0.4
-    replication: int = 10
+    replication: int = 12
     sampler: str = "few_step"
     steps: int = 1
-    start_timestep: int = 400
+    start_timestep: int = 999
+    noise_per_metre: float = 0.03
+    noise_least: float = 0.15
+    noise_most: float = 1.2
+    noise_vertical: float = 0.4
 
 
 @dataclass

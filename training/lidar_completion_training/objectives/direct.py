@@ -36,13 +36,14 @@ class DirectCompletion:
         condition = encoder(VoxelisedCloud.of(scan, voxel_size_m))
 
         points = replicate(scan, settings.replication)
+        scale = settings.noise_scale(points)
         timesteps = self._timesteps(generator)
         for t in timesteps:
             sigma = float(schedule.sigma[t])
-            points = add_noise(points, torch.randn(points.shape, generator=generator), sigma)
+            points = add_noise(points, scale * torch.randn(points.shape, generator=generator), sigma)
             with torch.set_grad_enabled(t == timesteps[-1]):
                 cloud = VoxelisedCloud.of(points, voxel_size_m)
-                points = points - sigma * denoiser(cloud, condition, torch.tensor([t]))
+                points = points - sigma * scale * denoiser(cloud, condition, torch.tensor([t]))
         accuracy, coverage = clamped_chamfer(points, truth, self.recipe, generator)
         loss = accuracy + self.recipe.coverage_weight * coverage
         return loss, {"accuracy_m": accuracy.item(), "coverage_m": coverage.item(), "passes": len(timesteps)}

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from lidar_completion.diffusion import SAMPLERS, NoiseSchedule
+from lidar_completion.diffusion import SAMPLERS, NoiseSchedule, range_scale
 from lidar_completion.errors import ModelError
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
 
@@ -40,6 +40,12 @@ class Pipeline:
     guidance: float = 1.0
     start_timestep: int = 999  # our own models may start lower: a smaller noise level, evenly down from there
     start_noise: float = 1.0  # lambda of Eq. 19
+    noise_per_metre: float = (
+        0.0  # ours: noise that grows with range (diffusion.range_scale); 0 is the published, uniform noise
+    )
+    noise_least: float = 0.15
+    noise_most: float = 1.2
+    noise_vertical: float = 0.4
     published_start: bool = (
         False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)
     )
@@ -48,6 +54,12 @@ class Pipeline:
         for name, allowed in (("downsampling", ("voxel", "farthest")), ("sampler", tuple(SAMPLERS))):
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; it can be one of {', '.join(allowed)}")
+        if self.sampler == "dpm_solver" and self.noise_per_metre:
+            raise ModelError("pipeline.noise_per_metre needs a sampler of ours; dpm_solver knows only uniform noise")
+
+    def noise_scale(self, points: Tensor) -> Tensor:
+        """diffusion.range_scale of points (N, 3) with this pipeline's values."""
+        return range_scale(points, self.noise_per_metre, self.noise_least, self.noise_most, self.noise_vertical)
 
 
 @dataclass(frozen=True)

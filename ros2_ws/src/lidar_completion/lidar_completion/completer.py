@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
-from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, guide, sampling_timesteps
+from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
@@ -99,10 +99,9 @@ class SceneCompleter:
         clock.stop("preprocess")
 
         replicated = sweeps.replicate(scan, copies)
-        start = add_noise(replicated, self._start_noise(replicated, generator), start_level(self.card))
-        denoise = self.denoiser(scan, guidance)
-        timesteps = sampling_timesteps(settings.sampler, steps, self.card.schedule, settings.start_timestep)
-        completed = SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, self.card.schedule, generator)
+        scale = settings.noise_scale(replicated)
+        start = add_noise(replicated, scale * self._noise_like(replicated, generator), start_level(self.card))
+        completed = self.sample(self.denoiser(scan, guidance), replicated, start, steps, generator, scale)
         clock.stop("denoise")
 
         completed = sweeps.post_crop(sweeps.remove_invalid(completed), near, max_range_m)
@@ -140,7 +139,24 @@ class SceneCompleter:
         offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.card.architecture.voxel_size_m))
         return (points[:, None] + offsets).reshape(-1, 3)
 
-    def _start_noise(self, points: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(
+        self,
+        denoise: Denoise,
+        replicated: Tensor,
+        start: Tensor,
+        steps: int,
+        generator: torch.Generator,
+        scale: Tensor | float = 1.0,
+    ) -> Tensor:
+        """The clean points (N, 3) that the card's sampler reaches from `start` in `steps` steps."""
+        settings, schedule = self.card.pipeline, self.card.schedule
+        timesteps = sampling_timesteps(settings.sampler, steps, schedule, settings.start_timestep)
+        if settings.sampler == "dpm_solver":
+            return dpm_solver(denoise, replicated, start, timesteps, schedule, generator)
+        return SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, schedule, generator, scale)
+
+    @staticmethod
+    def _noise_like(points: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(points.shape, generator=generator, device=points.device)
 
 

@@ -49,6 +49,18 @@ def add_noise(points: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     return points + sigma * noise
 
 
+def range_scale(points: Tensor, per_metre: float, least: float, most: float, vertical: float) -> Tensor:
+    """Noise scale (N, 3) of points around which a scan is completed: clip(per_metre * range, least, most), z times `vertical`.
+
+    Gaps between rings grow with range and lie flat, so noise that spreads points into them does too; near points,
+    which are dense, are hardly moved. per_metre = 0 means 1 everywhere.
+    """
+    if per_metre == 0.0:
+        return torch.ones_like(points)
+    horizontal = (per_metre * points.norm(dim=1)).clamp(least, most)
+    return torch.stack([horizontal, horizontal, vertical * horizontal], dim=1)
+
+
 def reverse_step(points: Tensor, eps: Tensor, t: int, schedule: NoiseSchedule, noise: Tensor) -> Tensor:
     """Reverse step as printed in the paper, Eq. 2 (from t to t - 1)."""
     alpha_bar = schedule.alpha_bar
@@ -123,7 +135,8 @@ def dpm_solver(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Samplers that are consistent with Eq. 1: the clean estimate is p_t - sigma_t eps
+# Samplers that are consistent with Eq. 1: the clean estimate is p_t - sigma_t eps. `scale` (N, 3) stretches the noise of
+# every point and axis (range_scale); 1 is the published, uniform noise.
 
 
 def few_step(
@@ -133,9 +146,10 @@ def few_step(
     timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Clean estimate, fresh noise of the next level, and again (the sampler of consistency models); ends clean."""
-    return _consistent(denoise, start, timesteps, schedule, lambda eps: _noise_like(eps, generator))
+    return _consistent(denoise, start, timesteps, schedule, scale, lambda eps: _noise_like(eps, generator))
 
 
 def deterministic(
@@ -145,9 +159,10 @@ def deterministic(
     timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Clean estimate, then the predicted noise at the next level (DDIM with the variance-exploding process of Eq. 1)."""
-    return _consistent(denoise, start, timesteps, schedule, lambda eps: eps)
+    return _consistent(denoise, start, timesteps, schedule, scale, lambda eps: eps)
 
 
 def ancestral(
@@ -157,26 +172,28 @@ def ancestral(
     timesteps: list[int],
     schedule: NoiseSchedule,
     generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """The posterior of Eq. 1 at every step: variance sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, mean on the line to the estimate."""
     points = start
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         sigma, lower = float(schedule.sigma[t]), 0.0 if t_next is None else float(schedule.sigma[t_next])
-        clean = points - sigma * denoise(points, t)
+        clean = points - sigma * scale * denoise(points, t)
         mean = clean + (lower / sigma) ** 2 * (points - clean)
-        points = mean + lower * (1 - (lower / sigma) ** 2) ** 0.5 * _noise_like(points, generator) if lower else clean
+        spread = lower * (1 - (lower / sigma) ** 2) ** 0.5 * scale
+        points = mean + spread * _noise_like(points, generator) if lower else clean
     return points
 
 
 def _consistent(  # type: ignore[no-untyped-def]
-    denoise: Denoise, start: Tensor, timesteps: list[int], schedule: NoiseSchedule, next_noise
+    denoise: Denoise, start: Tensor, timesteps: list[int], schedule: NoiseSchedule, scale: Tensor | float, next_noise
 ) -> Tensor:
     points = start
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         eps = denoise(points, t)
-        points = points - float(schedule.sigma[t]) * eps
+        points = points - float(schedule.sigma[t]) * scale * eps
         if t_next is not None:
-            points = add_noise(points, next_noise(eps), float(schedule.sigma[t_next]))
+            points = add_noise(points, scale * next_noise(eps), float(schedule.sigma[t_next]))
     return points
 
 

@@ -1,0 +1,106 @@
+"""lidar-completion: completes sweeps, inspects models, and runs what the other packages add.
+
+Packages that stand on the core add commands through the entry-point group `lidar_completion.commands`:
+the node's package adds `bag`, the training package `evaluate`.
+"""
+
+import dataclasses
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Complete sparse LiDAR sweeps into dense scenes.")
+
+
+@app.command()
+def complete(
+    scans: Annotated[list[Path], typer.Argument(help="sweeps: .bin .ply .pcd .npy .npz")],
+    model: Annotated[Path, typer.Option(help="model folder")] = Path("models/edge"),
+    output: Annotated[Path, typer.Option(help="folder of the completions")] = Path("completed"),
+    suffix: Annotated[str, typer.Option(help="format of the completions: .pcd .ply .bin .npy .npz")] = ".pcd",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance weight; default: the model card's")] = None,
+    replication: Annotated[int | None, typer.Option(min=1, help="copies of every point; default: the model card's")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+) -> None:
+    """Complete sweeps from files; each completion has provenance and confidence beside x, y, z."""
+    from tqdm import tqdm
+
+    from lidar_completion.completer import SceneCompleter
+    from lidar_completion.errors import SweepError
+    from lidar_completion.point_cloud_files import PointCloudFileError, read_points, write_points
+
+    if suffix not in (".pcd", ".ply", ".bin", ".npy", ".npz"):
+        raise _stop(f"--suffix {suffix}: expected .pcd, .ply, .bin, .npy or .npz")
+    completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend))
+    output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):
+        try:
+            done = completer.complete(
+                read_points(path).points, steps=steps, guidance=guidance, replication=replication, seed=seed
+            )
+        except (SweepError, PointCloudFileError) as error:
+            typer.echo(f"{path}: {error}", err=True)
+            failed += 1
+            continue
+        target = output / (path.stem + suffix)
+        fields = {} if suffix == ".bin" else {"provenance": done.provenance, "confidence": done.confidence}
+        write_points(target, done.points, **fields)
+        measured = len(done.measured_rows)
+        seconds = done.timings["total"]
+        typer.echo(f"{target}: {measured} measured + {len(done.points) - measured} completed points, {seconds:.2f} s")
+    if failed:
+        raise _stop(f"{failed} of {len(scans)} sweeps were not completed")
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None:
+    """Show a model's card, after checking that its weights are what the card says."""
+    from lidar_completion.checkpoints import load_model
+
+    card, networks = _loaded(lambda: load_model(model))
+    typer.echo(json.dumps(dataclasses.asdict(card), indent=2))
+    for name, network in networks.items():
+        typer.echo(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+
+
+def _loaded(load):  # type: ignore[no-untyped-def]
+    """What `load` gives; an unusable model, device or backend ends the program with its message."""
+    try:
+        return load()
+    except (ValueError, ImportError) as error:
+        raise _stop(str(error)) from error
+
+
+def _stop(message: str) -> typer.Exit:
+    typer.echo(f"lidar-completion: {message}", err=True)
+    return typer.Exit(2)
+
+
+def _add_commands_of_other_packages() -> None:
+    for entry in sorted(entry_points(group="lidar_completion.commands"), key=lambda entry: entry.name):
+        try:
+            command = entry.load()
+        except ImportError as error:  # such as `bag` where no ROS is installed: the other commands still work
+            command = _unavailable(entry.name, error)
+        app.command(entry.name)(command)
+
+
+def _unavailable(name: str, error: ImportError):  # type: ignore[no-untyped-def]
+    def command() -> None:
+        raise _stop(f"{name} is not available here: {error}")
+
+    command.__doc__ = f"(not available here: {error})"
+    return command
+
+
+_add_commands_of_other_packages()
+
+if __name__ == "__main__":
+    app()
