@@ -19,6 +19,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: pip install 'lidar_completion_
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lidar_completion_ros.__main__ import DEFAULT_REMAPS
 from lidar_completion_ros.installed_files import use_shared_memory_profile
 from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
 from rclpy.executors import SingleThreadedExecutor
@@ -36,7 +37,7 @@ XYZI = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")]
 @pytest.fixture(scope="session")
 def ros():
     """rclpy, initialised for the session."""
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=["--ros-args", *DEFAULT_REMAPS], signal_handler_options=SignalHandlerOptions.NO)
     yield rclpy
     rclpy.try_shutdown()
 

@@ -1,0 +1,100 @@
+"""Diagnostics: what the counts say, and which of several truths is reported."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lidar_completion_ros.diagnostics import LATENCY_WINDOW, Situation, SweepLog, SweepRecord, judge
+
+ACTIVE = Situation(
+    state="active",
+    configure_error="",
+    input_topic="/velodyne_points",
+    publishers=1,
+    subscribers=1,
+    sweep_timeout_s=2.0,
+    latency_budget_ms=0.0,
+    active_for_s=1.0,
+)
+
+
+def record(latency_s=0.1):
+    timings = {"preprocess": 0.01, "denoise": 0.05, "postprocess": 0.02, "total": 0.08}
+    return SweepRecord(timings, latency_s, steps=2, points_in=10, points_out=30)
+
+
+def working_log(latency_s=0.1):
+    log = SweepLog()
+    log.arrived(1)
+    log.completed_sweep(record(latency_s))
+    return log
+
+
+def test_a_working_node_is_ok():
+    assert judge(working_log(), {}, ACTIVE) == (DiagnosticStatus.OK, "completing")
+
+
+def test_a_failed_configure_is_an_error_in_any_state():
+    situation = dataclasses.replace(ACTIVE, state="unconfigured", configure_error="cannot load the model: gone")
+    assert judge(SweepLog(), {}, situation) == (DiagnosticStatus.ERROR, "cannot load the model: gone")
+
+
+def test_an_inactive_node_is_ok_and_says_so():
+    assert judge(SweepLog(), {}, dataclasses.replace(ACTIVE, state="inactive")) == (DiagnosticStatus.OK, "inactive")
+
+
+def test_a_refused_sweep_is_an_error_until_the_next_good_one_and_then_a_warning_once():
+    log = working_log()
+    log.refused("no x field", "no x field: expected x")
+    assert judge(log, {"no x field": 1}, ACTIVE) == (DiagnosticStatus.ERROR, "failing: no x field: expected x")
+    log.completed_sweep(record())
+    assert judge(log, {"no x field": 1}, ACTIVE)[0] == DiagnosticStatus.WARN
+    assert judge(log, {}, ACTIVE)[0] == DiagnosticStatus.OK
+
+
+def test_a_failed_inference_is_an_error():
+    log = working_log()
+    log.inference_failed("RuntimeError: out of memory")
+    level, message = judge(log, log.troubles(), ACTIVE)
+    assert level == DiagnosticStatus.ERROR
+    assert "out of memory" in message
+
+
+@pytest.mark.parametrize(("active_for_s", "level"), [(1.0, DiagnosticStatus.OK), (3.0, DiagnosticStatus.WARN)])
+def test_silence_on_the_input_is_a_warning_once_it_lasts(active_for_s, level):
+    situation = dataclasses.replace(ACTIVE, active_for_s=active_for_s, publishers=0)
+    found, message = judge(SweepLog(), {}, situation)
+    assert found == level
+    if level == DiagnosticStatus.WARN:
+        assert "/velodyne_points (0 publishers)" in message
+
+
+@pytest.mark.parametrize(("budget_ms", "level"), [(0.0, DiagnosticStatus.OK), (50.0, DiagnosticStatus.WARN), (150.0, DiagnosticStatus.OK)])
+def test_a_latency_over_the_budget_is_a_warning(budget_ms, level):
+    assert judge(working_log(0.1), {}, dataclasses.replace(ACTIVE, latency_budget_ms=budget_ms))[0] == level
+
+
+def test_stamps_are_counted_when_they_go_backwards():
+    log = SweepLog()
+    assert [log.arrived(stamp) for stamp in (5, 6, 6, 2, 3)] == [False, False, False, True, False]
+    assert log.troubles() == Counter({"stamp went backwards": 1})
+
+
+def test_values_name_every_fault_and_latency():
+    log = working_log(0.2)
+    log.refused("data too short", "data too short: found 3 bytes")
+    values = log.values()
+    assert values["sweeps refused"] == "1"
+    assert values["refused: data too short"] == "1"
+    assert values["last fault"] == "data too short: found 3 bytes"
+    assert values["latency p50 ms"] == values["latency p99 ms"] == "200.0"
+    assert values["steps used"] == "2"
+    assert values["denoise ms"] == "50.0"
+
+
+def test_latencies_are_those_of_the_last_sweeps():
+    log = SweepLog()
+    for latency_s in [9.0] * LATENCY_WINDOW + [0.1] * LATENCY_WINDOW:
+        log.completed_sweep(record(latency_s))
+    assert log.latency_ms(99) == pytest.approx(100.0)
