@@ -5,7 +5,7 @@ Every function takes a `numpy.random.Generator` and returns `Parts`; no two call
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -48,19 +48,19 @@ class Surface(NamedTuple):
 
 
 SURFACES: dict[Material, Surface] = {
-    Material.ASPHALT: Surface(0.27, 0.05, 0.0, 0.02),
+    Material.ASPHALT: Surface(0.32, 0.07, 0.0, 0.005),
     Material.MARKING: Surface(0.60, 0.12, 0.0, 0.01),
-    Material.PAVEMENT: Surface(0.36, 0.05, 0.0, 0.01),
-    Material.GRASS: Surface(0.40, 0.08, 0.0, 0.02),
+    Material.PAVEMENT: Surface(0.40, 0.07, 0.0, 0.005),
+    Material.GRASS: Surface(0.42, 0.10, 0.0, 0.01),
     Material.GRAVEL: Surface(0.33, 0.06, 0.0, 0.01),
-    Material.FACADE: Surface(0.36, 0.10, 0.0, 0.01),
-    Material.WINDOW: Surface(0.15, 0.15, 0.0, 0.55),
+    Material.FACADE: Surface(0.46, 0.11, 0.0, 0.005),
+    Material.WINDOW: Surface(0.15, 0.15, 0.0, 0.30),
     Material.METAL: Surface(0.35, 0.15, 0.0, 0.05),
-    Material.PAINT: Surface(0.25, 0.20, 0.0, 0.12),
-    Material.CAR_GLASS: Surface(0.10, 0.10, 0.6, 0.5),
+    Material.PAINT: Surface(0.30, 0.15, 0.0, 0.03),
+    Material.CAR_GLASS: Surface(0.06, 0.10, 0.55, 0.30),
     Material.RUBBER: Surface(0.10, 0.05, 0.0, 0.10),
     Material.PLATE: Surface(0.99, 0.02, 0.0, 0.0),
-    Material.FOLIAGE: Surface(0.38, 0.15, 0.12, 0.05),
+    Material.FOLIAGE: Surface(0.42, 0.16, 0.12, 0.02),
     Material.BARK: Surface(0.30, 0.08, 0.0, 0.01),
     Material.WOOD: Surface(0.38, 0.10, 0.0, 0.01),
     Material.MESH: Surface(0.30, 0.10, 0.75, 0.05),
@@ -80,12 +80,14 @@ GROUND_LABELS = {Material.ASPHALT: ROAD, Material.MARKING: ROAD, Material.PAVEME
 
 @dataclass(frozen=True)
 class Parts:
-    """n solids: shape (n,) int8, to_world (n, 3, 4) float64, material (n,) uint8, label (n,) uint16."""
+    """n solids: shape (n,) int8, to_world (n, 3, 4) float64, material (n,) uint8, label (n,) uint16, tone (n,) float32: factor on the
+    material's reflectivity (dark and light paint, plaster, brick)."""
 
     shape: np.ndarray
     to_world: np.ndarray
     material: np.ndarray
     label: np.ndarray
+    tone: np.ndarray
 
     def __len__(self) -> int:
         return len(self.shape)
@@ -95,11 +97,15 @@ class Parts:
         turn = rotation(yaw)
         matrix = turn @ self.to_world
         matrix[:, :, 3] += (x, y, z)
-        return Parts(self.shape, matrix, self.material, self.label)
+        return Parts(self.shape, matrix, self.material, self.label, self.tone)
 
-    def labelled(self, label: int) -> Parts:
-        """The same thing with one label."""
-        return Parts(self.shape, self.to_world, self.material, np.full(len(self), label, np.uint16))
+    def toned(self, tone: float, material: Material) -> Parts:
+        """The same thing with another tone where it is of this material."""
+        return replace(self, tone=np.where(self.material == material, tone, self.tone).astype(np.float32))
+
+    def chosen(self, which: np.ndarray) -> Parts:
+        """The solids of a mask or of indices."""
+        return Parts(*(getattr(self, f.name)[which] for f in fields(self)))
 
 
 def rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
@@ -127,6 +133,7 @@ def solids(shape: int, centre, half, material: Material, label: int, turn=None) 
         np.concatenate([linear, centre[:, :, None]], axis=2),
         np.full(len(centre), material, np.uint8),
         np.full(len(centre), label, np.uint16),
+        np.ones(len(centre), np.float32),
     )
 
 
@@ -134,8 +141,8 @@ def join(*parts: Parts) -> Parts:
     """All solids of several things."""
     kept = [p for p in parts if len(p)]
     if not kept:
-        return Parts(np.zeros(0, np.int8), np.zeros((0, 3, 4)), np.zeros(0, np.uint8), np.zeros(0, np.uint16))
-    return Parts(*(np.concatenate([getattr(p, f) for p in kept]) for f in ("shape", "to_world", "material", "label")))
+        return solids(BOX, np.zeros((0, 3)), np.zeros((0, 3)), Material.ASPHALT, 0)
+    return Parts(*(np.concatenate([getattr(p, f.name) for p in kept]) for f in fields(Parts)))
 
 
 def _random_turns(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -247,7 +254,12 @@ def car(rng: np.random.Generator, label: int = CAR) -> Parts:
         label,
     )  # fmt: skip
     small.material[2:] = Material.PLASTIC
-    return join(body, bumpers, *sheets, *glass, *posts, seats, wheels, small)
+    return join(body, bumpers, *sheets, *glass, *posts, seats, wheels, small).toned(_paint(rng), Material.PAINT)
+
+
+def _paint(rng: np.random.Generator) -> float:
+    """Tone of a vehicle's paint, from black (gives few echoes) to white."""
+    return float(rng.choice((0.12, 0.3, 0.6, 1.0, 1.5), p=(0.25, 0.2, 0.2, 0.2, 0.15)))
 
 
 def van(rng: np.random.Generator, label: int = OTHER_VEHICLE) -> Parts:
@@ -267,7 +279,7 @@ def van(rng: np.random.Generator, label: int = OTHER_VEHICLE) -> Parts:
     windows = solids(BOX, [(cargo_front - 0.5, s * half_w, height * 0.72) for s in (-1, 1)], (0.4, 0.02, 0.25), Material.WINDOW, label)
     plate = solids(BOX, [(-length / 2, 0, 0.6), (length / 2, 0, 0.5)], (0.02, 0.26, 0.06), Material.PLATE, label)
     wheels = _wheels(rng, length * 0.33, -length * 0.33, half_w, 0.34, label)
-    return join(body, screen, windows, plate, wheels)
+    return join(body, screen, windows, plate, wheels).toned(_paint(rng), Material.PAINT)
 
 
 def truck(rng: np.random.Generator, label: int = TRUCK) -> Parts:
@@ -293,7 +305,7 @@ def truck(rng: np.random.Generator, label: int = TRUCK) -> Parts:
     )
     glass = solids(BOX, [(length / 2, 0, height * 0.62)], [(0.02, half_w * 0.85, 0.35)], Material.WINDOW, label)
     wheels = _wheels(rng, length / 2 - 1.1, -length / 2 + 1.3, half_w, 0.5, label)
-    return join(body, glass, wheels)
+    return join(body, glass, wheels).toned(_paint(rng), Material.PAINT)
 
 
 def person(rng: np.random.Generator, label: int = MOVING_PERSON) -> Parts:
@@ -352,9 +364,7 @@ def _tube(start, end, radius: float, material: Material, label: int) -> Parts:
     axis = end - start
     length = np.linalg.norm(axis)
     axis = axis / length
-    side = np.cross(axis, (1.0, 0, 0) if abs(axis[0]) < 0.8 else (0, 1.0, 0))
-    side /= np.linalg.norm(side)
-    turn = np.stack([side, np.cross(axis, side), axis], axis=1)
+    turn = rotation(np.arctan2(axis[1], axis[0]), np.arccos(np.clip(axis[2], -1, 1)))
     return solids(CYLINDER, (start + end) / 2, (radius, radius, length / 2), material, label, turn)
 
 
@@ -527,7 +537,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     for s in (-1, 1):  # drain pipes
         if rng.random() < 0.5:
             parts.append(_tube((s * (width / 2 - 0.2), -0.07, 0), (s * (width / 2 - 0.2), -0.07, height), 0.05, Material.METAL, BUILDING))
-    return join(*parts)
+    return join(*parts).toned(rng.uniform(0.6, 1.4), Material.FACADE)
 
 
 def _windows(rng: np.random.Generator, width: float, height: float) -> Parts:

@@ -288,7 +288,8 @@ def _hit(shape, m, ox, oy, oz, dx, dy, dz):
     if pz < -1.0 and base > 0.0 and x * x + y * y <= 1.0:
         best = base
     rest = b * b - a * c
-    if rest > 0.0 and abs(a) > 1e-18 and c > 0.0:
+    inside = c <= 0.0 and abs(pz) <= 1.0
+    if rest > 0.0 and abs(a) > 1e-18 and not inside:
         root = np.sqrt(rest)
         for t in ((-b - root) / a, (-b + root) / a):
             z = pz + t * vz
@@ -300,18 +301,21 @@ def _hit(shape, m, ox, oy, oz, dx, dy, dz):
 @njit(cache=True, fastmath=True)
 def _chance(ray, solid, seed):
     """A number in [0, 1) that belongs to this pair of ray and solid."""
-    h = np.uint32(ray) * np.uint32(0x9E3779B1) ^ np.uint32(solid) * np.uint32(0x85EBCA77) ^ np.uint32(seed)
-    h ^= h >> np.uint32(15)
-    h *= np.uint32(0x2C1B3C6D)
-    h ^= h >> np.uint32(12)
-    h *= np.uint32(0x297A2D39)
-    h ^= h >> np.uint32(15)
+    mask = np.uint64(0xFFFFFFFF)  # numba widens 32-bit products to 64 bits
+    h = (np.uint64(ray) * np.uint64(0x9E3779B1) ^ np.uint64(solid) * np.uint64(0x85EBCA77) ^ np.uint64(seed)) & mask
+    h ^= h >> np.uint64(15)
+    h = (h * np.uint64(0x2C1B3C6D)) & mask
+    h ^= h >> np.uint64(12)
+    h = (h * np.uint64(0x297A2D39)) & mask
+    h ^= h >> np.uint64(15)
     return np.float64(h) / 4294967296.0
 
 
 @njit(cache=True, fastmath=True)
 def _safe_inverse(d):
-    return 1.0 / d if abs(d) > 1e-12 else 1e12
+    if abs(d) > 1e-12:
+        return 1.0 / d
+    return 1e12 if d > 0.0 else -1e12  # zero counts as downwards: see the steps of first_ground
 
 
 @njit(cache=True, fastmath=True)
@@ -527,5 +531,6 @@ def cast(
     """
     return _cast(
         solids.arrays, solids.to_local, solids.shape, movers.arrays, movers.to_local, movers.shape,
-        ground.arrays, origins, directions, float(max_range_m), np.uint32(seed % (2**32)),
+        ground.arrays, np.ascontiguousarray(origins, dtype=np.float64), np.ascontiguousarray(directions, dtype=np.float64),
+        float(max_range_m), seed % (2**32),
     )  # fmt: skip

@@ -20,7 +20,7 @@ class TrainingPair:
     """One sweep and the static surface around it, both in the sensor's frame, metres.
 
     sweep (N, 3) float32; intensity, time (N,) float32; ring (N,) uint8; label (N,) uint16 (SemanticKITTI); truth (M, 3) float32: one
-    point a voxel of 0.1 m; origin (3,) float32: the sensor, the start of every ray, so the space between origin and a sweep point was seen free;
+    point a voxel of 0.1 m; origin (3,) float32: where the rays start (mean of the beams), so the space between origin and a sweep point was seen free;
     pose (4, 4) world from sensor; seed of the world; sensor name.
     """
 
@@ -109,6 +109,6 @@ def pair_of(world: World, truth: np.ndarray, sweep: Sweep, sensor: SpinningLidar
     local = ((near - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]).astype(np.float32)
     local = local[(np.linalg.norm(local, axis=1) < max_range_m) & (local[:, 2] > -4.0)]
     return TrainingPair(
-        sweep.points, sweep.intensity, local, np.zeros(3, np.float32), sweep.ring, sweep.time, sweep.label, sweep.pose,
+        sweep.points, sweep.intensity, local, np.array((0, 0, sensor.eyes_m.mean()), np.float32), sweep.ring, sweep.time, sweep.label, sweep.pose,
         world.seed, sensor.name,
     )  # fmt: skip

@@ -28,6 +28,7 @@ class Street:
     half_width: float
     sidewalk: tuple[float, float]  # right (y < 0), left
     kerb: float
+    lane: float  # lateral of the car's lane
 
     def offsets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Along (...) and lateral (...) metres of world points; lateral is positive on the left."""
@@ -54,7 +55,7 @@ class Street:
 class World:
     """What rays can hit, and the drive through it.
 
-    material, label (P,) belong to `solids`; mover_parts, mover_velocity (Q, 2) m/s: what moves, at time 0. path (K, 4): x, y, z
+    material, label, tone (P,) belong to `solids`; mover_parts, mover_velocity (Q, 2) m/s, mover_thing (Q,): what moves, at time 0, and which parts are one thing. path (K, 4): x, y, z
     of the road under the car and yaw, every half metre of the drive; path_middle: the row of its middle. streets: first the main one.
     """
 
@@ -63,34 +64,43 @@ class World:
     solids: raycast.Solids
     material: np.ndarray
     label: np.ndarray
+    tone: np.ndarray
     mover_parts: Parts
     mover_velocity: np.ndarray
+    mover_thing: np.ndarray
     path: np.ndarray
     path_middle: int
     streets: tuple[Street, ...]
     kind: str
     parameters: dict = field(default_factory=dict)
 
-    def movers_at(self, time_s: float) -> raycast.Solids:
-        """Solids of what moves, at a time in seconds."""
+    def movers_at(self, time_s: float, clear_of: np.ndarray | None = None) -> raycast.Solids:
+        """Solids of what moves, at a time in seconds; what would touch a car at clear_of (2,) is put far below the ground."""
         if not len(self.mover_parts):
             return empty_solids()
         matrix = self.mover_parts.to_world.copy()
         matrix[:, :2, 3] += self.mover_velocity * time_s
+        if clear_of is not None:
+            reach = np.linalg.norm(matrix[:, :2, :3], axis=(1, 2))
+            near = np.linalg.norm(matrix[:, :2, 3] - clear_of, axis=1) - reach < 2.0
+            matrix[np.isin(self.mover_thing, self.mover_thing[near]), 2, 3] -= 1e3
         return raycast.make_solids(self.mover_parts.shape, matrix, SURFACE_TABLE[self.mover_parts.material, 2])
 
-    def surface(self, solid: np.ndarray, points: np.ndarray, moving: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Material (N,) uint8 and label (N,) uint16 of hits: `solid` as `raycast.cast` returns it, points (N, 3)."""
-        material, label = self.material, self.label
+    def surface(self, solid: np.ndarray, points: np.ndarray, moving: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Material (N,) uint8, label (N,) uint16 and tone (N,) float32 of hits: `solid` as `raycast.cast` returns it, points (N, 3)."""
+        tables = [self.material, self.label, self.tone]
         if moving:
-            material = np.concatenate([material, self.mover_parts.material])
-            label = np.concatenate([label, self.mover_parts.label])
-        of_material, of_label = np.zeros(len(solid), np.uint8), np.zeros(len(solid), np.uint16)
-        hit, ground = solid >= 0, solid == raycast.GROUND
-        of_material[hit], of_label[hit] = material[solid[hit]], label[solid[hit]]
-        of_material[ground] = self.ground.material_at(points[ground, 0], points[ground, 1])
-        of_label[ground] = GROUND_TABLE[of_material[ground]]
-        return of_material, of_label
+            parts = self.mover_parts
+            tables = [np.concatenate(pair) for pair in zip(tables, (parts.material, parts.label, parts.tone), strict=True)]
+        hit, ground = solid >= 0, np.flatnonzero(solid == raycast.GROUND)
+        if len(tables[0]):
+            material, label, tone = (np.where(hit, table[np.maximum(solid, 0)], 0).astype(table.dtype) for table in tables)
+        else:
+            material, label, tone = (np.zeros(len(solid), table.dtype) for table in tables)
+        material[ground] = self.ground.material_at(points[ground, 0], points[ground, 1])
+        label[ground] = GROUND_TABLE[material[ground]]
+        tone[ground] = 1.0
+        return material, label, tone
 
     def pose_at(self, along_m: float, height_m: float = 1.73) -> np.ndarray:
         """Pose (4, 4), world from sensor, at a distance in metres from the middle of the drive; pitch and roll follow the road."""
@@ -122,9 +132,9 @@ def empty_solids() -> raycast.Solids:
 
 # kind: half width, sidewalk, setback, house width, house depth, house height, gap between houses, and chances along the kerb
 KINDS: dict[str, dict] = {
-    "inner city": dict(half_width=(2.6, 4.6), sidewalk=(1.0, 3.0), setback=(0.0, 0.6), house=(7, 18), height=(7, 18), gap=(0.0, 0.25), parked=0.55, trees=0.12, fences=0.1),
-    "terraces": dict(half_width=(2.5, 4.5), sidewalk=(1.0, 2.5), setback=(1.5, 6.0), house=(6, 14), height=(5, 10), gap=(0.3, 0.5), parked=0.5, trees=0.3, fences=0.75),
-    "gardens": dict(half_width=(2.5, 4.5), sidewalk=(0.0, 2.2), setback=(3.0, 11.0), house=(7, 14), height=(3.5, 8), gap=(0.8, 0.8), parked=0.35, trees=0.6, fences=0.8),
+    "inner city": dict(half_width=(3.0, 5.5), sidewalk=(1.2, 3.5), setback=(0.0, 0.6), house=(7, 18), height=(7, 18), gap=(0.0, 0.25), parked=0.55, trees=0.12, fences=0.1),
+    "terraces": dict(half_width=(2.8, 5.2), sidewalk=(1.0, 2.8), setback=(1.5, 6.0), house=(6, 14), height=(5, 10), gap=(0.3, 0.5), parked=0.5, trees=0.3, fences=0.75),
+    "gardens": dict(half_width=(2.8, 5.0), sidewalk=(0.0, 2.4), setback=(3.0, 11.0), house=(7, 14), height=(3.5, 8), gap=(0.8, 0.8), parked=0.35, trees=0.6, fences=0.8),
     "avenue": dict(half_width=(4.5, 8.0), sidewalk=(2.0, 5.0), setback=(1.0, 14.0), house=(12, 30), height=(8, 20), gap=(0.6, 0.8), parked=0.5, trees=0.8, fences=0.35),
     "country": dict(half_width=(2.4, 4.0), sidewalk=(0.0, 0.0), setback=(6.0, 20.0), house=(7, 16), height=(3.5, 8), gap=(0.9, 4.0), parked=0.04, trees=1.0, fences=0.5),
 }  # fmt: skip
@@ -144,11 +154,11 @@ def street(seed: int, *, kind: str | None = None, half_length_m: float = 110.0, 
     streets = _streets(rng, kind, half_length_m)
     ground = _ground(rng, streets, kind, half_length_m + 10, half_depth_m + 10)
     path, middle = _drive(rng, streets, ground, half_length_m)
-    parts, movers, velocity = _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic)
+    parts, movers, velocity, thing = _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic)
     parts = _clear_of_drive(parts, path)
     solids = raycast.make_solids(parts.shape, parts.to_world, SURFACE_TABLE[parts.material, 2])
     return World(
-        seed, ground, solids, parts.material, parts.label, movers, velocity, path, middle, streets, kind,
+        seed, ground, solids, parts.material, parts.label, parts.tone, movers, velocity, thing, path, middle, streets, kind,
         dict(kind=kind, half_length_m=half_length_m, half_depth_m=half_depth_m, traffic=traffic),
     )  # fmt: skip
 
@@ -159,9 +169,11 @@ def _streets(rng: np.random.Generator, kind: str, half_length_m: float) -> tuple
     def one(start, heading, bend):
         settings = KINDS[kind]
         sidewalk = rng.uniform(*settings["sidewalk"], 2)
+        half_width = rng.uniform(*settings["half_width"])
+        lane = (-1 if rng.random() < 0.85 else 1) * min(half_width * 0.45, rng.uniform(1.3, 2.0))  # right-hand traffic mostly
         return Street(
-            start, heading, rng.normal(0, bend), rng.uniform(90, 260), rng.uniform(0, 2 * np.pi), rng.uniform(*settings["half_width"]),
-            tuple(float(v) for v in np.where(rng.random(2) < 0.9, sidewalk, 0)), float(rng.uniform(0.04, 0.16)) if kind != "country" else 0.0,
+            start, heading, rng.normal(0, bend), rng.uniform(90, 260), rng.uniform(0, 2 * np.pi), half_width,
+            tuple(float(v) for v in np.where(rng.random(2) < 0.9, sidewalk, 0)), float(rng.uniform(0.04, 0.16)) if kind != "country" else 0.0, lane,
         )  # fmt: skip
 
     main = one((0.0, 0.0), 0.0, 5.0)
@@ -240,14 +252,12 @@ def _driveways(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nda
 def _drive(rng: np.random.Generator, streets, ground: raycast.Ground, half_length_m: float) -> tuple[np.ndarray, int]:
     """The car's path (K, 4), in the right or the left lane of the main street; sometimes it turns into a cross street."""
     main = streets[0]
-    side = -1.0 if rng.random() < 0.85 else 1.0  # right-hand traffic mostly
-    lane = side * min(main.half_width * 0.45, rng.uniform(1.4, 1.9))
     along = np.arange(-half_length_m + 2, half_length_m - 2, 0.1)
-    points = np.array([main.at(a, lane + 0.15 * np.sin(a / 23)) for a in along])
+    points = np.array([main.at(a, main.lane + 0.15 * np.sin(a / 23)) for a in along])
     step = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1))]
     s = np.arange(0, step[-1], PATH_STEP_M)
     x, y, yaw = (np.interp(s, step, points[:, i]) for i in range(3))
-    if rng.random() < 0.5:  # either way along the street
+    if main.lane > 0:  # towards -x, so that the car keeps to the right
         x, y, yaw = x[::-1], y[::-1], yaw[::-1] + np.pi
     return np.column_stack([x, y, ground.height_at(x, y), yaw]), len(s) // 2
 
@@ -265,7 +275,7 @@ def _clear_of_drive(parts: Parts, path: np.ndarray) -> Parts:
         nearest[block] = d[np.arange(len(k)), k]
         low[block] = centre[block, 2] - road[k, 2]
     blocked = (nearest < 1.25 + np.minimum(reach, 0.6)) & (low < 2.6)
-    return Parts(*(getattr(parts, f)[~blocked] for f in ("shape", "to_world", "material", "label")))
+    return parts.chosen(~blocked)
 
 
 class _Taken:
@@ -284,8 +294,8 @@ class _Taken:
         return True
 
 
-def _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic) -> tuple[Parts, Parts, np.ndarray]:
-    """Everything that stands or moves: static parts, moving parts, velocity (Q, 2) of those."""
+def _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic) -> tuple[Parts, Parts, np.ndarray, np.ndarray]:
+    """Everything that stands or moves: static parts, moving parts, their velocity (Q, 2) and thing (Q,)."""
     settings = KINDS[kind]
     static: list[Parts] = []
     movers: list[Parts] = []
@@ -309,7 +319,8 @@ def _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic) -
             _kerbside(rng, settings, s, number, side, start, reach, put, beyond_streets)
         _traffic(rng, s, start, reach, traffic if kind != "country" else traffic * 0.4, ground, movers, velocity)
     _scatter(rng, kind, half_length_m, half_depth_m, put, beyond_streets, houses)
-    return join(*static), join(*movers), np.concatenate(velocity) if velocity else np.zeros((0, 2))
+    thing = np.repeat(np.arange(len(movers)), [len(m) for m in movers])
+    return join(*static), join(*movers), np.concatenate([np.zeros((0, 2)), *velocity]), thing
 
 
 def _houses(rng, settings, s: Street, number, side, start, reach, put, beyond_streets, taken: _Taken) -> None:
@@ -368,6 +379,7 @@ def _kerbside(rng, settings, s: Street, number, side, start, reach, put, beyond_
     walk = s.sidewalk[0 if side < 0 else 1]
     parked = np.clip(settings["parked"] + rng.normal(0, 0.3), 0, 0.95)
     inset = s.half_width - 0.95 if s.half_width > 3.6 else s.half_width + rng.uniform(-0.2, 0.6)
+    inset = max(inset, side * s.lane + rng.uniform(2.2, 2.6))  # room to pass; half on the pavement in narrow streets
     along = start + rng.uniform(0, 8)
     while along < reach:
         length = 4.5
