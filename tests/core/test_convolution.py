@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse import convolution_cpu
 from lidar_completion.sparse.convolution import BACKENDS, convolve
 from lidar_completion.sparse.coordinates import Voxels, pack, unique_voxels
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid, kernel_map
@@ -103,6 +104,17 @@ def test_gradients_numerically_in_double_precision(backend: str):
     assert torch.autograd.gradcheck(lambda f, k: convolve(f, k, table, backend), (features, kernel))
 
 
+@pytest.mark.parametrize("channels", [(8, 8), (70, 64)])
+def test_training_after_inference_in_one_process(channels: tuple[int, int]):
+    table = maps(9000, 1)["neighbours"]
+    features, kernel = inputs(table, *channels, torch.float32)
+    convolution_cpu._workspace.__dict__.clear()
+    with torch.inference_mode():
+        convolve(features.detach(), kernel.detach(), table, "cpu")
+    convolve(features, kernel, table, "cpu").sum().backward()
+    assert kernel.grad is not None
+
+
 def test_a_pointwise_kernel_is_a_matrix_product():
     features, kernel = torch.randn(5, 3), torch.randn(3, 2)
     assert torch.equal(convolve(features, kernel, None), features @ kernel)  # type: ignore[arg-type]
@@ -118,3 +130,31 @@ def test_cuda_agrees_with_the_cpu(kind: str):
     )
     ours = convolve(features.cuda(), kernel.cuda(), on_gpu).cpu()
     torch.testing.assert_close(ours, convolve(features, kernel, table, "torch"), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (13, 7), (70, 64)])
+@pytest.mark.parametrize(("bias", "residual", "relu"), [(1, 0, 0), (0, 1, 1), (1, 1, 1), (0, 0, 1)])
+def test_bias_residual_and_relu_are_the_separate_sums(channels: tuple[int, int], bias: int, residual: int, relu: int):
+    table = maps(500, 2)["neighbours"]
+    features, kernel = inputs(table, *channels, torch.float32)
+    b = torch.randn(channels[1]) if bias else None
+    r = torch.randn(table.num_out, channels[1]) if residual else None
+    expected = convolve(features, kernel, table, "torch") + (b if bias else 0) + (r if residual else 0)
+    expected = expected.relu() if relu else expected
+    learning = convolve(features, kernel, table, bias=b, residual=r, relu=bool(relu))
+    with torch.no_grad():
+        fused = convolve(features, kernel, table, bias=b, residual=r, relu=bool(relu))
+    for ours in (learning, fused):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
+    assert learning.requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["neighbours", "down", "up"])
+def test_bfloat16_sums_in_float32(kind: str):
+    table = maps(2000, 1)[kind]
+    features, kernel = inputs(table, 96, 96, torch.float32)
+    exact = convolve(features, kernel, table)
+    rounded = convolve(features, kernel.bfloat16(), table)
+    assert rounded.dtype == torch.float32
+    assert float((rounded - exact).abs().mean() / exact.std()) < 0.01

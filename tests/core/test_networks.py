@@ -9,6 +9,7 @@ from lidar_completion.networks import (
     Denoiser,
     Refiner,
     VoxelisedCloud,
+    fold_batch_norm,
     timestep_embedding,
 )
 
@@ -138,3 +139,43 @@ def test_timestep_embedding_by_definition():
 @pytest.mark.parametrize("width", [0.125, 0.3, 0.5, 1.0])
 def test_widths_are_truncated(width: int):
     assert Architecture(width=width).channels == tuple(int(c * width) for c in (32, 32, 64, 128, 256, 256, 128, 96, 96))
+
+
+def trained_like(network: torch.nn.Module) -> torch.nn.Module:
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [0.125, 0.25, 1.0])
+def test_folding_the_batch_norms_changes_nothing(width: int):
+    torch.manual_seed(0)
+    architecture = Architecture(width=width, voxel_size_m=0.5)
+    scan, points = VoxelisedCloud.of(cloud(60), 0.5), VoxelisedCloud.of(cloud(300, 1), 0.5)
+    encoder, denoiser, refiner = (trained_like(kind(architecture)) for kind in (ConditionEncoder, Denoiser, Refiner))
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    t = torch.tensor([500])
+    plain = denoiser(points, encoder(scan), t), refiner(points)
+    folded = fold_batch_norm(denoiser)(points, fold_batch_norm(encoder)(scan), t), fold_batch_norm(refiner)(points)
+    for a, b in zip(plain, folded, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * float(a.std()) + 1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+
+
+@torch.no_grad()
+def test_bfloat16_stays_within_two_percent():
+    torch.manual_seed(0)
+    architecture = Architecture(width=1.0, voxel_size_m=0.5)
+    scan, points = VoxelisedCloud.of(cloud(60), 0.5), VoxelisedCloud.of(cloud(300, 1), 0.5)
+    encoder, denoiser = (trained_like(kind(architecture)) for kind in (ConditionEncoder, Denoiser))
+    exact = denoiser(points, encoder(scan), torch.tensor([500]))
+    encoder, denoiser = (fold_batch_norm(network, torch.bfloat16) for network in (encoder, denoiser))
+    rounded = denoiser(points, encoder(scan), torch.tensor([500]))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert float((rounded - exact).abs().mean() / exact.std()) < 0.02

@@ -4,8 +4,11 @@ Names and shapes are those of the LiDiff / ScoreLiDAR / Distillation-DPO checkpo
 its name in the file. A network sees voxels (a VoxelPyramid) and features; it knows nothing of diffusion.
 """
 
+import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,9 @@ from lidar_completion.sparse.coordinates import Voxels, voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 from lidar_completion.sparse.nearest import nearest_rows
 
+Network = TypeVar("Network", bound=nn.Module)
+
+WIDE_CHANNELS = 96  # layers of at least as many channels are worth rounding to bfloat16
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
 # The level whose voxels a stage starts from; up1..up4 start where stage4..stage1 end, one level coarser than they do.
@@ -76,15 +82,24 @@ class Condition:
 
 
 class SparseConvolution(nn.Module):
-    """A kernel (K, C_in, C_out), or (C_in, C_out) for 1x1x1, without bias."""
+    """A kernel (K, C_in, C_out), or (C_in, C_out) for 1x1x1; `bias` (C_out,) only where a batch norm was folded in."""
+
+    bias: Tensor | None
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int) -> None:
         super().__init__()
         shape = (c_in, c_out) if kernel_size == 1 else (kernel_size**3, c_in, c_out)
         self.kernel = nn.Parameter(torch.randn(shape) * math.sqrt(2.0 / (c_in * kernel_size**3)))
+        self.register_buffer("bias", None)
 
-    def forward(self, features: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
-        return convolve(features, self.kernel, kernel_map)
+    def forward(
+        self,
+        features: Tensor,
+        kernel_map: KernelMap | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        return convolve(features, self.kernel, kernel_map, bias=self.bias, residual=residual, relu=relu)
 
 
 class BatchNorm(nn.Module):
@@ -102,6 +117,23 @@ class BatchNorm(nn.Module):
         return self.bn(features)
 
 
+def normalised(
+    convolution: SparseConvolution,
+    norm: nn.Module,
+    features: Tensor,
+    kernel_map: KernelMap | None = None,
+    residual: Tensor | None = None,
+    relu: bool = True,
+) -> Tensor:
+    """ReLU(BN(convolution) + residual); one fused call where the batch norm was folded into the convolution."""
+    if convolution.bias is not None:
+        return convolution(features, kernel_map, residual, relu)
+    out = norm(convolution(features, kernel_map))
+    if residual is not None:
+        out = out + residual
+    return F.relu(out) if relu else out
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch norm, ReLU; `net` holds them under the checkpoints' numbers."""
 
@@ -110,7 +142,7 @@ class ConvBlock(nn.Module):
         self.net = nn.Sequential(SparseConvolution(c_in, c_out, kernel_size), BatchNorm(c_out), nn.ReLU())
 
     def forward(self, features: Tensor, kernel_map: KernelMap) -> Tensor:
-        return F.relu(self.net[1](self.net[0](features, kernel_map)))
+        return normalised(self.net[0], self.net[1], features, kernel_map)
 
 
 class ResidualBlock(nn.Module):
@@ -130,8 +162,10 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
-        hidden = F.relu(self.net[1](self.net[0](features, neighbours)))
-        return F.relu(self.net[4](self.net[3](hidden, neighbours)) + self.downsample(features))
+        hidden = normalised(self.net[0], self.net[1], features, neighbours)
+        if len(self.downsample):
+            features = normalised(self.downsample[0], self.downsample[1], features, relu=False)
+        return normalised(self.net[3], self.net[4], hidden, neighbours, residual=features)
 
 
 class Stem(nn.Sequential):
@@ -148,8 +182,8 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
-        hidden = F.relu(self[1](self[0](features, neighbours)))
-        return F.relu(self[4](self[3](hidden, neighbours)))
+        hidden = normalised(self[0], self[1], features, neighbours)  # type: ignore[arg-type]
+        return normalised(self[3], self[4], hidden, neighbours)  # type: ignore[arg-type]
 
 
 class ResidualBlocks(nn.Sequential):
@@ -276,9 +310,12 @@ class Denoiser(UNet):
         item = condition.voxels.keys >> 54 if len(t) > 1 else torch.zeros_like(condition.voxels.keys)
 
         def gate(stage: str, features: Tensor) -> Tensor:
-            return features * self.gate_table(stage, condition, embedding, item)[tables[STAGE_LEVEL[stage]]]
+            table = self.gate_table(stage, condition, embedding, item)
+            if len(table) == 1:  # as without a condition: every voxel has the same gate
+                return features * table
+            return features * table.index_select(0, tables[STAGE_LEVEL[stage]])
 
-        features = self.trunk(cloud, gate)[cloud.point_row]
+        features = self.trunk(cloud, gate).index_select(0, cloud.point_row)
         if self.point_offsets:
             features = torch.cat([features, cloud.point_offset], dim=1)
         return self.last(features)
@@ -303,4 +340,32 @@ class Refiner(UNet):
     def forward(self, cloud: VoxelisedCloud) -> Tensor:
         """Offsets (N, 6, 3) in metres of each point of `cloud`."""
         features = self.trunk(cloud, lambda stage, features: features)
-        return torch.tanh(self.last(features)[cloud.point_row]).view(-1, self.OFFSETS, 3)
+        return torch.tanh(self.last(features).index_select(0, cloud.point_row)).view(-1, self.OFFSETS, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inference
+
+
+def fold_batch_norm(network: Network, wide_dtype: torch.dtype = torch.float32) -> Network:
+    """A copy of a network in eval mode, for inference alone, with every batch norm inside its convolution's kernel and bias.
+
+    wide_dtype=torch.bfloat16 also rounds the kernels of wide layers, which then multiply in bfloat16 and sum in float32.
+    """
+    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    for layers in folded.modules():
+        if isinstance(layers, nn.Sequential):
+            for layer, norm in pairwise(layers):
+                if isinstance(layer, SparseConvolution) and isinstance(norm, BatchNorm):
+                    _fold(layer, norm.bn, wide_dtype)
+    return folded
+
+
+def _fold(convolution: SparseConvolution, norm: nn.BatchNorm1d, wide_dtype: torch.dtype) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    kernel = convolution.kernel * scale
+    convolution.bias = norm.bias - norm.running_mean * scale
+    wide = min(kernel.shape[-2:]) >= WIDE_CHANNELS
+    convolution.kernel = nn.Parameter(kernel.to(wide_dtype if wide else kernel.dtype), requires_grad=False)

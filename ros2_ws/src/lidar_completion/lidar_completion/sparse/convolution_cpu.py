@@ -322,5 +322,6 @@ def _block(name: str, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
     needed = BLOCK_ROWS * channels
     buffer = buffers.get((name, dtype))
     if buffer is None or buffer.numel() < needed:
-        buffer = buffers[name, dtype] = torch.empty(needed, dtype=dtype)
+        with torch.inference_mode(False):  # an inference tensor could not be written to by a later training step
+            buffer = buffers[name, dtype] = torch.empty(needed, dtype=dtype)
     return buffer[: rows * channels].view(rows, channels)
