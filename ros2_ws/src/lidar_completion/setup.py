@@ -11,7 +11,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
     ],
     python_requires=">=3.11",
-    install_requires=["numpy", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],
+    install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],
     extras_require={"onnx": ["onnx", "onnxruntime"]},
     tests_require=["pytest"],
     zip_safe=True,

@@ -12,7 +12,7 @@ from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
 from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
-from lidar_completion.networks import Condition, VoxelisedCloud
+from lidar_completion.networks import Condition, VoxelisedCloud, fold_batch_norm
 from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
 
 
@@ -57,7 +57,9 @@ class SceneCompleter:
         missing = {"encoder", "denoiser"} - networks.keys()
         if missing:
             raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completing needs both")
-        return cls(card, {name: network.to(target).eval() for name, network in networks.items()}, target, backend)
+        return cls(
+            card, {name: fold_batch_norm(network).to(target) for name, network in networks.items()}, target, backend
+        )
 
     @torch.inference_mode()
     def complete(
@@ -184,6 +186,8 @@ def label(measured: Tensor, rows: Tensor, completed: Tensor, confidence: Tensor)
 
 def as_sweep(points: np.ndarray | Tensor) -> Tensor:
     """A float32 tensor (N, 3) of the input, without a copy where it already is one; SweepError for other shapes."""
+    if isinstance(points, np.ndarray) and not points.flags.writeable:
+        points = points.copy()  # PyTorch cannot promise not to write to it, and warns
     tensor = torch.as_tensor(points)
     if tensor.dim() != 2 or tensor.shape[1] != 3:
         raise SweepError(f"a sweep is an array (N, 3), this one has shape {tuple(tensor.shape)}")

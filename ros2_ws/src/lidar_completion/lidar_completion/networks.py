@@ -8,7 +8,7 @@ import copy
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -118,8 +118,8 @@ class BatchNorm(nn.Module):
 
 
 def normalised(
-    convolution: SparseConvolution,
-    norm: nn.Module,
+    convolution: Any,  # SparseConvolution; containers give their parts as plain modules
+    norm: Any,
     features: Tensor,
     kernel_map: KernelMap | None = None,
     residual: Tensor | None = None,
@@ -181,9 +181,9 @@ class Stem(nn.Sequential):
             nn.ReLU(),
         )
 
-    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
-        hidden = normalised(self[0], self[1], features, neighbours)  # type: ignore[arg-type]
-        return normalised(self[3], self[4], hidden, neighbours)  # type: ignore[arg-type]
+    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:  # type: ignore[override]
+        hidden = normalised(self[0], self[1], features, neighbours)
+        return normalised(self[3], self[4], hidden, neighbours)
 
 
 class ResidualBlocks(nn.Sequential):
@@ -192,7 +192,7 @@ class ResidualBlocks(nn.Sequential):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
 
-    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:
+    def forward(self, features: Tensor, neighbours: KernelMap) -> Tensor:  # type: ignore[override]
         return self[1](self[0](features, neighbours), neighbours)
 
 
@@ -202,7 +202,7 @@ class EncoderStage(nn.Sequential):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(ConvBlock(c_in, c_in, 2), ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out))
 
-    def forward(self, features: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:
+    def forward(self, features: Tensor, pyramid: VoxelPyramid, level: int) -> Tensor:  # type: ignore[override]
         neighbours = pyramid.neighbours(level + 1)
         return self[2](self[1](self[0](features, pyramid.down(level)), neighbours), neighbours)
 

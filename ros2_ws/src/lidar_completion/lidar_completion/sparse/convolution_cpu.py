@@ -124,7 +124,7 @@ def _narrow_loop(c_out: int):  # type: ignore[no-untyped-def]
                 if len(residual):
                     for c in range(c_out):
                         total[c] += residual[u, c]
-                _add_products(features, kernel, rows, offsets, starts[u], starts[u + 1], c_in, total, c_out)
+                _add_products(features, kernel, rows, offsets, starts[u], starts[u + 1], c_in, total, c_out)  # type: ignore[call-arg]
                 if relu:
                     for c in range(c_out):
                         total[c] = max(total[c], np.float32(0))
@@ -192,9 +192,9 @@ def _gradient_loop(c_out: int):  # type: ignore[no-untyped-def]
             for block in range(first, last, 512):  # rows of a block are read c_in / tile times: from the cache
                 end = min(block + 512, last)
                 for c in range(0, whole, tile):
-                    _add_outer(features, grad, in_rows, out_rows, block, end, c_in, c, part, c_out, tile)
+                    _add_outer(features, grad, in_rows, out_rows, block, end, c_in, c, part, c_out, tile)  # type: ignore[call-arg]
                 for c in range(whole, c_in):
-                    _add_outer(features, grad, in_rows, out_rows, block, end, c_in, c, part, c_out, 1)
+                    _add_outer(features, grad, in_rows, out_rows, block, end, c_in, c, part, c_out, 1)  # type: ignore[call-arg]
 
         _loops["gradient", c_out] = loop
     return _loops["gradient", c_out]
@@ -318,7 +318,7 @@ def _wide_kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel
 
 def _block(name: str, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
     """A (rows, channels) view of this thread's buffer `name`, grown to the largest block asked for."""
-    buffers = _workspace.__dict__
+    buffers: dict[Any, Tensor] = _workspace.__dict__
     needed = BLOCK_ROWS * channels
     buffer = buffers.get((name, dtype))
     if buffer is None or buffer.numel() < needed:
