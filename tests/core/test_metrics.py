@@ -167,6 +167,10 @@ def test_published_emd_agrees_with_its_dense_definition(seed):
             break
     expected = u @ (kernel * table) @ v
     assert metrics.emd_as_published(prediction, truth) == pytest.approx(expected, rel=1e-9)
+    far = np.array([[3000.0, 3000.0, 900.0]])  # a grid that large is not convolved
+    assert metrics.emd_as_published(prediction, far) == pytest.approx(
+        np.linalg.norm(np.floor(prediction / 0.5) * 0.5 - far, axis=1).mean(), rel=1e-6
+    )
 
 
 # --- bands and masks --------------------------------------------------------------------------------------------
