@@ -23,7 +23,7 @@ class ArchitectureRecipe:
     """lidar_completion.networks.Architecture, entry by entry."""
 
     width: float = 0.25
-    voxel_size_m: float = 0.4
+    voxel_size_m: float = 0.3
     head_width: int = 64
     point_offsets: bool = True
 
@@ -34,15 +34,15 @@ class PipelineRecipe:
 
     min_range_m: float = 3.5
     max_range_m: float = 50.0
-    downsample_voxel_m: float = 0.4
-    replication: int = 12
+    downsample_voxel_m: float = 0.25
+    replication: int = 10
     sampler: str = "few_step"
     steps: int = 1
     start_timestep: int = 999
-    noise_per_metre: float = 0.03
-    noise_least: float = 0.15
-    noise_most: float = 1.2
-    noise_vertical: float = 0.4
+    noise_per_metre: float = 0.02
+    noise_least: float = 0.1
+    noise_most: float = 1.0
+    noise_vertical: float = 0.3
 
 
 @dataclass
@@ -64,7 +64,7 @@ class OptimiserRecipe:
     warm_up_iterations: int = 50
     final_fraction: float = 0.05
     gradient_clip: float = 1.0
-    average_decay: float = 0.995  # of the exponential moving average of the weights, which is what gets exported
+    average_decay: float = 0.998  # of the exponential moving average of the weights, which is what gets exported
 
 
 @dataclass
