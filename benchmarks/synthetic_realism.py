@@ -15,9 +15,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
-
 from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
+from scipy.spatial import cKDTree
 
 NEAR_M = 2.5  # the carrying car's own echoes and empty returns lie nearer
 BINS = {
@@ -110,7 +109,11 @@ def table(drives: dict[str, dict[str, np.ndarray]], synthetic: dict[str, np.ndar
     for name in BINS:
         row = {"property": name, "synthetic - all real": js_distance(synthetic[name], pooled[name])}
         row |= {f"synthetic - {d}": js_distance(synthetic[name], drives[d][name]) for d in names}
-        row |= {f"{a} - {b}": js_distance(drives[a][name], drives[b][name]) for i, a in enumerate(names) for b in names[i + 1 :]}
+        row |= {
+            f"{a} - {b}": js_distance(drives[a][name], drives[b][name])
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        }
         rows.append(row)
     return rows
 
@@ -156,7 +159,9 @@ def main() -> None:
     for row in rows:
         print(f"| {row['property']} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
     for name, values in {**{n: c for n, (_, c) in read.items()}, "synthetic": counts}.items():
-        print(f"points a sweep, {name}: median {np.median(values):,.0f}, {min(values):,} to {max(values):,} ({len(values)} sweeps)")
+        print(
+            f"points a sweep, {name}: median {np.median(values):,.0f}, {min(values):,} to {max(values):,} ({len(values)} sweeps)"
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.figure:

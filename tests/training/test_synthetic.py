@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from lidar_completion_training.data.synthetic import (
     SENSORS,
     TEST_SEED,
@@ -20,14 +19,26 @@ from lidar_completion_training.data.synthetic import (
 from lidar_completion_training.data.synthetic.ground_truth import one_per_voxel, visible_surface
 from lidar_completion_training.data.synthetic.objects import Material
 from lidar_completion_training.data.synthetic.world import KINDS, empty_solids
+from scipy.spatial import cKDTree
 
-SMALL = dict(half_length_m=70.0, half_depth_m=40.0)
+SMALL = dict(half_length_m=45.0, half_depth_m=30.0)
 COARSE = SpinningLidar("coarse", tuple(np.linspace(-24, 2, 24)), 360)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Numba's threads wait for each other by spinning: on a busy machine one is faster."""
+    raycast.set_threads(1)
 
 
 @pytest.fixture(scope="module")
 def world():
     return street(3, kind="terraces", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def truth(world):
+    return visible_surface(world, COARSE, least_angle_sr=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -146,33 +157,36 @@ def distance_to_solid(world, points, solid) -> np.ndarray:
     return np.abs(level - 1) * np.linalg.norm(to_world[:, :, :3], axis=1).max(axis=1)
 
 
-def test_truth_lies_on_static_surfaces_one_point_a_voxel(world):
-    truth = visible_surface(world, COARSE)
-    assert len(truth) > 100_000
+def test_truth_lies_on_static_surfaces_one_point_a_voxel(world, truth):
+    assert len(truth) > 50_000
     assert len(one_per_voxel(truth, 0.1)) == len(truth)
     some = truth[np.random.default_rng(0).permutation(len(truth))[:4000]].astype(float)
     off_ground = np.abs(some[:, 2] - world.ground.height_at(some[:, 0], some[:, 1]))
     for point in some[off_ground > 1e-3][:200]:
-        assert distance_to_solid(world, np.tile(point, (len(world.solids), 1)), np.arange(len(world.solids))).min() < 2e-3
-    assert (off_ground < 1e-3).any() and (off_ground > 0.5).any()
+        assert (
+            distance_to_solid(world, np.tile(point, (len(world.solids), 1)), np.arange(len(world.solids))).min() < 2e-3
+        )
+    assert (off_ground < 1e-3).any()
+    assert (off_ground > 0.5).any()
 
 
-def test_what_the_drive_sees_is_in_the_truth(world):
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(visible_surface(world, COARSE, least_angle_sr=0.0))
+def test_what_the_drive_sees_is_in_the_truth(world, truth):
+    tree = cKDTree(truth)
     missing = []
-    for along in (-20.0, 0.0, 17.0):
-        sweep = scan(world, world.pose_at(along), COARSE, np.random.default_rng(0), noise=False, moving=False, max_range_m=40.0)
+    for along in (-12.0, 0.0, 10.0):
+        sweep = scan(
+            world, world.pose_at(along), COARSE, np.random.default_rng(0), noise=False, moving=False, max_range_m=40.0
+        )
         points = sweep.points @ sweep.pose[:3, :3].T + sweep.pose[:3, 3]
         missing.append(tree.query(points)[0] > 0.2)
     assert np.concatenate(missing).mean() < 0.03
 
 
-def test_hidden_surface_is_not_in_the_truth(world):
+def test_hidden_surface_is_not_in_the_truth(world, truth):
     """No truth point lies deep inside a house."""
-    truth = visible_surface(world, COARSE)
-    walls = np.flatnonzero((world.label == objects.BUILDING) & (np.linalg.norm(world.solids.to_world[:, :, :3], axis=1).min(axis=1) > 2.0))
+    walls = np.flatnonzero(
+        (world.label == objects.BUILDING) & (np.linalg.norm(world.solids.to_world[:, :, :3], axis=1).min(axis=1) > 2.0)
+    )
     assert len(walls)
     for p in walls[:20]:
         m = world.solids.to_local[p].astype(float)
@@ -188,7 +202,8 @@ def test_moving_things_are_in_the_sweep_on_demand_and_never_in_the_truth():
     without = scan(busy, pose, COARSE, np.random.default_rng(0), moving=False)
     assert (with_them.label >= 252).sum() > 20
     assert (without.label >= 252).sum() == 0
-    assert len(busy.mover_parts) and not len(quiet.mover_parts)
+    assert len(busy.mover_parts)
+    assert not len(quiet.mover_parts)
     assert not np.isin(busy.label, (252, 253, 254, 258, 259)).any()
 
 
@@ -200,7 +215,8 @@ def test_moving_things_move():
 
 
 def test_same_seed_same_pair_whatever_the_threads(pair):
-    again = training_pair(5, COARSE, threads=1, **SMALL)
+    again = training_pair(5, COARSE, threads=2, **SMALL)
+    raycast.set_threads(1)
     for name in ("sweep", "intensity", "truth", "ring", "time", "label", "pose"):
         np.testing.assert_array_equal(getattr(pair, name), getattr(again, name))
 
@@ -214,7 +230,7 @@ def test_worlds_are_the_same_for_every_number_of_workers():
 
 
 def test_no_world_equals_another():
-    worlds = [street(seed, **SMALL) for seed in range(6)]
+    worlds = [street(seed, **SMALL) for seed in range(4)]
     for i, a in enumerate(worlds):
         for b in worlds[i + 1 :]:
             assert len(a.solids) != len(b.solids) or not np.array_equal(a.solids.to_world, b.solids.to_world)
@@ -224,15 +240,18 @@ def test_no_world_equals_another():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_of_street_can_be_driven(kind):
     world = street(1, kind=kind, **SMALL)
-    sweep = scan(world, world.pose_at(10.0), COARSE, np.random.default_rng(0))
+    sweep = scan(world, world.pose_at(5.0), COARSE, np.random.default_rng(0))
     assert np.isfinite(sweep.points).all()
     assert -2.6 < np.median(sweep.points[sweep.label == objects.ROAD, 2]) < -1.0
-    assert {objects.ROAD, objects.TERRAIN, objects.SIDEWALK, objects.BUILDING, objects.VEGETATION} & set(sweep.label.tolist())
+    assert {objects.ROAD, objects.TERRAIN, objects.SIDEWALK, objects.BUILDING, objects.VEGETATION} & set(
+        sweep.label.tolist()
+    )
 
 
 def test_pair_is_in_range_and_in_the_sensor_frame(pair):
     assert pair.sweep.dtype == pair.truth.dtype == np.float32
-    assert np.linalg.norm(pair.truth, axis=1).max() < 50.0 and pair.truth[:, 2].min() > -4.0
+    assert np.linalg.norm(pair.truth, axis=1).max() < 50.0
+    assert pair.truth[:, 2].min() > -4.0
     assert np.linalg.norm(pair.sweep, axis=1).max() < 50.5
     assert len(pair.sweep) == len(pair.intensity) == len(pair.ring) == len(pair.time) == len(pair.label)
     assert -2.3 < np.median(pair.truth[np.linalg.norm(pair.truth[:, :2], axis=1) < 8, 2]) < -1.2
@@ -253,7 +272,8 @@ def test_beam_tables(world, name, rings, low, high):
 
 def test_hdl64_has_two_blocks():
     steps = np.diff(SENSORS["HDL-64E"].elevations_deg)
-    assert steps[:31].mean() == pytest.approx(0.5, abs=0.03) and steps[32:].mean() == pytest.approx(1 / 3, abs=0.03)
+    assert steps[:31].mean() == pytest.approx(0.5, abs=0.03)
+    assert steps[32:].mean() == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_sweep_motion_shears_raw_sweeps_and_deskewing_undoes_it(world):
@@ -272,9 +292,12 @@ def test_sweep_motion_shears_raw_sweeps_and_deskewing_undoes_it(world):
 def test_own_car_shows_only_on_demand(world):
     near = []
     for self_returns in (False, True):
-        sweep = scan(world, world.pose_at(0.0), "HDL-64E", np.random.default_rng(0), moving=False, self_returns=self_returns)
+        sweep = scan(
+            world, world.pose_at(0.0), "HDL-64E", np.random.default_rng(0), moving=False, self_returns=self_returns
+        )
         near.append((np.linalg.norm(sweep.points, axis=1) < 1.6).sum())
-    assert near[0] == 0 and near[1] > 100
+    assert near[0] == 0
+    assert near[1] > 100
 
 
 def test_noise_has_the_stated_width(world):
@@ -288,7 +311,8 @@ def test_noise_has_the_stated_width(world):
     steep = ground & (np.linalg.norm(noisy.points, axis=1) < 10)
     error = points[steep, 2] - world.ground.height_at(points[steep, 0], points[steep, 1])
     assert 0.001 < error.std() < 0.02
-    assert 0 <= noisy.intensity.min() and noisy.intensity.max() <= 1
+    assert noisy.intensity.min() >= 0
+    assert noisy.intensity.max() <= 1
 
 
 def test_held_back_seeds_are_refused_for_training():

@@ -1,7 +1,7 @@
 """A procedural street world and a simulated spinning LiDAR: training pairs with exact ground truth.
 
-    from lidar_completion_training.data.synthetic import training_pair
-    pair = training_pair(seed=7)          # pair.sweep (N, 3), pair.truth (M, 3)
+from lidar_completion_training.data.synthetic import training_pair
+pair = training_pair(seed=7)          # pair.sweep (N, 3), pair.truth (M, 3)
 """
 
 from .lidar import SENSORS, SpinningLidar, Sweep, scan

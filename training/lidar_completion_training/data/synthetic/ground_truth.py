@@ -14,15 +14,23 @@ from .lidar import SpinningLidar
 from .raycast import BOX, CONE, CYLINDER, ELLIPSOID
 from .world import World
 
-SPACING_M = 0.085  # of the lattice on solids: finer than the voxel, so that no voxel that a surface crosses widely stays empty
+SPACING_M = (
+    0.085  # of the lattice on solids: finer than the voxel, so that no voxel that a surface crosses widely stays empty
+)
 PATCH = 5  # lattice points to a side of a patch: its corners decide for it unless they differ
 SOLID_PATCH = 8  # the same on solids, with its centre
 FAR_STRIDE = 4  # of the viewpoints that are tried for what no neighbour's viewpoint sees
 
 
 def visible_surface(
-    world: World, sensor: SpinningLidar, *, voxel_m: float = 0.1, seen_within_m: float = 50.0, pose_step_m: float = 2.0,
-    lanes: str = "own", least_angle_sr: float = 3e-7,
+    world: World,
+    sensor: SpinningLidar,
+    *,
+    voxel_m: float = 0.1,
+    seen_within_m: float = 50.0,
+    pose_step_m: float = 2.0,
+    lanes: str = "own",
+    least_angle_sr: float = 3e-7,
 ) -> np.ndarray:
     """Points (M, 3) float32, world frame, metres: one a voxel of voxel_m, on static surfaces that the drive sees.
 
@@ -33,9 +41,7 @@ def visible_surface(
     viewpoints = _viewpoints(world, sensor, pose_step_m, lanes)
     low, high = np.radians(sensor.field_of_view_deg)
     view = (float(low), float(high), float(seen_within_m), least_angle_sr / voxel_m**2)
-    points = np.concatenate(
-        [_solid_points(world, viewpoints, view), _ground_points(world, viewpoints, view, voxel_m)]
-    )
+    points = np.concatenate([_solid_points(world, viewpoints, view), _ground_points(world, viewpoints, view, voxel_m)])
     return one_per_voxel(points, voxel_m)
 
 
@@ -72,7 +78,9 @@ def _viewpoints(world: World, sensor: SpinningLidar, step_m: float, lanes: str) 
     if lanes not in ("own", "both"):
         raise ValueError(f"lanes: expected 'own' or 'both', found {lanes!r}")
     half = world.drive_length_m / 2
-    poses = np.array([world.pose_at(a, sensor.height_m + float(sensor.eyes_m.mean())) for a in np.arange(-half, half, step_m)])
+    poses = np.array(
+        [world.pose_at(a, sensor.height_m + float(sensor.eyes_m.mean())) for a in np.arange(-half, half, step_m)]
+    )
     views = np.concatenate([poses[:, :3, 3], poses[:, :3, 2]], axis=1)
     if lanes == "both":
         _, lateral = world.streets[0].offsets(views[:, 0], views[:, 1])
@@ -158,8 +166,10 @@ def _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, strid
             return a
         if step > 0 and b >= 0 and _sees(solids, ground, views, view, b, x, y, z, nx, ny, nz):
             return b
-        if step > 0 and (a >= count or (views[a, 0] - x) ** 2 + (views[a, 1] - y) ** 2 > view[2] ** 2) and (
-            b < 0 or (views[b, 0] - x) ** 2 + (views[b, 1] - y) ** 2 > view[2] ** 2
+        if (
+            step > 0
+            and (a >= count or (views[a, 0] - x) ** 2 + (views[a, 1] - y) ** 2 > view[2] ** 2)
+            and (b < 0 or (views[b, 0] - x) ** 2 + (views[b, 1] - y) ** 2 > view[2] ** 2)
         ):
             return -1
     return -1
@@ -215,7 +225,7 @@ def _see_ground(solids, ground, views, view, x0, y0, nx, ny, voxel):
 @njit(cache=True, fastmath=True)
 def _on_surface(shape, face, u, v):
     """Local point of face at u, v in [-1, 1]; (0, 0, 0) where the face has no point."""
-    if shape == CYLINDER or shape == CONE:
+    if shape in (CYLINDER, CONE):
         if face == 0:
             angle = np.pi * u
             r = 1.0 if shape == CYLINDER else 0.5 * (1.0 - v)
@@ -240,7 +250,7 @@ def _on_surface(shape, face, u, v):
 @njit(cache=True, fastmath=True)
 def _face_size(shape, face, sx, sy, sz):
     """Length in metres of u and v from -1 to 1."""
-    if shape == CYLINDER or shape == CONE:
+    if shape in (CYLINDER, CONE):
         if face == 0:
             return 2 * np.pi * max(sx, sy), 2 * np.sqrt(sz * sz + (0.0 if shape == CYLINDER else 0.25 * sx * sx))
         return 2 * sx, 2 * sy
@@ -277,7 +287,9 @@ def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
             if probe == 3 and hidden == 3:
                 hidden = probes
                 break
-            x, y, z, nx, ny, nz = _world_point(shape[p], to_local[p], m, face, (2 * a + 1) / nu - 1, (2 * b + 1) / nv - 1)
+            x, y, z, nx, ny, nz = _world_point(
+                shape[p], to_local[p], m, face, (2 * a + 1) / nu - 1, (2 * b + 1) / nv - 1
+            )
             found[probe] = -1
             if nx * nx + ny * ny + nz * nz < 0.5:
                 pass
@@ -315,7 +327,7 @@ def _lattice_size(shape, m):
     sy = np.sqrt(m[0, 1] ** 2 + m[1, 1] ** 2 + m[2, 1] ** 2)
     sz = np.sqrt(m[0, 2] ** 2 + m[1, 2] ** 2 + m[2, 2] ** 2)
     total = 0
-    for face in range(3 if shape == CYLINDER or shape == CONE else 6):
+    for face in range(3 if shape in (CYLINDER, CONE) else 6):
         lu, lv = _face_size(shape, face, sx, sy, sz)
         total += max(1, int(np.ceil(lu / SPACING_M))) * max(1, int(np.ceil(lv / SPACING_M)))
     return total

@@ -36,7 +36,9 @@ class SpinningLidar:
 
     def __post_init__(self) -> None:
         if self.eye_heights_m and len(self.eye_heights_m) != self.rings:
-            raise ValueError(f"{self.name}: eye_heights_m: expected {self.rings} values, one a ring, found {len(self.eye_heights_m)}")
+            raise ValueError(
+                f"{self.name}: eye_heights_m: expected {self.rings} values, one a ring, found {len(self.eye_heights_m)}"
+            )
 
     @property
     def rings(self) -> int:
@@ -93,7 +95,9 @@ def sensor_of(sensor: str | SpinningLidar) -> SpinningLidar:
     if isinstance(sensor, SpinningLidar):
         return sensor
     if sensor not in SENSORS:
-        raise ValueError(f"sensor: expected one of {', '.join(SENSORS)}, found {sensor!r}; pass a SpinningLidar for another")
+        raise ValueError(
+            f"sensor: expected one of {', '.join(SENSORS)}, found {sensor!r}; pass a SpinningLidar for another"
+        )
     return SENSORS[sensor]
 
 
@@ -126,15 +130,25 @@ def scan(
     turn, shift = yaw_rate * t, speed_m_s * t
     beams = _beams(sensor, turn, noise)
     eyes = np.zeros_like(beams)
-    eyes[:, 0], eyes[:, 1], eyes[:, 2] = (shift * np.cos(turn / 2))[column], (shift * np.sin(turn / 2))[column], sensor.eyes_m[ring]
+    eyes[:, 0], eyes[:, 1], eyes[:, 2] = (
+        (shift * np.cos(turn / 2))[column],
+        (shift * np.sin(turn / 2))[column],
+        sensor.eyes_m[ring],
+    )
     directions, origins = beams @ pose[:3, :3].T, eyes @ pose[:3, :3].T + pose[:3, 3]
     movers = world.movers_at(time_s, pose[:2, 3]) if moving else empty_solids()
-    distance, solid, cosine = raycast.cast(world.solids, movers, world.ground, origins, directions, far, int(rng.integers(2**32)))
+    distance, solid, cosine = raycast.cast(
+        world.solids, movers, world.ground, origins, directions, far, int(rng.integers(2**32))
+    )
     material, label, tone = world.surface(solid, origins + directions * distance[:, None], moving)
     kept = solid != raycast.MISS
     if sensor.own_car:
         distance, mine = _own_car(beams, sensor.eyes_m[ring], distance)
-        material, label, tone = np.where(mine, Material.METAL, material), np.where(mine, 1, label).astype(np.uint16), np.where(mine, 1, tone)
+        material, label, tone = (
+            np.where(mine, Material.METAL, material),
+            np.where(mine, 1, label).astype(np.uint16),
+            np.where(mine, 1, tone),
+        )
         kept = kept & ~mine if not self_returns else kept | mine
     kept &= distance >= sensor.min_range_m
     intensity = np.zeros(len(distance), np.float32)
@@ -150,7 +164,13 @@ def scan(
         local = own * distance[row, None] + np.column_stack([np.zeros((len(row), 2)), eyes[row, 2]])
     time = column[row] / (sensor.columns * sensor.rate_hz)
     return Sweep(
-        local.astype(np.float32), intensity[row].astype(np.float32), ring[row].astype(np.uint8), time.astype(np.float32), label[row], solid[row], pose
+        local.astype(np.float32),
+        intensity[row].astype(np.float32),
+        ring[row].astype(np.uint8),
+        time.astype(np.float32),
+        label[row],
+        solid[row],
+        pose,
     )
 
 
@@ -192,7 +212,9 @@ def _echo(sensor, distance, cosine, material, tone, rng) -> tuple[np.ndarray, np
     strength = sensor.sensitivity * power * (60.0 / np.maximum(distance, 5.0)) ** 2
     lost = surface[:, 3] + (1 - surface[:, 3]) * np.exp(-8.0 * strength)
     paint = material == Material.PAINT  # mirrors most of the light away; the darker, the more
-    lost = np.where(paint, np.maximum(lost, np.clip(0.5 - 0.5 * np.minimum(tone, 1.2) * (0.5 + cosine), 0.02, 0.5)), lost)
+    lost = np.where(
+        paint, np.maximum(lost, np.clip(0.5 - 0.5 * np.minimum(tone, 1.2) * (0.5 + cosine), 0.02, 0.5)), lost
+    )
     fade = np.clip(1.15 - distance / 70, 0.2, 1.0)
     intensity = np.where(shiny, 0.99, reflectivity * (0.7 + 0.3 * cosine) * fade)
     luck = _patchy(sensor, rng)

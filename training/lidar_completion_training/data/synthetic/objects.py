@@ -164,7 +164,9 @@ def _wheels(rng: np.random.Generator, front: float, rear: float, half_width: flo
     return solids(CYLINDER, centre, (radius, radius, 0.11), Material.RUBBER, label, rotation(0, 0, np.pi / 2))
 
 
-def _panel(corner_low, corner_high, half_width: float, material: Material, label: int, thickness: float = 0.02) -> Parts:
+def _panel(
+    corner_low, corner_high, half_width: float, material: Material, label: int, thickness: float = 0.02
+) -> Parts:
     """A sheet across the vehicle that leans from (x, z) low to (x, z) high: windscreens, bonnets."""
     (x0, z0), (x1, z1) = corner_low, corner_high
     pitch = -np.arctan2(z1 - z0, x1 - x0)
@@ -270,13 +272,27 @@ def van(rng: np.random.Generator, label: int = OTHER_VEHICLE) -> Parts:
     cargo_front = length / 2 - snout - 0.6
     body = solids(
         BOX,
-        [((cargo_front - length / 2) / 2, 0, (floor + height) / 2), (length / 2 - (snout + 0.6) / 2, 0, (floor + nose) / 2)],
-        [((cargo_front + length / 2) / 2, half_w, (height - floor) / 2), ((snout + 0.6) / 2, half_w * 0.97, (nose - floor) / 2)],
+        [
+            ((cargo_front - length / 2) / 2, 0, (floor + height) / 2),
+            (length / 2 - (snout + 0.6) / 2, 0, (floor + nose) / 2),
+        ],
+        [
+            ((cargo_front + length / 2) / 2, half_w, (height - floor) / 2),
+            ((snout + 0.6) / 2, half_w * 0.97, (nose - floor) / 2),
+        ],
         Material.PAINT,
         label,
     )
-    screen = _panel((length / 2 - snout * 0.6, nose), (cargo_front, height - 0.1), half_w * 0.9, Material.CAR_GLASS, label)
-    windows = solids(BOX, [(cargo_front - 0.5, s * half_w, height * 0.72) for s in (-1, 1)], (0.4, 0.02, 0.25), Material.WINDOW, label)
+    screen = _panel(
+        (length / 2 - snout * 0.6, nose), (cargo_front, height - 0.1), half_w * 0.9, Material.CAR_GLASS, label
+    )
+    windows = solids(
+        BOX,
+        [(cargo_front - 0.5, s * half_w, height * 0.72) for s in (-1, 1)],
+        (0.4, 0.02, 0.25),
+        Material.WINDOW,
+        label,
+    )
     plate = solids(BOX, [(-length / 2, 0, 0.6), (length / 2, 0, 0.5)], (0.02, 0.26, 0.06), Material.PLATE, label)
     wheels = _wheels(rng, length * 0.33, -length * 0.33, half_w, 0.34, label)
     return join(body, screen, windows, plate, wheels).toned(_paint(rng), Material.PAINT)
@@ -315,9 +331,27 @@ def person(rng: np.random.Generator, label: int = MOVING_PERSON) -> Parts:
     limbs = []
     for s in (-1, 1):
         leg = rotation(0, s * swing)
-        limbs.append(solids(CYLINDER, np.array((0, s * 0.1, 0.47 * h)) - leg[:, 2] * 0.22 * h, (0.07, 0.075, 0.24 * h), Material.CLOTH, label, leg))
+        limbs.append(
+            solids(
+                CYLINDER,
+                np.array((0, s * 0.1, 0.47 * h)) - leg[:, 2] * 0.22 * h,
+                (0.07, 0.075, 0.24 * h),
+                Material.CLOTH,
+                label,
+                leg,
+            )
+        )
         arm = rotation(0, -s * swing * 0.8)
-        limbs.append(solids(CYLINDER, np.array((0, s * 0.24, 0.8 * h)) - arm[:, 2] * 0.16 * h, (0.045, 0.045, 0.17 * h), Material.CLOTH, label, arm))
+        limbs.append(
+            solids(
+                CYLINDER,
+                np.array((0, s * 0.24, 0.8 * h)) - arm[:, 2] * 0.16 * h,
+                (0.045, 0.045, 0.17 * h),
+                Material.CLOTH,
+                label,
+                arm,
+            )
+        )
     trunk = solids(
         ELLIPSOID, [(lean * 0.3, 0, 0.66 * h), (lean * 0.6, 0, 0.93 * h)], [(0.14, 0.23, 0.21 * h), (0.10, 0.09, 0.13)],
         Material.CLOTH, label,
@@ -440,30 +474,58 @@ def hedge(rng: np.random.Generator, length: float) -> Parts:
 
 def fence(rng: np.random.Generator, length: float) -> Parts:
     """A wall, pickets, boards, railings, wire mesh, or a guard rail along x."""
-    kind = rng.choice(["wall", "pickets", "boards", "railing", "mesh", "guard rail"], p=[0.3, 0.15, 0.15, 0.15, 0.17, 0.08])
+    kind = rng.choice(
+        ["wall", "pickets", "boards", "railing", "mesh", "guard rail"], p=[0.3, 0.15, 0.15, 0.15, 0.17, 0.08]
+    )
     height = rng.uniform(0.7, 1.7)
     if kind == "wall":
-        piers = solids(BOX, [(x, 0, height * 0.55) for x in (-length / 2, length / 2)], (0.2, 0.2, height * 0.55), Material.FACADE, FENCE)
-        return join(piers, solids(BOX, (0, 0, height / 2 - 0.2), (length / 2, rng.uniform(0.08, 0.2), height / 2 + 0.2), Material.FACADE, FENCE))
+        piers = solids(
+            BOX,
+            [(x, 0, height * 0.55) for x in (-length / 2, length / 2)],
+            (0.2, 0.2, height * 0.55),
+            Material.FACADE,
+            FENCE,
+        )
+        return join(
+            piers,
+            solids(
+                BOX,
+                (0, 0, height / 2 - 0.2),
+                (length / 2, rng.uniform(0.08, 0.2), height / 2 + 0.2),
+                Material.FACADE,
+                FENCE,
+            ),
+        )
     post_x = np.arange(-length / 2, length / 2 + 0.1, rng.uniform(1.6, 2.6))
     zero = np.zeros_like(post_x)
     if kind == "guard rail":
         posts = solids(BOX, np.column_stack([post_x, zero, zero + 0.35]), (0.05, 0.05, 0.35), Material.METAL, FENCE)
         return join(posts, solids(BOX, (0, 0.06, 0.6), (length / 2, 0.04, 0.16), Material.METAL, FENCE))
-    posts = solids(BOX, np.column_stack([post_x, zero, zero + height / 2]), (0.04, 0.04, height / 2), Material.WOOD, FENCE)
+    posts = solids(
+        BOX, np.column_stack([post_x, zero, zero + height / 2]), (0.04, 0.04, height / 2), Material.WOOD, FENCE
+    )
     if kind == "mesh":
         return join(posts, solids(BOX, (0, 0, height / 2), (length / 2, 0.008, height / 2), Material.MESH, FENCE))
     rails = solids(BOX, [(0, 0, 0.2 * height), (0, 0, 0.85 * height)], (length / 2, 0.02, 0.04), Material.WOOD, FENCE)
     width, gap = {"pickets": (0.04, 0.07), "boards": (0.07, 0.01), "railing": (0.012, 0.11)}[kind]
     x = np.arange(-length / 2, length / 2, 2 * width + gap)
-    slats = solids(BOX, np.column_stack([x, 0 * x + 0.03, 0 * x + height / 2]), (width, 0.012, height / 2 - 0.03), Material.WOOD, FENCE)
+    slats = solids(
+        BOX,
+        np.column_stack([x, 0 * x + 0.03, 0 * x + height / 2]),
+        (width, 0.012, height / 2 - 0.03),
+        Material.WOOD,
+        FENCE,
+    )
     return join(posts, rails, slats)
 
 
 def lamp(rng: np.random.Generator) -> Parts:
     """A street lamp, often with an arm."""
     height, radius = rng.uniform(4, 9), rng.uniform(0.05, 0.1)
-    parts = [_tube((0, 0, -0.2), (0, 0, height), radius, Material.METAL, POLE), solids(CYLINDER, (0, 0, 0.4), (radius * 1.5, radius * 1.5, 0.4), Material.METAL, POLE)]
+    parts = [
+        _tube((0, 0, -0.2), (0, 0, height), radius, Material.METAL, POLE),
+        solids(CYLINDER, (0, 0, 0.4), (radius * 1.5, radius * 1.5, 0.4), Material.METAL, POLE),
+    ]
     if rng.random() < 0.6:
         parts.append(_tube((0, 0, height), (0, rng.uniform(0.8, 2.2), height + 0.3), 0.04, Material.METAL, POLE))
     return join(*parts)
@@ -478,7 +540,9 @@ def sign(rng: np.random.Generator) -> Parts:
         board = solids(CYLINDER, (0.05, 0, height), (0.3, 0.3, 0.01), Material.REFLECTIVE, SIGN, rotation(0, np.pi / 2))
     else:
         half = (0.01, 0.3, 0.3) if kind == 1 else (0.01, rng.uniform(0.2, 0.9), rng.uniform(0.15, 0.45))
-        board = solids(BOX, (0.05, 0, height), half, Material.REFLECTIVE, SIGN, rotation(0, 0, np.pi / 4 if kind == 1 else 0))
+        board = solids(
+            BOX, (0.05, 0, height), half, Material.REFLECTIVE, SIGN, rotation(0, 0, np.pi / 4 if kind == 1 else 0)
+        )
     return join(post, board)
 
 
@@ -503,12 +567,19 @@ def small_thing(rng: np.random.Generator) -> Parts:
         return solids(CYLINDER, (0, 0, 0.45), (0.25, 0.25, 0.45), Material.PLASTIC, OTHER_OBJECT)
     if kind == "dustbin":
         count = int(rng.integers(1, 4))
-        return solids(BOX, [(0.65 * i, 0, 0.53) for i in range(count)], (0.28, 0.33, 0.53), Material.PLASTIC, OTHER_OBJECT)
+        return solids(
+            BOX, [(0.65 * i, 0, 0.53) for i in range(count)], (0.28, 0.33, 0.53), Material.PLASTIC, OTHER_OBJECT
+        )
     if kind == "box":
         half = rng.uniform((0.3, 0.15, 0.4), (0.7, 0.25, 0.75))
         return solids(BOX, (0, 0, half[2]), half, Material.METAL, OTHER_OBJECT)
     legs = solids(BOX, [(-0.6, 0, 0.21), (0.6, 0, 0.21)], (0.04, 0.2, 0.21), Material.METAL, OTHER_OBJECT)
-    return join(legs, solids(BOX, [(0, 0, 0.44), (0, 0.22, 0.68)], [(0.8, 0.22, 0.025), (0.8, 0.02, 0.16)], Material.WOOD, OTHER_OBJECT))
+    return join(
+        legs,
+        solids(
+            BOX, [(0, 0, 0.44), (0, 0.22, 0.68)], [(0.8, 0.22, 0.025), (0.8, 0.02, 0.16)], Material.WOOD, OTHER_OBJECT
+        ),
+    )
 
 
 def building(rng: np.random.Generator, width: float, depth: float, height: float) -> Parts:
@@ -516,7 +587,9 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
 
     width along x, depth along +y.
     """
-    turn_up = solids(BOX, (0, depth / 2, height / 2 - 0.5), (width / 2, depth / 2, height / 2 + 0.5), Material.FACADE, BUILDING)
+    turn_up = solids(
+        BOX, (0, depth / 2, height / 2 - 0.5), (width / 2, depth / 2, height / 2 + 0.5), Material.FACADE, BUILDING
+    )
     parts = [turn_up, _windows(rng, width, height), _windows_side(rng, width, depth, height)]
     parts.append(_roof(rng, width, depth, height))
     if rng.random() < 0.45:  # balconies
@@ -525,18 +598,55 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
         out = rng.uniform(0.7, 1.5)
         for z in floors:
             for x in columns:
-                parts.append(solids(BOX, [(x, -out / 2, z), (x, -out, z + 0.5)], [(1.3, out / 2, 0.08), (1.3, 0.03, 0.5)], Material.FACADE, BUILDING))
+                parts.append(
+                    solids(
+                        BOX,
+                        [(x, -out / 2, z), (x, -out, z + 0.5)],
+                        [(1.3, out / 2, 0.08), (1.3, 0.03, 0.5)],
+                        Material.FACADE,
+                        BUILDING,
+                    )
+                )
     if rng.random() < 0.4:  # bay or porch
-        x, w, d, h = rng.uniform(-width / 3, width / 3), rng.uniform(0.8, 2.2), rng.uniform(0.4, 1.6), rng.uniform(2.3, max(2.5, height * 0.8))
+        x, w, d, h = (
+            rng.uniform(-width / 3, width / 3),
+            rng.uniform(0.8, 2.2),
+            rng.uniform(0.4, 1.6),
+            rng.uniform(2.3, max(2.5, height * 0.8)),
+        )
         parts.append(solids(BOX, (x, -d / 2, h / 2), (w, d / 2, h / 2), Material.FACADE, BUILDING))
     if rng.random() < 0.5:  # plinth
-        parts.append(solids(BOX, (0, depth / 2, 0.2), (width / 2 + 0.06, depth / 2 + 0.06, rng.uniform(0.3, 0.8)), Material.FACADE, BUILDING))
+        parts.append(
+            solids(
+                BOX,
+                (0, depth / 2, 0.2),
+                (width / 2 + 0.06, depth / 2 + 0.06, rng.uniform(0.3, 0.8)),
+                Material.FACADE,
+                BUILDING,
+            )
+        )
     if rng.random() < 0.4:  # steps to the door
         x = rng.uniform(-width / 3, width / 3)
-        parts.append(solids(BOX, [(x, -0.15 - 0.3 * i, 0.24 - 0.08 * i) for i in range(3)], [(0.7, 0.15, 0.25 - 0.08 * i) for i in range(3)], Material.PAVEMENT, BUILDING))
+        parts.append(
+            solids(
+                BOX,
+                [(x, -0.15 - 0.3 * i, 0.24 - 0.08 * i) for i in range(3)],
+                [(0.7, 0.15, 0.25 - 0.08 * i) for i in range(3)],
+                Material.PAVEMENT,
+                BUILDING,
+            )
+        )
     for s in (-1, 1):  # drain pipes
         if rng.random() < 0.5:
-            parts.append(_tube((s * (width / 2 - 0.2), -0.07, 0), (s * (width / 2 - 0.2), -0.07, height), 0.05, Material.METAL, BUILDING))
+            parts.append(
+                _tube(
+                    (s * (width / 2 - 0.2), -0.07, 0),
+                    (s * (width / 2 - 0.2), -0.07, height),
+                    0.05,
+                    Material.METAL,
+                    BUILDING,
+                )
+            )
     return join(*parts).toned(rng.uniform(0.6, 1.4), Material.FACADE)
 
 
@@ -557,9 +667,27 @@ def _windows(rng: np.random.Generator, width: float, height: float) -> Parts:
     glass = solids(BOX, np.column_stack([gx, zero, gz]), (w, 0.02, h), Material.WINDOW, BUILDING)
     frame = rng.uniform(0.06, 0.2)
     out = rng.uniform(0.03, 0.12)
-    sills = solids(BOX, np.column_stack([gx, zero, gz - h - 0.04]), (w + 0.1, out + 0.06, 0.04), Material.PAVEMENT, BUILDING)
-    jambs = [solids(BOX, np.column_stack([gx + s * (w + frame), zero, gz]), (frame, out, h), Material.FACADE, BUILDING) for s in (-1, 1)]
-    shutters = [] if rng.random() < 0.7 else [solids(BOX, np.column_stack([gx + s * (w * 1.6 + frame), zero, gz]), (w * 0.55, 0.05, h), Material.WOOD, BUILDING) for s in (-1, 1)]
+    sills = solids(
+        BOX, np.column_stack([gx, zero, gz - h - 0.04]), (w + 0.1, out + 0.06, 0.04), Material.PAVEMENT, BUILDING
+    )
+    jambs = [
+        solids(BOX, np.column_stack([gx + s * (w + frame), zero, gz]), (frame, out, h), Material.FACADE, BUILDING)
+        for s in (-1, 1)
+    ]
+    shutters = (
+        []
+        if rng.random() < 0.7
+        else [
+            solids(
+                BOX,
+                np.column_stack([gx + s * (w * 1.6 + frame), zero, gz]),
+                (w * 0.55, 0.05, h),
+                Material.WOOD,
+                BUILDING,
+            )
+            for s in (-1, 1)
+        ]
+    )
     door_x = rng.uniform(-width / 2 + 1, width / 2 - 1)
     door = solids(BOX, (door_x, 0, 1.05), (0.5, 0.04, 1.05), Material.WOOD, BUILDING)
     return join(glass, sills, *(jambs if rng.random() < 0.7 else []), *shutters, door)
@@ -570,36 +698,53 @@ def _windows_side(rng: np.random.Generator, width: float, depth: float, height: 
     if not len(y) or rng.random() < 0.4:
         return join()
     z = rng.uniform(1.4, 2.0)
-    sides = [solids(BOX, np.column_stack([0 * y + s * width / 2, y, 0 * y + z]), (0.02, 0.45, 0.6), Material.WINDOW, BUILDING) for s in (-1, 1)]
+    sides = [
+        solids(
+            BOX, np.column_stack([0 * y + s * width / 2, y, 0 * y + z]), (0.02, 0.45, 0.6), Material.WINDOW, BUILDING
+        )
+        for s in (-1, 1)
+    ]
     return join(*sides)
 
 
 def _roof(rng: np.random.Generator, width: float, depth: float, height: float) -> Parts:
     """Flat with a parapet, or two slopes along x."""
     if rng.random() < 0.35:
-        return solids(BOX, (0, depth / 2, height + 0.2), (width / 2 + 0.1, depth / 2 + 0.1, 0.25), Material.FACADE, BUILDING)
+        return solids(
+            BOX, (0, depth / 2, height + 0.2), (width / 2 + 0.1, depth / 2 + 0.1, 0.25), Material.FACADE, BUILDING
+        )
     pitch, eave = rng.uniform(0.35, 0.8), rng.uniform(0.2, 0.7)
     run = depth / 2 + eave
     rise = run * np.tan(pitch)
     half = (width / 2 + 0.2, np.hypot(run, rise) / 2, 0.08)
     base = height - eave * np.tan(pitch)
-    front = solids(BOX, (0, depth / 2 - run / 2, base + rise / 2), half, Material.FACADE, BUILDING, rotation(0, 0, pitch))
-    rear = solids(BOX, (0, depth / 2 + run / 2, base + rise / 2), half, Material.FACADE, BUILDING, rotation(0, 0, -pitch))
-    chimney = solids(BOX, (rng.uniform(-width / 3, width / 3), depth / 2, height + rise), (0.3, 0.3, 0.8), Material.FACADE, BUILDING)
+    front = solids(
+        BOX, (0, depth / 2 - run / 2, base + rise / 2), half, Material.FACADE, BUILDING, rotation(0, 0, pitch)
+    )
+    rear = solids(
+        BOX, (0, depth / 2 + run / 2, base + rise / 2), half, Material.FACADE, BUILDING, rotation(0, 0, -pitch)
+    )
+    chimney = solids(
+        BOX, (rng.uniform(-width / 3, width / 3), depth / 2, height + rise), (0.3, 0.3, 0.8), Material.FACADE, BUILDING
+    )
     return join(front, rear, chimney)
 
 
 def shed(rng: np.random.Generator) -> Parts:
     """A garage or shed."""
     width, depth, height = rng.uniform(2.5, 4), rng.uniform(3, 6), rng.uniform(2.1, 2.8)
-    walls = solids(BOX, (0, depth / 2, height / 2 - 0.3), (width / 2, depth / 2, height / 2 + 0.3), Material.FACADE, BUILDING)
+    walls = solids(
+        BOX, (0, depth / 2, height / 2 - 0.3), (width / 2, depth / 2, height / 2 + 0.3), Material.FACADE, BUILDING
+    )
     door = solids(BOX, (0, 0, 1.0), (width / 2 - 0.3, 0.03, 1.0), Material.METAL, BUILDING)
     return join(walls, door)
 
 
 def bus_stop(rng: np.random.Generator) -> Parts:
     """A shelter of glass and posts."""
-    posts = [_tube((x, y, 0), (x, y, 2.4), 0.04, Material.METAL, OTHER_STRUCTURE) for x in (-1.8, 1.8) for y in (0, 1.3)]
+    posts = [
+        _tube((x, y, 0), (x, y, 2.4), 0.04, Material.METAL, OTHER_STRUCTURE) for x in (-1.8, 1.8) for y in (0, 1.3)
+    ]
     back = solids(BOX, (0, 1.3, 1.2), (1.8, 0.01, 1.0), Material.CAR_GLASS, OTHER_STRUCTURE)
     roof = solids(BOX, (0, 0.65, 2.45), (2.0, 0.9, 0.06), Material.METAL, OTHER_STRUCTURE)
     return join(*posts, back, roof)

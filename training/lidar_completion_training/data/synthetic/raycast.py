@@ -93,9 +93,7 @@ def make_solids(shape: np.ndarray, to_world: np.ndarray, see_through: np.ndarray
     to_local = np.concatenate([linear, -linear @ to_world[:, :, 3:]], axis=2).astype(np.float32)
     lower, upper = _bounds(shape, to_world)
     bounds, links, order = _build(lower, upper)
-    return Solids(
-        shape, to_local, to_world, np.ascontiguousarray(see_through, dtype=np.float32), bounds, links, order
-    )
+    return Solids(shape, to_local, to_world, np.ascontiguousarray(see_through, dtype=np.float32), bounds, links, order)
 
 
 def set_threads(threads: int | None) -> None:
@@ -430,18 +428,14 @@ def first_ground(ground, ox, oy, oz, dx, dy, dz, t_max):
                 return t_max  # starts under the ground
             if gap_in <= 0.0:
                 return t
-            if gap_out <= 0.0:
-                low, high = t, end
-                for _ in range(3):  # regula falsi, then bisection on the remaining bracket
-                    middle = low + (high - low) * gap_in / (gap_in - gap_out)
-                    gap = oz + middle * dz - _bilinear(height, i, j, px + middle * vx - i, py + middle * vy - j)
-                    if gap > 0.0:
-                        low, gap_in = middle, gap
-                    else:
-                        high, gap_out = middle, gap
-                    if abs(gap) < 1e-7:
-                        return middle
-                return low + (high - low) * gap_in / max(gap_in - gap_out, 1e-12)
+            if min(gap_in, gap_out) < 0.1:
+                half = 0.5 * (t + end)  # along a line a bilinear patch is a parabola: three values give its roots
+                gap_half = oz + half * dz - _bilinear(height, i, j, px + half * vx - i, py + half * vy - j)
+                bend = 2.0 * (gap_in + gap_out - 2.0 * gap_half)
+                fall = gap_out - gap_in - bend
+                inner = fall * fall - 4.0 * bend * gap_in
+                if gap_out <= 0.0 or (inner >= 0.0 and bend > 0.0 and 0.0 < -fall < 2.0 * bend):
+                    return t + (end - t) * 2.0 * gap_in / (np.sqrt(max(inner, 0.0)) - fall)
             t = end + nudge
     return t_max
 
@@ -522,7 +516,13 @@ def _cast(solids, to_local, shape, movers, movers_local, movers_shape, ground, o
 
 
 def cast(
-    solids: Solids, movers: Solids, ground: Ground, origins: np.ndarray, directions: np.ndarray, max_range_m: float, seed: int
+    solids: Solids,
+    movers: Solids,
+    ground: Ground,
+    origins: np.ndarray,
+    directions: np.ndarray,
+    max_range_m: float,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First hits of R rays in the world frame.
 

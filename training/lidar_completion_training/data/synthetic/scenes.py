@@ -66,14 +66,16 @@ def training_pairs(
     Raises ValueError when first_seed is a test seed.
     """
     if not 0 <= first_seed < TEST_SEED:
-        raise ValueError(f"first_seed: expected 0 <= first_seed < {TEST_SEED} (held back for tests), found {first_seed}")
+        raise ValueError(
+            f"first_seed: expected 0 <= first_seed < {TEST_SEED} (held back for tests), found {first_seed}"
+        )
     seed = first_seed
     while seed < TEST_SEED:
         yield from _pairs_of_world(seed, sweeps_per_world, sensor, moving, max_range_m, threads, parameters)
         seed += seed_step
 
 
-def test_pair(index: int, sensor: str | SpinningLidar = "HDL-64E", **options) -> TrainingPair:
+def test_pair(index: int, sensor: str | SpinningLidar = "HDL-64E", **options) -> TrainingPair:  # noqa: PT028 (not a test)
     """Pair number index of the held-back test scenes."""
     if index < 0:
         raise ValueError(f"index: expected 0 or more, found {index}")
@@ -98,12 +100,22 @@ def _pair(world: World, truth: np.ndarray, sensor, rng, moving: bool, max_range_
     pose = world.pose_at(rng.uniform(-room, room), sensor.height_m)
     speed, yaw_rate = rng.uniform(0, 14), rng.normal(0, 0.1)
     sweep = scan(
-        world, pose, sensor, rng, speed_m_s=speed, yaw_rate=yaw_rate, moving=moving, max_range_m=max_range_m, time_s=rng.uniform(0, 4)
+        world,
+        pose,
+        sensor,
+        rng,
+        speed_m_s=speed,
+        yaw_rate=yaw_rate,
+        moving=moving,
+        max_range_m=max_range_m,
+        time_s=rng.uniform(0, 4),
     )
     return pair_of(world, truth, sweep, sensor, max_range_m)
 
 
-def pair_of(world: World, truth: np.ndarray, sweep: Sweep, sensor: SpinningLidar, max_range_m: float = 50.0) -> TrainingPair:
+def pair_of(
+    world: World, truth: np.ndarray, sweep: Sweep, sensor: SpinningLidar, max_range_m: float = 50.0
+) -> TrainingPair:
     """Pair of a sweep and the part of the world's truth (M, 3) within max_range_m and above -4 m."""
     near = truth[np.hypot(truth[:, 0] - sweep.pose[0, 3], truth[:, 1] - sweep.pose[1, 3]) < max_range_m]
     local = ((near - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]).astype(np.float32)

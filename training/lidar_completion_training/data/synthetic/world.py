@@ -86,15 +86,21 @@ class World:
             matrix[np.isin(self.mover_thing, self.mover_thing[near]), 2, 3] -= 1e3
         return raycast.make_solids(self.mover_parts.shape, matrix, SURFACE_TABLE[self.mover_parts.material, 2])
 
-    def surface(self, solid: np.ndarray, points: np.ndarray, moving: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def surface(
+        self, solid: np.ndarray, points: np.ndarray, moving: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Material (N,) uint8, label (N,) uint16 and tone (N,) float32 of hits: `solid` as `raycast.cast` returns it, points (N, 3)."""
         tables = [self.material, self.label, self.tone]
         if moving:
             parts = self.mover_parts
-            tables = [np.concatenate(pair) for pair in zip(tables, (parts.material, parts.label, parts.tone), strict=True)]
+            tables = [
+                np.concatenate(pair) for pair in zip(tables, (parts.material, parts.label, parts.tone), strict=True)
+            ]
         hit, ground = solid >= 0, np.flatnonzero(solid == raycast.GROUND)
         if len(tables[0]):
-            material, label, tone = (np.where(hit, table[np.maximum(solid, 0)], 0).astype(table.dtype) for table in tables)
+            material, label, tone = (
+                np.where(hit, table[np.maximum(solid, 0)], 0).astype(table.dtype) for table in tables
+            )
         else:
             material, label, tone = (np.zeros(len(solid), table.dtype) for table in tables)
         material[ground] = self.ground.material_at(points[ground, 0], points[ground, 1])
@@ -106,7 +112,7 @@ class World:
         """Pose (4, 4), world from sensor, at a distance in metres from the middle of the drive; pitch and roll follow the road."""
         row = np.clip(self.path_middle + along_m / PATH_STEP_M, 0, len(self.path) - 1.001)
         i, u = int(row), row - int(row)
-        x, y, z, yaw = self.path[i] * (1 - u) + self.path[i + 1] * u
+        x, y, _z, yaw = self.path[i] * (1 - u) + self.path[i + 1] * u
         c, s = np.cos(yaw), np.sin(yaw)
         front, rear = self.ground.height_at([x + 1.4 * c, x - 1.4 * c], [y + 1.4 * s, y - 1.4 * s])
         left, right = self.ground.height_at([x - 0.8 * s, x + 0.8 * s], [y + 0.8 * c, y - 0.8 * c])
@@ -141,7 +147,14 @@ KINDS: dict[str, dict] = {
 KIND_WEIGHTS = {"inner city": 0.27, "terraces": 0.25, "gardens": 0.25, "avenue": 0.13, "country": 0.10}
 
 
-def street(seed: int, *, kind: str | None = None, half_length_m: float = 110.0, half_depth_m: float = 75.0, traffic: float = 1.0) -> World:
+def street(
+    seed: int,
+    *,
+    kind: str | None = None,
+    half_length_m: float = 110.0,
+    half_depth_m: float = 75.0,
+    traffic: float = 1.0,
+) -> World:
     """A street world drawn from a seed.
 
     kind: one of KINDS, or None to draw it. half_length_m: the world reaches so far to both sides along the main street, half_depth_m
@@ -170,7 +183,9 @@ def _streets(rng: np.random.Generator, kind: str, half_length_m: float) -> tuple
         settings = KINDS[kind]
         sidewalk = rng.uniform(*settings["sidewalk"], 2)
         half_width = rng.uniform(*settings["half_width"])
-        lane = (-1 if rng.random() < 0.85 else 1) * min(half_width * 0.45, rng.uniform(1.3, 2.0))  # right-hand traffic mostly
+        lane = (-1 if rng.random() < 0.85 else 1) * min(
+            half_width * 0.45, rng.uniform(1.3, 2.0)
+        )  # right-hand traffic mostly
         return Street(
             start, heading, rng.normal(0, bend), rng.uniform(90, 260), rng.uniform(0, 2 * np.pi), half_width,
             tuple(float(v) for v in np.where(rng.random(2) < 0.9, sidewalk, 0)), float(rng.uniform(0.04, 0.16)) if kind != "country" else 0.0, lane,
@@ -199,7 +214,9 @@ def _ground(rng: np.random.Generator, streets, kind: str, half_x: float, half_y:
     height = _hills(rng, x, y)
     edge = np.full((nx, ny), 1e6, np.float32)  # metres beyond the nearest carriageway's edge, negative on it
     walk = np.zeros((nx, ny), np.float32)
-    material = np.full((nx, ny), Material.GRASS if rng.random() < 0.7 or kind == "country" else Material.PAVEMENT, np.uint8)
+    material = np.full(
+        (nx, ny), Material.GRASS if rng.random() < 0.7 or kind == "country" else Material.PAVEMENT, np.uint8
+    )
     kerb = np.float32(streets[0].kerb)
     for number, s in enumerate(streets):
         along, lateral = (a.astype(np.float32) for a in s.offsets(x, y))
@@ -294,7 +311,9 @@ class _Taken:
         return True
 
 
-def _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic) -> tuple[Parts, Parts, np.ndarray, np.ndarray]:
+def _furnish(
+    rng, streets, ground, kind, half_length_m, half_depth_m, traffic
+) -> tuple[Parts, Parts, np.ndarray, np.ndarray]:
     """Everything that stands or moves: static parts, moving parts, their velocity (Q, 2) and thing (Q,)."""
     settings = KINDS[kind]
     static: list[Parts] = []
@@ -308,7 +327,8 @@ def _furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic) -
 
     def beyond_streets(x: float, y: float, but: int = -1) -> float:
         return min(
-            (abs(s.offsets(x, y)[1]) - s.half_width - s.sidewalk[0] for i, s in enumerate(streets) if i != but), default=1e3
+            (abs(s.offsets(x, y)[1]) - s.half_width - s.sidewalk[0] for i, s in enumerate(streets) if i != but),
+            default=1e3,
         )
 
     for number, s in enumerate(streets):
@@ -365,7 +385,12 @@ def _garden(rng, settings, s, side, middle, width, walk, back, style, put) -> No
     if rng.random() < settings["fences"]:
         length = width * rng.uniform(0.5, 1.0)
         x, y, yaw = s.at(middle + rng.uniform(-0.2, 0.2) * width, side * (walk + 0.4))
-        put(objects.hedge(rng, length) if (style < 0.45) ^ (rng.random() < 0.2) else objects.fence(rng, length), x, y, yaw)
+        put(
+            objects.hedge(rng, length) if (style < 0.45) ^ (rng.random() < 0.2) else objects.fence(rng, length),
+            x,
+            y,
+            yaw,
+        )
     for _ in range(rng.poisson(min(back, 8) * width * 0.02)):
         x, y, _ = s.at(middle + rng.uniform(-0.5, 0.5) * width, side * (walk + rng.uniform(0.8, back)))
         put(objects.bush(rng), x, y, rng.uniform(0, 6))
@@ -399,7 +424,9 @@ def _kerbside(rng, settings, s: Street, number, side, start, reach, put, beyond_
     if rng.random() < settings["trees"]:
         every = rng.uniform(6, 16)
         for a in np.arange(start + rng.uniform(0, every), reach, every):
-            x, y, _ = s.at(a + rng.normal(0, 0.8), side * (s.half_width + max(0.6, min(walk * 0.3, 1.2)) + rng.uniform(0, 0.5)))
+            x, y, _ = s.at(
+                a + rng.normal(0, 0.8), side * (s.half_width + max(0.6, min(walk * 0.3, 1.2)) + rng.uniform(0, 0.5))
+            )
             if beyond_streets(x, y, but=number) > 1 and rng.random() < 0.8:
                 put(objects.tree(rng, rng.uniform(0.7, 1.1)), x, y, rng.uniform(0, 6))
     for _ in range(rng.poisson((reach - start) / 14)):
@@ -454,7 +481,12 @@ def _scatter(rng, kind, half_length_m, half_depth_m, put, beyond_streets, taken:
         x, y = rng.uniform(-half_length_m, half_length_m), rng.uniform(-half_depth_m, half_depth_m)
         if beyond_streets(x, y) > 4:
             if rng.random() < 0.25 and taken.free(x, y, 7):
-                put(objects.building(rng, rng.uniform(8, 20), rng.uniform(7, 14), rng.uniform(4, 10)), x, y, rng.uniform(0, 6))
+                put(
+                    objects.building(rng, rng.uniform(8, 20), rng.uniform(7, 14), rng.uniform(4, 10)),
+                    x,
+                    y,
+                    rng.uniform(0, 6),
+                )
             elif taken.free(x, y, 1.0):
                 put(objects.tree(rng), x, y, rng.uniform(0, 6))
             else:
