@@ -129,7 +129,7 @@ def _check_confidence(table: Any, path: Path) -> None:
     """Empty, or rising `range_m` and as many `probability`; anything else would fail only at the first sweep."""
     if table == {}:
         return
-    columns = [table.get(name) for name in ("range_m", "probability")] if isinstance(table, dict) else []
+    columns: list[Any] = [table.get(name) for name in ("range_m", "probability")] if isinstance(table, dict) else []
     numbers = all(isinstance(c, list) and all(isinstance(v, int | float) for v in c) for c in columns)
     if not columns or not numbers or len(columns[0]) != len(columns[1]) or len(columns[0]) < 2:
         raise ModelError(

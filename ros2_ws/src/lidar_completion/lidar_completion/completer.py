@@ -1,12 +1,14 @@
 """SceneCompleter: a sparse sweep in, a dense scene out, each line one step of the paper."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
@@ -37,7 +39,7 @@ class SceneCompleter:
     """A loaded model, ready for sweeps. Holds no state between them."""
 
     def __init__(
-        self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device, backend: str = "torch"
+        self, card: ModelCard, networks: Mapping[str, Any], device: torch.device, backend: str = "torch"
     ) -> None:
         self.card = card
         self.networks = networks
@@ -46,20 +48,24 @@ class SceneCompleter:
 
     @classmethod
     def load(cls, model: str | Path, *, device: str = "auto", backend: str = "torch") -> "SceneCompleter":
-        """Load a model folder. device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; backend: "torch".
+        """Load a model folder. device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; backend: "torch", or "onnx"
+        where the model was exported.
 
         Raises ModelError where the model is missing or damaged, ValueError for an unusable device or backend.
         """
-        if backend != "torch":
-            raise ValueError(f"backend is 'torch', not {backend!r}")
+        if backend not in ("torch", "onnx"):
+            raise ValueError(f"backend is 'torch' or 'onnx', not {backend!r}")
         target = choose_device(device)
         card, networks = load_model(model)
         missing = {"encoder", "denoiser"} - networks.keys()
         if missing:
             raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completing needs both")
-        return cls(
-            card, {name: fold_batch_norm(network).to(target) for name, network in networks.items()}, target, backend
-        )
+        if backend == "onnx":
+            from lidar_completion.onnx_network import load_onnx_networks
+
+            return cls(card, load_onnx_networks(model, card, target), target, backend)
+        folded = {name: fold_batch_norm(network).to(target) for name, network in networks.items()}
+        return cls(card, folded, target, backend)
 
     @torch.inference_mode()
     def complete(

@@ -4,8 +4,10 @@ Kernel order is x fastest, k = ix + ks*iy + ks*ks*iz; odd kernels are centred (o
 `out[u] += in[u + offset_k] @ kernel[k]`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +115,7 @@ class VoxelPyramid:
 
     levels: list[Voxels]
     parents: list[Tensor]  # parents[i] (V_i,): row in level i+1
-    _maps: dict[tuple[str, int], KernelMap] = field(default_factory=dict)
+    _maps: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @classmethod
     def build(cls, finest: Voxels, depth: int = 4) -> "VoxelPyramid":
@@ -126,18 +128,19 @@ class VoxelPyramid:
 
     def neighbours(self, level: int) -> KernelMap:
         """3x3x3 map of one level."""
-        return self._cached("neighbours", level, lambda: submanifold_map(self.levels[level]))
+        return self.cached("neighbours", level, lambda: submanifold_map(self.levels[level]))
 
     def down(self, level: int) -> KernelMap:
         """2x2x2 stride-2 map from `level` to the next coarser one."""
         fine, coarse, parent = self.levels[level], self.levels[level + 1], self.parents[level]
-        return self._cached("down", level, lambda: child_map(fine, coarse, parent))
+        return self.cached("down", level, lambda: child_map(fine, coarse, parent))
 
     def up(self, level: int) -> KernelMap:
         """Transposed 2x2x2 map onto `level` from the next coarser one."""
         return self.down(level).transposed
 
-    def _cached(self, kind, level, make) -> KernelMap:  # type: ignore[no-untyped-def]
+    def cached(self, kind: str, level: int, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for this pyramid: kernel maps, and other forms of them that a backend needs."""
         if (kind, level) not in self._maps:
             self._maps[kind, level] = make()
         return self._maps[kind, level]

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, load_model, save_model
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.errors import ModelError
+from lidar_completion.networks import Architecture, VoxelisedCloud
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from lidar_completion.onnx_export import export_model  # noqa: E402
+from lidar_completion.onnx_network import load_onnx_networks  # noqa: E402
+
+STANDARD = {
+    "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",
+    "Reshape", "Shape", "Sin", "Slice", "Sum", "Tanh", "Tile",
+}  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def exported(folder: Path, **architecture: object) -> Path:
+    card = ModelCard(
+        name="m",
+        architecture=Architecture(**{"width": 0.125, "voxel_size_m": 0.5, **architecture}),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=3),
+        networks=("encoder", "denoiser", "refiner"),
+    )
+    torch.manual_seed(1)
+    networks = build_networks(card)
+    for network in networks.values():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2)
+    save_model(folder, card, networks)
+    export_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("onnx"))
+
+
+def cloud(n: int, extent_m: float, seed: int = 0) -> VoxelisedCloud:
+    points = (torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) - 0.5) * 2 * extent_m
+    return VoxelisedCloud.of(points, 0.5)
+
+
+@torch.no_grad()
+def agree(folder: Path, scan: VoxelisedCloud, points: VoxelisedCloud) -> None:
+    card, networks = load_model(folder)
+    ours = load_onnx_networks(folder, card, CPU)
+    for t in (0, 999):
+        expected = networks["denoiser"](points, networks["encoder"](scan), torch.tensor([t]))
+        found = ours["denoiser"](points, ours["encoder"](scan), torch.tensor([t]))
+        assert found.shape == expected.shape
+        assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(ours["refiner"](points), networks["refiner"](points), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "extent_m"), [(1, 1), (2, 30), (7, 0.1), (300, 100), (2000, 4), (1500, 20)])
+def test_any_number_of_points_as_in_pytorch(folder: Path, n: int, extent_m: float):
+    agree(folder, cloud(max(1, n // 8), extent_m, 1), cloud(n, extent_m))
+
+
+@pytest.mark.parametrize("architecture", [{"point_offsets": True}, {"width": 0.3}])
+def test_other_architectures(architecture: dict[str, object], tmp_path: Path):
+    agree(exported(tmp_path, **architecture), cloud(50, 5, 1), cloud(400, 5))
+
+
+@pytest.mark.parametrize("name", ["encoder", "denoiser", "refiner"])
+def test_standard_operators_dynamic_sizes_and_conventions(folder: Path, name: str):
+    model = onnx.load(folder / f"{name}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.op_type for node in model.graph.node} <= STANDARD
+    assert {node.domain for node in model.graph.node} == {""}
+    assert all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input if value.name != "t")
+    described = {entry.key for entry in model.metadata_props}
+    forms = {".".join("L" if part.isdigit() else part for part in value.name.split(".")) for value in model.graph.input}
+    assert forms <= described
+    assert len(model.graph.value_info) >= len(model.graph.node) - 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+def test_the_whole_pipeline_on_either_backend(folder: Path, guidance: float):
+    random = np.random.default_rng(0)
+    sweep = random.uniform(-20, 20, (500, 3)).astype(np.float32)
+    results = [
+        SceneCompleter.load(folder, device="cpu", backend=backend).complete(sweep, guidance=guidance, refine=False)
+        for backend in ("torch", "onnx")
+    ]
+    assert results[0].points.shape == results[1].points.shape
+    np.testing.assert_allclose(results[0].points, results[1].points, atol=1e-3)
+
+
+def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"onnx.json: no such file; export the model"):
+        SceneCompleter.load(tiny_model, device="cpu", backend="onnx")
+    other = exported(tmp_path)
+    card, networks = load_model(other)
+    networks["denoiser"].last[0].bias.data += 1
+    save_model(other, card, networks)
+    with pytest.raises(ModelError, match=r"exported from weights .* export again"):
+        SceneCompleter.load(other, device="cpu", backend="onnx")
+    (other / "onnx.json").write_text("{}")
+    with pytest.raises(ModelError, match="not a manifest"):
+        SceneCompleter.load(other, device="cpu", backend="onnx")
+
+
+def test_a_damaged_graph(tmp_path: Path):
+    folder = exported(tmp_path)
+    path = folder / "denoiser.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"denoiser.onnx: missing, truncated or changed"):
+        load_onnx_networks(folder, load_model(folder)[0], CPU)
