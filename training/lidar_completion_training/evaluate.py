@@ -201,15 +201,15 @@ def _judge_scene(task: tuple) -> None:
     source, index, methods, output, rules, pictures = task
     scene = source.load(index)
     if pictures:
-        _write_whole(_picture_file(output, "sweep", scene.name), birds_eye(scene.truth, scene.sweep))
+        _write_whole(picture_file(output, "sweep", scene.name), birds_eye(scene.truth, scene.sweep))
     for method in methods:
         result, completed, distances = _result(scene, method, source, rules)
         if pictures and distances is not None:
             picture = birds_eye(scene.truth, completed, distances.prediction_to_truth)
-            _write_whole(_picture_file(output, method.name, scene.name), picture)
+            _write_whole(picture_file(output, method.name, scene.name), picture)
         settings = _settings(method, source, rules)
         text = json.dumps({"scene": scene.name, "settings": settings, **result}, allow_nan=False)
-        _write_whole(_result_file(output, method.name, scene.name), text.encode())
+        _write_whole(result_file(output, method.name, scene.name), text.encode())
 
 
 def _result(
@@ -228,7 +228,7 @@ def _result(
 
 
 def _is_done(output: Path, method: Method, source: SceneSource, index: int, rules: JudgeRules) -> bool:
-    result = _read_result(_result_file(output, method.name, source.names[index]))
+    result = _read_result(result_file(output, method.name, source.names[index]))
     return result is not None and result["settings"] == _settings(method, source, rules)
 
 
@@ -248,11 +248,11 @@ def _refuse_equal_names(methods: Sequence[Method]) -> None:
         raise ValueError(f"rows: expected different names, found {min(twice)!r} twice; rename one of the folders")
 
 
-def _result_file(output: Path, row: str, scene: str) -> Path:
+def result_file(output: Path, row: str, scene: str) -> Path:
     return output / "results" / _slug(row) / f"{scene}.json"
 
 
-def _picture_file(output: Path, row: str, scene: str) -> Path:
+def picture_file(output: Path, row: str, scene: str) -> Path:
     return output / "pictures" / _slug(row) / f"{scene}.png"
 
 
@@ -345,7 +345,7 @@ def _row(source: SceneSource, method: Method, output: Path, rules: JudgeRules) -
     settings = _settings(method, source, rules)
     scenes, failed = {}, {}
     for name in source.names:
-        result = _read_result(_result_file(output, method.name, name))
+        result = _read_result(result_file(output, method.name, name))
         if result is None or result["settings"] != settings:
             continue
         if "failed" in result:
