@@ -103,7 +103,9 @@ class Peer:
         """Spin until the condition holds; fails the test when it does not in time."""
         until_s = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < until_s, f"did not happen in {timeout_s} s; last diagnostic: {self.diagnostics[-1:]}"
+            assert time.monotonic() < until_s, (
+                f"did not happen in {timeout_s} s; last diagnostic: {self.diagnostics[-1:]}"
+            )
             self.executor.spin_once(timeout_sec=0.05)
 
     def until_connected(self):
@@ -174,7 +176,8 @@ def node_process():
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             try:
-                process.communicate(timeout=30)
+                _, log = process.communicate(timeout=30)
+                print(log or "", file=sys.stderr)  # shown when the test fails
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()

@@ -70,7 +70,9 @@ def test_silence_on_the_input_is_a_warning_once_it_lasts(active_for_s, level):
         assert "/velodyne_points (0 publishers)" in message
 
 
-@pytest.mark.parametrize(("budget_ms", "level"), [(0.0, DiagnosticStatus.OK), (50.0, DiagnosticStatus.WARN), (150.0, DiagnosticStatus.OK)])
+@pytest.mark.parametrize(
+    ("budget_ms", "level"), [(0.0, DiagnosticStatus.OK), (50.0, DiagnosticStatus.WARN), (150.0, DiagnosticStatus.OK)]
+)
 def test_a_latency_over_the_budget_is_a_warning(budget_ms, level):
     assert judge(working_log(0.1), {}, dataclasses.replace(ACTIVE, latency_budget_ms=budget_ms))[0] == level
 

@@ -31,7 +31,9 @@ def test_the_shipped_file_lists_every_parameter_with_its_default():
     listed = yaml.safe_load(config_file("complete.param.yaml").read_text())["/**"]["ros__parameters"]
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(Parameters()).items()}
     assert listed == defaults
-    assert {name: type(value) for name, value in listed.items()} == {name: type(value) for name, value in defaults.items()}
+    assert {name: type(value) for name, value in listed.items()} == {
+        name: type(value) for name, value in defaults.items()
+    }
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -20,7 +20,14 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}
-BOUNDS = {1: (-128, 127), 2: (0, 255), 3: (-(2**15), 2**15 - 1), 4: (0, 2**16 - 1), 5: (-(2**31), 2**31 - 1), 6: (0, 2**32 - 1)}
+BOUNDS = {
+    1: (-128, 127),
+    2: (0, 255),
+    3: (-(2**15), 2**15 - 1),
+    4: (0, 2**16 - 1),
+    5: (-(2**31), 2**31 - 1),
+    6: (0, 2**32 - 1),
+}
 
 
 def values_of(datatype):
@@ -75,7 +82,9 @@ def test_any_layout_is_read_as_it_was_written(written):
     np.testing.assert_array_equal(sweep.points, expected.astype(np.float32))
     assert sweep.points.dtype == np.float32
     if "intensity" in written.values:
-        np.testing.assert_array_equal(sweep.intensity, np.array(written.values["intensity"], np.float64).astype(np.float32))
+        np.testing.assert_array_equal(
+            sweep.intensity, np.array(written.values["intensity"], np.float64).astype(np.float32)
+        )
     else:
         assert sweep.intensity is None
 
@@ -179,7 +188,9 @@ def test_output_has_the_layout_of_the_contract():
     assert layout.itemsize == 24
 
 
-@pytest.mark.parametrize("fields", [(), ("confidence",), ("provenance", "intensity"), ("intensity", "provenance", "confidence")])
+@pytest.mark.parametrize(
+    "fields", [(), ("confidence",), ("provenance", "intensity"), ("intensity", "provenance", "confidence")]
+)
 def test_output_carries_the_fields_that_are_asked_for(fields):
     points = np.arange(12, dtype=np.float32).reshape(4, 3)
     columns = {

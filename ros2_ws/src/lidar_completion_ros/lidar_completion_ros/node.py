@@ -25,7 +25,6 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64
 
@@ -235,7 +234,7 @@ class CompletionNode(LifecycleNode):
 
     def _receive(self, message: PointCloud2) -> None:
         """In the executor's thread: as short as can be."""
-        if self._log.arrived(Time.from_msg(message.header.stamp).nanoseconds):
+        if self._log.arrived(_stamp_ns(message)):
             self.get_logger().warning("the stamp went backwards; the sweep is completed all the same")
         if self.parameters.lazy and self._completions.get_subscription_count() == 0:
             self._log.skipped_unwatched()
@@ -278,9 +277,9 @@ class CompletionNode(LifecycleNode):
         self.get_logger().warning(f"sweep refused: {error}", throttle_duration_sec=1.0)
 
     def _publish_debug(self, record: SweepRecord, message: PointCloud2) -> None:
-        age = self.get_clock().now() - Time.from_msg(message.header.stamp, clock_type=self.get_clock().clock_type)
+        age_ns = self.get_clock().now().nanoseconds - _stamp_ns(message)
         values = {f"processing_time/{stage}_ms": seconds * 1e3 for stage, seconds in record.timings_s.items()}
-        values["pipeline_latency_ms"] = age.nanoseconds / 1e6
+        values["pipeline_latency_ms"] = age_ns / 1e6
         if self._log.cycle_s is not None:
             values["cyclic_time_ms"] = self._log.cycle_s * 1e3
         for topic, value in values.items():
@@ -332,6 +331,11 @@ class CompletionNode(LifecycleNode):
     def _model_name(self) -> str:
         name = getattr(self._completer.card, "name", "") if self._completer else ""
         return name or self.parameters.model or "default"
+
+
+def _stamp_ns(message: PointCloud2) -> int:
+    """Nanoseconds of the header's stamp. Not by rclpy's Time, which raises where a broken stamp is negative."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def _output(message: PointCloud2, sweep: Sweep, completion: Completion, fields: tuple[str, ...]) -> PointCloud2:
