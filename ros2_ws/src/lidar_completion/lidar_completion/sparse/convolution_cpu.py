@@ -25,7 +25,7 @@ from lidar_completion.sparse.kernel_map import KernelMap
 
 NARROW = 64 * 64  # weights an offset; beyond it the kernel leaves the cache and a matrix product is faster
 LANES = 8  # float32 in a vector: 256 bits
-BLOCK_ROWS = 2048  # rows x 256 channels x 4 bytes = 2 MB: gathered rows and products stay in the second-level cache
+BLOCK_ROWS = 1024  # rows x 256 channels x 4 bytes = 1 MB: gathered rows and products stay in the second-level cache
 _workspace = threading.local()
 
 
