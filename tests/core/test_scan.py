@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lidar_completion import scan
-from lidar_completion.sparse.coordinates import quantise
+from lidar_completion.sparse.coordinates import pack, quantise
 
 
 def cloud(n: int = 500, seed: int = 0, extent_m: float = 5.0) -> torch.Tensor:
@@ -54,6 +54,15 @@ def test_mean_is_the_voxels_centroid_and_nearest_is_measured():
 def test_equally_near_points_take_the_smallest():
     corners = torch.tensor([[x, y, z] for x in (0.25, -0.25) for y in (-0.25, 0.25) for z in (0.25, -0.25)])
     assert scan.voxel_downsample(corners, 2.0).tolist() == [[-0.25, -0.25, -0.25]]
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+@pytest.mark.parametrize(("n", "extent_m"), [(1, 1.0), (3000, 5.0), (3000, 0.4)])
+def test_the_compiled_loop_and_its_twin(nearest: bool, n: int, extent_m: float):
+    points = (cloud(n, 3, extent_m) * 16).round() / 16  # on a grid, so that there are ties
+    plain = scan.one_per_voxel_plain(points, pack(quantise(points, 0.5)), nearest)
+    fast = scan.voxel_downsample(points, 0.5, "nearest" if nearest else "mean")
+    torch.testing.assert_close(fast, plain, rtol=0, atol=0 if nearest else 1e-6)
 
 
 @settings(max_examples=30, deadline=None)

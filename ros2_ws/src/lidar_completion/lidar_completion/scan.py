@@ -4,9 +4,11 @@ Every function takes and returns float32 tensors (N, 3) in metres in the sensor 
 input's order unless it says otherwise.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse.compiled import compiled
 from lidar_completion.sparse.coordinates import pack, quantise
 
 
@@ -42,21 +44,53 @@ def voxel_downsample(points: Tensor, voxel_size_m: float, reduce: str = "nearest
         raise ValueError(f"reduce is 'mean' or 'nearest', not {reduce!r}")
     if not len(points):
         return points
-    order, starts = _voxel_groups(points, voxel_size_m)
-    points = points[order]
-    counts = torch.diff(starts, append=starts.new_tensor([len(points)]))
-    centroids = torch.segment_reduce(points, "sum", lengths=counts, unsafe=True) / counts.unsqueeze(1)
-    if reduce == "mean":
-        return centroids
-    return points[_nearest_in_group(points, centroids, counts, starts)]
+    keys = pack(quantise(points, voxel_size_m))
+    if points.device.type == "cpu":
+        order = np.argsort(keys.numpy())
+        return torch.from_numpy(_one_per_voxel(points.float().numpy(), keys.numpy(), order, reduce == "nearest"))
+    return one_per_voxel_plain(points, keys, reduce == "nearest")
 
 
-def _voxel_groups(points: Tensor, voxel_size_m: float) -> tuple[Tensor, Tensor]:
-    """The order that sorts points by voxel, and the first row of each voxel in that order."""
-    keys, order = pack(quantise(points, voxel_size_m)).sort(stable=True)
+@compiled
+def _one_per_voxel(points, keys, order, nearest):  # type: ignore[no-untyped-def]
+    out = np.empty_like(points)
+    count = first = 0
+    while first < len(order):
+        last = first
+        x = y = z = 0.0
+        while last < len(order) and keys[order[last]] == keys[order[first]]:
+            x, y, z = x + points[order[last], 0], y + points[order[last], 1], z + points[order[last], 2]
+            last += 1
+        n = last - first
+        x, y, z = x / n, y / n, z / n
+        if nearest:
+            best, smallest = points[order[first]], np.inf
+            for i in range(first, last):
+                p = points[order[i]]
+                squared = (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2
+                tie = squared == smallest and (p[0], p[1], p[2]) < (best[0], best[1], best[2])
+                if squared < smallest or tie:
+                    best, smallest = p, squared
+            out[count] = best
+        else:
+            out[count, 0], out[count, 1], out[count, 2] = x, y, z
+        count += 1
+        first = last
+    return out[:count].copy()
+
+
+def one_per_voxel_plain(points: Tensor, keys: Tensor, nearest: bool) -> Tensor:
+    """The twin of the loop on CPUs, for any device: the nearest point to each voxel's centroid, or that centroid."""
+    keys, order = keys.sort(stable=True)
     changes = torch.ones_like(keys, dtype=torch.bool)
     changes[1:] = keys[1:] != keys[:-1]
-    return order, changes.nonzero().squeeze(1)
+    points, starts = points[order], changes.nonzero().squeeze(1)
+    counts = torch.diff(starts, append=starts.new_tensor([len(points)]))
+    # in float64, so that the order of the sum cannot decide between two points
+    centroids = torch.segment_reduce(points.double(), "sum", lengths=counts, unsafe=True) / counts.unsqueeze(1)
+    if not nearest:
+        return centroids.to(points.dtype)
+    return points[_nearest_in_group(points, centroids, counts, starts)]
 
 
 def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
