@@ -334,9 +334,8 @@ def test_wrong_names_are_explained(world):
 
 def test_sample_record_reads_back(tmp_path):
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
-    from rosbags.typesys import Stores, get_typestore
-
     from lidar_completion_training.data.synthetic import sample
+    from rosbags.typesys import Stores, get_typestore
 
     world = street(3, kind="terraces", **SMALL)
     sweeps = [scan(world, world.pose_at(a), COARSE, np.random.default_rng(0)) for a in (0.0, 1.0)]
