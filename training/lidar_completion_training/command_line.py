@@ -45,5 +45,23 @@ def direct(
         print(f"{output}: {card.name}, sha256 {card.sha256[:12]}")
 
 
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="model folder; its card is rewritten")],
+    scenes: Annotated[int, typer.Option(help="held-back synthetic scenes")] = 20,
+) -> None:
+    """Calibrate the confidence of completed points and write it into the model's card."""
+    from lidar_completion.errors import ModelError
+
+    from lidar_completion_training.calibrate import calibrate as run
+
+    try:
+        table = run(model, scenes).confidence
+    except ModelError as error:
+        raise SystemExit(f"lidar-completion-train: {error}") from error
+    for ring, share in zip(table["range_m"], table["probability"], strict=True):
+        print(f"{ring:5.1f} m  {share:.3f}")
+
+
 if __name__ == "__main__":
     app()

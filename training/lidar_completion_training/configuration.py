@@ -79,6 +79,14 @@ class DirectRecipe:
 
 
 @dataclass
+class ExportRecipe:
+    """Where the exported model's card differs from training."""
+
+    replication: int = 20  # denser than training can afford: a network that moves points does not mind more of them
+    description: str = ""
+
+
+@dataclass
 class Recipe:
     name: str = "unnamed"
     iterations: int = 1000
@@ -89,6 +97,7 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
     direct: DirectRecipe = field(default_factory=DirectRecipe)
+    export: ExportRecipe = field(default_factory=ExportRecipe)
 
 
 def load_recipe(path: Path | None = None, overrides: list[str] | None = None) -> Recipe:
@@ -105,6 +114,13 @@ def load_recipe(path: Path | None = None, overrides: list[str] | None = None) ->
     except (OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"{source}: {str(error).splitlines()[0]}") from error
     return recipe
+
+
+def exported_card(recipe: Recipe) -> ModelCard:
+    """The card that goes out with the weights."""
+    card = model_card(recipe)
+    pipeline = dataclasses.replace(card.pipeline, replication=recipe.export.replication)
+    return dataclasses.replace(card, pipeline=pipeline, description=recipe.export.description)
 
 
 def model_card(recipe: Recipe) -> ModelCard:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy.ndimage import binary_dilation
 
 UNKNOWN, FREE, OCCUPIED = 0, 1, 2
 
@@ -68,8 +67,18 @@ def observe(
         index = np.floor(_to_voxels(points, rules)).astype(np.int64)
         index = index[((index >= 0) & (index < state.shape)).all(axis=1)]
         state[tuple(index.T)] = OCCUPIED
-    near = binary_dilation(state == OCCUPIED, np.ones((3, 3, 3), bool))
-    return ObservedSpace(state, near, rules)
+    return ObservedSpace(state, _grown(state == OCCUPIED), rules)
+
+
+def _grown(occupied: np.ndarray) -> np.ndarray:
+    """The voxels (X, Y, Z) bool and their 26 neighbours, one axis after the other."""
+    for axis in range(3):
+        along = np.moveaxis(occupied, axis, 0)
+        grown = along.copy()
+        grown[1:] |= along[:-1]
+        grown[:-1] |= along[1:]
+        occupied = np.moveaxis(grown, 0, axis)
+    return occupied
 
 
 def _shape(rules: RayRules) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import math
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from lidar_completion.checkpoints import ModelCard, build_networks, save_model
 from torch import nn
 from tqdm import tqdm
 
-from lidar_completion_training.configuration import Recipe, model_card
+from lidar_completion_training.configuration import Recipe, exported_card, model_card
 from lidar_completion_training.data.stream import samples
 from lidar_completion_training.objectives.direct import DirectCompletion
 
@@ -101,7 +102,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.iteration = state["iteration"]
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             raise TrainingError(
                 f"{path}: does not fit this recipe or is damaged ({reason}); use another --run folder"
@@ -110,9 +111,9 @@ class Trainer:
             lines = (self.folder / LOG_NAME).read_text().splitlines(keepends=True)
             (self.folder / LOG_NAME).write_text("".join(lines[: self.iteration + 1]))
 
-    def export(self, target: Path, card: ModelCard | None = None) -> ModelCard:
-        """Write the averaged weights as a model folder."""
-        return save_model(target, card or self.card, dict(self.average.items()), dtype=torch.float16)
+    def export(self, target: Path) -> ModelCard:
+        """Write the averaged weights as a model folder, in float16."""
+        return save_model(target, exported_card(self.recipe), dict(self.average.items()), dtype=torch.float16)
 
     def _update_average(self) -> None:
         decay = min(self.recipe.optimiser.average_decay, self.iteration / (self.iteration + 10))

@@ -102,8 +102,13 @@ def save_model(
     }
     save_file(tensors, folder / card.weights)
     card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
-    (folder / CARD_NAME).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    save_card(folder, card)
     return card
+
+
+def save_card(folder: str | Path, card: ModelCard) -> None:
+    """Write the card of a model folder whose weights stay as they are."""
+    (Path(folder) / CARD_NAME).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
 
 def load_card(folder: str | Path) -> ModelCard:

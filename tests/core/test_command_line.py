@@ -1,0 +1,53 @@
+"""The command `lidar-completion`, in process."""
+
+import json
+
+import numpy as np
+import pytest
+from lidar_completion.command_line import app
+from lidar_completion.point_cloud_files import read_points, write_points
+from typer.testing import CliRunner
+
+run = CliRunner().invoke
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    points = np.random.default_rng(0).uniform(-20, 20, (3000, 3)).astype(np.float32)
+    write_points(tmp_path / "sweep.npz", points)
+    return tmp_path / "sweep.npz"
+
+
+def test_complete_writes_measured_and_completed_points(sweep, tiny_model, tmp_path):
+    result = run(app, ["complete", str(sweep), "--model", str(tiny_model), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    done, measured = read_points(tmp_path / "out" / "sweep.pcd").points, read_points(sweep).points
+    assert np.array_equal(done[: len(measured)], measured)
+    assert len(done) > len(measured)
+
+
+def test_a_broken_sweep_is_named_and_the_others_are_completed(sweep, tiny_model, tmp_path):
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(b"123")
+    arguments = ["complete", str(broken), str(sweep), "--model", str(tiny_model), "--output", str(tmp_path / "out")]
+    result = run(app, arguments)
+    assert result.exit_code == 2
+    assert "broken.bin" in result.output
+    assert (tmp_path / "out" / "sweep.pcd").is_file()
+
+
+def test_a_missing_model_is_an_error_with_its_path(sweep, tmp_path):
+    result = run(app, ["complete", str(sweep), "--model", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert str(tmp_path / "none") in result.output
+
+
+def test_inspect_prints_the_card(tiny_model):
+    result = run(app, ["inspect", str(tiny_model)])
+    assert result.exit_code == 0
+    card = json.loads(result.output[: result.output.rindex("}") + 1])
+    assert card["name"] == "tiny"
+
+
+def test_other_packages_add_their_commands():
+    assert {"bag", "evaluate"} <= {command.name for command in app.registered_commands}
