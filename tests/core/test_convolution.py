@@ -158,3 +158,19 @@ def test_bfloat16_sums_in_float32(kind: str):
     rounded = convolve(features, kernel.bfloat16(), table)
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).abs().mean() / exact.std()) < 0.01
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (70, 64)])
+def test_two_threads_give_what_one_gives(channels: tuple[int, int]):
+    table = maps(3000, 2)["neighbours"]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            features, kernel = inputs(table, *channels, torch.float32)
+            out = convolve(features, kernel, table, "cpu")
+            results.append((out, *torch.autograd.grad(out.square().sum(), (features, kernel))))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-3)
