@@ -20,6 +20,7 @@ from lidar_completion.errors import SweepError
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
@@ -151,6 +152,7 @@ class CompletionNode(LifecycleNode):
         if self.state in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
         self.report()
+        self._diagnostics.wait_for_all_acked(Duration(seconds=0.5))
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
         self._configure_error = f"{what}: {error}"
