@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from lidar_completion_training.data.synthetic import SENSORS, raycast, scan, street, training_pair, training_pairs
 from lidar_completion_training.data.synthetic.ground_truth import visible_surface
 

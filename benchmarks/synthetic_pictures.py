@@ -15,6 +15,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
 from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
 from lidar_completion_training.data.synthetic.ground_truth import visible_surface
 

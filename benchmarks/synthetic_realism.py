@@ -15,8 +15,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
 from scipy.spatial import cKDTree
+
+from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
 
 NEAR_M = 2.5  # the carrying car's own echoes and empty returns lie nearer
 BINS = {

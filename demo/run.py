@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import PointCloud2
+
 from lidar_completion import trivial
 from lidar_completion.checkpoints import load_card
 from lidar_completion.errors import ModelError
@@ -22,10 +25,9 @@ from lidar_completion.pictures import Panel, birds_eye
 from lidar_completion.visibility import COMPLETED
 from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, ReplayResult, replay
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS, output_layout, read_sweep
-from lidar_completion_training.data.drives import DriveError, read_poses
+from lidar_completion_training.data.drives import DriveError, Sweep, read_poses
+from lidar_completion_training.data.synthetic.sample import read_truth
 from lidar_completion_training.ground_truth_map import DRIVE_RULES, first_per_voxel, map_points, truth_for_sweep
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import PointCloud2
 
 ROWS = {
     "raw sweep": trivial.raw,
@@ -35,7 +37,7 @@ ROWS = {
 }
 COMPLETION_ROW = "completion"
 F_THRESHOLD_M = 0.2
-TRUTH_NAME = "truth.npz"  # beside a bag: `points` (M, 3) in the frame of its poses
+TRUTH_NAME = "truth.npz"  # beside the shipped sample: its exact surface, in the frame of its poses
 POSES_NAME = "poses.txt"
 
 
@@ -137,15 +139,14 @@ def ground_truth(bag: Path, poses_path: Path | None, sweeps: dict[int, np.ndarra
     if len(poses) < len(sweeps):
         raise DriveError(f"{poses_path}: expected a pose for each of {len(sweeps)} sweeps, found {len(poses)}")
     if (folder / TRUTH_NAME).is_file():
-        surface = np.load(folder / TRUTH_NAME)["points"].astype(np.float64)
+        surface = read_truth(folder / TRUTH_NAME).astype(np.float64)
     else:
         surface = map_of(sweeps, poses)
     return {stamp: truth_for_sweep(surface, pose) for stamp, pose in zip(sweeps, poses, strict=False)}
 
 
 def map_of(sweeps: dict[int, np.ndarray], poses: np.ndarray) -> np.ndarray:
-    from lidar_completion_training.data.drives import Sweep
-
+    """The surface (M, 3) that all sweeps of the bag have measured, in the frame of the poses."""
     parts = [
         map_points(Sweep(points[np.isfinite(points).all(axis=1)], None), pose, DRIVE_RULES)
         for points, pose in zip(sweeps.values(), poses, strict=False)

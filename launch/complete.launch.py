@@ -7,11 +7,10 @@ see config/fast_dds_profile.xml. A profile that is already named in FASTRTPS_DEF
 import os
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 CONFIG = os.path.join(get_package_share_directory("lidar_completion_ros"), "config")
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"

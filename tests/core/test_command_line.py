@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
 from lidar_completion.command_line import app
 from lidar_completion.point_cloud_files import read_points, write_points
-from typer.testing import CliRunner
 
 run = CliRunner().invoke
 

@@ -19,15 +19,16 @@ pytest.importorskip("rclpy", reason="needs ROS 2: pip install 'lidar_completion_
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from lidar_completion_ros.__main__ import DEFAULT_REMAPS
-from lidar_completion_ros.installed_files import use_shared_memory_profile
-from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
+
+from lidar_completion_ros.__main__ import DEFAULT_REMAPS
+from lidar_completion_ros.installed_files import use_shared_memory_profile
+from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
 
 use_shared_memory_profile(os.environ)
 

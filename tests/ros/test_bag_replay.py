@@ -4,10 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, cloud_head, replay
-from lidar_completion_ros.command_line import bag as bag_command
-from lidar_completion_ros.command_line import summary
-from lidar_completion_ros.point_cloud_messages import read_sweep
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -15,6 +11,11 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 from typer import Typer
 from typer.testing import CliRunner
+
+from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, cloud_head, replay
+from lidar_completion_ros.command_line import bag as bag_command
+from lidar_completion_ros.command_line import summary
+from lidar_completion_ros.point_cloud_messages import read_sweep
 
 FIRST_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 10**8

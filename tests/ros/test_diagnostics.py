@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+
 from lidar_completion_ros.diagnostics import LATENCY_WINDOW, Situation, SweepLog, SweepRecord, judge
 
 ACTIVE = Situation(

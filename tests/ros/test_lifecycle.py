@@ -5,12 +5,13 @@ import shutil
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from lidar_completion_ros.node import CompletionNode
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+
+from lidar_completion_ros.node import CompletionNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import PointField
+
 from lidar_completion.point_cloud_files import read_points
 from lidar_completion_ros.point_cloud_messages import read_sweep
-from sensor_msgs.msg import PointField
 
 # Best effort loses sweeps on a machine that is busy otherwise; what is sent here has to arrive.
 RELIABLE = {"qos_overrides./velodyne_points.subscription.reliability": "reliable"}

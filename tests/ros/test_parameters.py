@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import yaml
+from rcl_interfaces.msg import ParameterType
+from rclpy.parameter import Parameter
+
 from lidar_completion_ros.installed_files import config_file
 from lidar_completion_ros.node import CompletionNode
 from lidar_completion_ros.parameters import ParameterError, Parameters, descriptor
-from rcl_interfaces.msg import ParameterType
-from rclpy.parameter import Parameter
 
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
 TYPES = {

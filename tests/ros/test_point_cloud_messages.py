@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
 from lidar_completion_ros.point_cloud_messages import (
     MessageError,
     allocate_points,
@@ -16,8 +19,6 @@ from lidar_completion_ros.point_cloud_messages import (
     output_layout,
     read_sweep,
 )
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
 
 FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}
 BOUNDS = {

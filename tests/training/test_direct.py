@@ -6,12 +6,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
+
 from lidar_completion.checkpoints import load_model
 from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
 from lidar_completion_training.data.stream import Sample, sample_of
 from lidar_completion_training.objectives.direct import DirectCompletion, clamped_chamfer, random_turn
 from lidar_completion_training.train import Trainer, TrainingError, learning_rate
-from scipy.spatial.distance import cdist
 
 SMALL = [
     "iterations=4",

@@ -162,14 +162,14 @@ def passing_car(frames: int = 31):
 
 
 def ring_of_wall(range_m: float) -> np.ndarray:
-    azimuth, elevation = np.meshgrid(np.radians(np.arange(0, 360, 0.25)), np.radians(np.arange(-10, 10, 0.4)))
+    azimuth, elevation = np.meshgrid(np.radians(np.arange(0, 360, 0.45)), np.radians(np.arange(-10, 10, 0.45)))
     return np.column_stack(
         [range_m * np.cos(azimuth).ravel(), range_m * np.sin(azimuth).ravel(), range_m * np.tan(elevation).ravel()]
     )
 
 
 def box(centre: np.ndarray) -> np.ndarray:
-    y, z = np.meshgrid(np.linspace(-1.0, 1.0, 40), np.linspace(-0.6, 0.6, 20))
+    y, z = np.meshgrid(np.linspace(-1.0, 1.0, 30), np.linspace(-0.6, 0.6, 12))
     return np.column_stack([np.zeros(y.size), y.ravel(), z.ravel()]) + centre
 
 

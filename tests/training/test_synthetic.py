@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
+
 from lidar_completion_training.data.synthetic import (
     SENSORS,
     TEST_SEED,
@@ -19,7 +21,6 @@ from lidar_completion_training.data.synthetic import (
 from lidar_completion_training.data.synthetic.ground_truth import one_per_voxel, visible_surface
 from lidar_completion_training.data.synthetic.objects import Material
 from lidar_completion_training.data.synthetic.world import KINDS, empty_solids
-from scipy.spatial import cKDTree
 
 SMALL = dict(half_length_m=45.0, half_depth_m=30.0)
 COARSE = SpinningLidar("coarse", tuple(np.linspace(-24, 2, 24)), 360)
@@ -334,8 +335,9 @@ def test_wrong_names_are_explained(world):
 
 def test_sample_record_reads_back(tmp_path):
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
-    from lidar_completion_training.data.synthetic import sample
     from rosbags.typesys import Stores, get_typestore
+
+    from lidar_completion_training.data.synthetic import sample
 
     world = street(3, kind="terraces", **SMALL)
     sweeps = [scan(world, world.pose_at(a), COARSE, np.random.default_rng(0)) for a in (0.0, 1.0)]

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
 from lidar_completion.checkpoints import ModelCard, save_card
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.metrics import nearest_distances
-from tqdm import tqdm
-
 from lidar_completion_training.data.synthetic import test_pair
 
 NEAR_M = 0.2  # "within 0.2 m of a surface"

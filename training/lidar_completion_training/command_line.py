@@ -52,7 +52,6 @@ def calibrate(
 ) -> None:
     """Calibrate the confidence of completed points and write it into the model's card."""
     from lidar_completion.errors import ModelError
-
     from lidar_completion_training.calibrate import calibrate as run
 
     try:

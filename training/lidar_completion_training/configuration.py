@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lidar_completion.checkpoints import ModelCard, Pipeline
-from lidar_completion.networks import Architecture
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from lidar_completion.checkpoints import ModelCard, Pipeline
+from lidar_completion.networks import Architecture
 
 
 class RecipeError(ValueError):

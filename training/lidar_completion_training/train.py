@@ -10,10 +10,10 @@ import pickle
 from pathlib import Path
 
 import torch
-from lidar_completion.checkpoints import ModelCard, build_networks, save_model
 from torch import nn
 from tqdm import tqdm
 
+from lidar_completion.checkpoints import ModelCard, build_networks, save_model
 from lidar_completion_training.configuration import Recipe, exported_card, model_card
 from lidar_completion_training.data.stream import samples
 from lidar_completion_training.objectives.direct import DirectCompletion

@@ -1,3 +1,6 @@
+from glob import glob
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 package_name = "lidar_completion"
@@ -9,6 +12,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
+        *((f"share/{package_name}/models/{Path(folder).name}", sorted(glob(f"{folder}/*"))) for folder in glob("models/*")),
     ],
     python_requires=">=3.11",
     install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],

@@ -5,13 +5,13 @@ nearest surface and never to cross a gap, because it has not seen a start that l
 """
 
 import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
 from lidar_completion.checkpoints import ModelCard
 from lidar_completion.diffusion import add_noise, sampling_timesteps
 from lidar_completion.networks import ConditionEncoder, Denoiser, VoxelisedCloud
 from lidar_completion.scan import crop_range, replicate, voxel_downsample
-from scipy.spatial import cKDTree
-from torch import Tensor
-
 from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.data.stream import Sample
 

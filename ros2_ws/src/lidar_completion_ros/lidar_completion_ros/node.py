@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from lidar_completion.completer import Completion, SceneCompleter
-from lidar_completion.errors import SweepError
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -29,6 +27,8 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64
 
+from lidar_completion.completer import Completion, SceneCompleter
+from lidar_completion.errors import SweepError
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
 from lidar_completion_ros.installed_files import model_folder
 from lidar_completion_ros.mailbox import Mailbox

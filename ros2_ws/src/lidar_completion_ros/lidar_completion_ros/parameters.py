@@ -177,3 +177,19 @@ def _ros_value(value: Any) -> Any:
 
 def _python_value(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def markdown_table() -> str:
+    """The parameters as the README's table: python -m lidar_completion_ros.parameters"""
+    rows = ["| parameter | default | range | unit | change while running | meaning |", "|---|---|---|---|---|---|"]
+    for field in dataclasses.fields(Parameters):
+        about = field.metadata
+        span = "" if about["low"] is None else f"{about['low']:g} … {about['high']:g}"
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        dynamic = "yes" if about["dynamic"] else "no"
+        rows.append(f"| `{field.name}` | `{default!r}` | {span} | {about['unit']} | {dynamic} | {about['text']} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(markdown_table())
