@@ -52,3 +52,10 @@ def test_inspect_prints_the_card(tiny_model):
 
 def test_other_packages_add_their_commands():
     assert {"bag", "evaluate"} <= {command.name for command in app.registered_commands}
+
+
+def test_convert_refuses_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "some.ckpt").write_bytes(b"no checkpoint")
+    result = run(app, ["convert", str(tmp_path / "some.ckpt"), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "some.ckpt" in result.output

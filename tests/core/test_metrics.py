@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.optimize import linprog
+from scipy.spatial.distance import cdist
+
 from lidar_completion import metrics
 from lidar_completion.metrics import MetricError
 from lidar_completion.point_cloud_files import read_points
-from scipy.optimize import linprog
-from scipy.spatial.distance import cdist
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 GOLDEN = json.loads((Path(__file__).parent / "golden/metrics.json").read_text())

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from lidar_completion.trivial import TRIVIAL, interpolated, jittered, raw, xy_jittered
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
+
 from lidar_completion.point_cloud_files import write_points
 from lidar_completion_training.data.drives import transform
-from scipy.spatial.transform import Rotation
 
 
 def poses_along_x(count: int, step_m: float = 1.0, turn_deg: float = 2.0) -> np.ndarray:

@@ -4,6 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
+from street_drive import a_street, poses_along_x, write_drive, write_poses
+
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_training.benchmarks import BENCHMARKS
 from lidar_completion_training.data import kitti_360
@@ -11,10 +16,6 @@ from lidar_completion_training.data.bags import interpolate_poses, open_bag
 from lidar_completion_training.data.drives import DriveError, transform
 from lidar_completion_training.data.open import open_drive
 from lidar_completion_training.data.semantic_kitti import open_sequence
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
-from scipy.spatial.transform import Rotation
-from street_drive import a_street, poses_along_x, write_drive, write_poses
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 CAMERA = np.array(

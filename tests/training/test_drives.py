@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from street_drive import a_street, poses_along_x, write_drive, write_poses
+
 from lidar_completion.metrics import nearest_distances
 from lidar_completion.point_cloud_files import PointCloudFileError, write_points
 from lidar_completion.trivial import TRIVIAL
@@ -15,7 +17,6 @@ from lidar_completion_training.data.drives import (
     transform,
 )
 from lidar_completion_training.ground_truth_map import DRIVE_RULES, aggregated_truth, in_range, truth_for_sweep
-from street_drive import a_street, poses_along_x, write_drive, write_poses
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 

@@ -3,6 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from street_drive import a_street, poses_along_x, write_drive
+from typer import Typer
+from typer.testing import CliRunner
+
 from lidar_completion.metrics import MetricError, nearest_distances
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_training import evaluate as evaluation
@@ -15,9 +19,6 @@ from lidar_completion_training.observed_space import RayRules, observe
 from lidar_completion_training.report import write_report
 from lidar_completion_training.scenes import DriveScenes, Scene, SyntheticScenes
 from lidar_completion_training.statistics import mean_interval, paired_difference
-from street_drive import a_street, poses_along_x, write_drive
-from typer import Typer
-from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")

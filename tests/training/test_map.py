@@ -6,6 +6,10 @@ import time
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+from street_drive import a_street, poses_along_x, write_drive
+
 from lidar_completion_training.data.drives import DriveError, Sweep, open_folder, transform
 from lidar_completion_training.deskew import deskew, motion_of_sweep, time_from_azimuth
 from lidar_completion_training.ground_truth_map import (
@@ -17,9 +21,6 @@ from lidar_completion_training.ground_truth_map import (
     truth_for_sweep,
 )
 from lidar_completion_training.moving_things import VisibilityCheck
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
-from street_drive import a_street, poses_along_x, write_drive
 
 
 class RecordedDrive:

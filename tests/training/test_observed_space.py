@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from lidar_completion_training.observed_space import FREE, OCCUPIED, UNKNOWN, RayRules, observe
 
 RULES = RayRules(half_extent_m=20.0, min_z_m=-3.0, max_z_m=5.0)

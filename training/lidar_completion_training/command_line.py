@@ -62,5 +62,39 @@ def calibrate(
         print(f"{ring:5.1f} m  {share:.3f}")
 
 
+@app.command()
+def export(model: Annotated[Path, typer.Argument(help="model folder; the .onnx files are written into it")]) -> None:
+    """Export a model to ONNX (standard operators, dynamic sizes) for the onnx backend."""
+    from lidar_completion.errors import ModelError
+    from lidar_completion.onnx_export import export_model
+
+    try:
+        files = export_model(model)
+    except ModelError as error:
+        raise SystemExit(f"lidar-completion-train: {error}") from error
+    for path in files:
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("map")
+def map_(
+    drive: Annotated[Path, typer.Argument(help="folder of sweeps with poses")],
+    output: Annotated[Path, typer.Option(help="the map, an .npz file")],
+    poses: Annotated[Path | None, typer.Option(help="poses; default: poses.txt in the folder")] = None,
+    moving: Annotated[str, typer.Option(help="how moving things go: labels, visibility, keep, auto")] = "auto",
+    deskew: Annotated[bool, typer.Option(help="take the sensor's motion out of each sweep (raw drives)")] = False,
+) -> None:
+    """Build the ground-truth map of a drive of any length; a run that was killed goes on where it was."""
+    from lidar_completion.point_cloud_files import PointCloudFileError
+
+    from lidar_completion_training.data.drives import DriveError, open_folder
+    from lidar_completion_training.ground_truth_map import build_map
+
+    try:
+        print(build_map(open_folder(drive, poses), output, moving=moving, deskew=deskew))
+    except (DriveError, PointCloudFileError, ValueError) as error:
+        raise SystemExit(f"lidar-completion-train: {error}") from error
+
+
 if __name__ == "__main__":
     app()

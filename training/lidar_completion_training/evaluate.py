@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
+
 from lidar_completion.errors import SweepError
 from lidar_completion.metrics import MetricError, NearestDistances, nearest_distances
 from lidar_completion.point_cloud_files import read_points, suffixes
 from lidar_completion.trivial import TRIVIAL
-from tqdm import tqdm
-
 from lidar_completion_training.ground_truth_map import in_window
 from lidar_completion_training.judge import JudgeRules, judge
 from lidar_completion_training.pictures import birds_eye

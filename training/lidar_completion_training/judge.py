@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from lidar_completion import metrics
 from lidar_completion.metrics import MetricError, NearestDistances
-
 from lidar_completion_training.scenes import Scene
 
 THRESHOLDS_M = (0.1, 0.2, 0.5)

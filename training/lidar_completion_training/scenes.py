@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lidar_completion.metrics import NearestDistances, nearest_distances
 
+from lidar_completion.metrics import NearestDistances, nearest_distances
 from lidar_completion_training.data.drives import Drive, transform
 from lidar_completion_training.ground_truth_map import (
     DRIVE_RULES,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lidar_completion.point_cloud_files import read_points, suffixes
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+
+from lidar_completion.point_cloud_files import read_points, suffixes
 
 # Ten sweeps a second at 360 km/h: a longer way between two sweeps is a mixed up pose file.
 MAX_STEP_M = 10.0

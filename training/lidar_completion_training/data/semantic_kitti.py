@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lidar_completion.point_cloud_files import read_points
 
+from lidar_completion.point_cloud_files import read_points
 from lidar_completion_training.data.drives import (
     Drive,
     DriveError,

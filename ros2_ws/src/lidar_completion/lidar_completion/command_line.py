@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Complete sparse LiDAR sweeps into dense scenes.")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Complete sparse LiDAR sweeps into dense scenes."
+)
 
 
 @app.command()
@@ -23,9 +25,13 @@ def complete(
     suffix: Annotated[str, typer.Option(help="format of the completions: .pcd .ply .bin .npy .npz")] = ".pcd",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance weight; default: the model card's")] = None,
-    replication: Annotated[int | None, typer.Option(min=1, help="copies of every point; default: the model card's")] = None,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="copies of every point; default: the model card's")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
 ) -> None:
     """Complete sweeps from files; each completion has provenance and confidence beside x, y, z."""
@@ -68,6 +74,25 @@ def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None
     typer.echo(json.dumps(dataclasses.asdict(card), indent=2))
     for name, network in networks.items():
         typer.echo(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+
+
+@app.command()
+def convert(
+    files: Annotated[
+        list[Path], typer.Argument(help="public .ckpt or .pt files of LiDiff, ScoreLiDAR, Distillation-DPO")
+    ],
+    output: Annotated[Path, typer.Option(help="model folder to write")],
+    name: Annotated[str, typer.Option(help="name on the card; default: that of the first file")] = "",
+    family: Annotated[str, typer.Option(help="lidiff (50 steps), student (8 steps) or auto")] = "auto",
+) -> None:
+    """Convert public checkpoints to a model folder, without executing what their pickles hold."""
+    from lidar_completion.public_checkpoints import convert_public_checkpoints
+
+    card = _loaded(lambda: convert_public_checkpoints(files, output, name=name, family=family))
+    settings = card.pipeline
+    typer.echo(
+        f"{output}: {', '.join(card.networks)}; {settings.sampler}, {settings.steps} steps, guidance {settings.guidance}"
+    )
 
 
 def _loaded(load):  # type: ignore[no-untyped-def]

@@ -116,9 +116,9 @@ class SceneCompleter:
         if refine and "refiner" in self.networks:
             completed = self.refine(completed)
         confidence = calibrated_confidence(completed, self.card.confidence)
-        result = label(measured, measured_rows, completed, confidence)
+        cloud, provenance, trust, rows = label(measured, measured_rows, completed, confidence)
         clock.stop("postprocess")
-        return Completion(*result, timings=clock.timings(), steps=steps)
+        return Completion(cloud, provenance, trust, rows, clock.timings(), steps)
 
     def denoiser(self, scan: Tensor, guidance: float = 1.0) -> Denoise:
         """eps(points, t) of the scan (N, 3): the condition is encoded once, here, and both branches share every kernel map.
@@ -182,7 +182,10 @@ def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tenso
     return sweeps.voxel_downsample(points, voxel_size_m)
 
 
-def label(measured: Tensor, rows: Tensor, completed: Tensor, confidence: Tensor) -> tuple[np.ndarray, ...]:
+Labelled = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def label(measured: Tensor, rows: Tensor, completed: Tensor, confidence: Tensor) -> Labelled:
     """Points, provenance, confidence and measured rows of a completion, as numpy arrays."""
     counts = (len(measured), len(completed))
     provenance = np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), counts)

@@ -206,4 +206,9 @@ def sampling_timesteps(sampler: str, steps: int, schedule: NoiseSchedule, start:
     return schedule.timesteps(steps, start) if sampler == "dpm_solver" else schedule.timesteps_by_level(steps, start)
 
 
-SAMPLERS = {"dpm_solver": dpm_solver, "few_step": few_step, "deterministic": deterministic, "ancestral": ancestral}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "dpm_solver": dpm_solver,
+    "few_step": few_step,
+    "deterministic": deterministic,
+    "ancestral": ancestral,
+}

@@ -11,8 +11,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import fft
 from scipy.integrate import simpson
 from scipy.spatial import cKDTree
@@ -101,7 +103,7 @@ class NearestDistances:
         return kept
 
 
-def nearest_distances(prediction, truth, *, workers: int = -1) -> NearestDistances:
+def nearest_distances(prediction: ArrayLike, truth: ArrayLike, *, workers: int = -1) -> NearestDistances:
     """Nearest distances both ways between (N, 3) and (M, 3) in metres; workers: threads, -1 for every core."""
     prediction, truth = cloud(prediction, "prediction"), cloud(truth, "truth")
     to_truth, _ = cKDTree(truth).query(prediction, workers=workers)
@@ -109,7 +111,7 @@ def nearest_distances(prediction, truth, *, workers: int = -1) -> NearestDistanc
     return NearestDistances(to_truth, to_prediction)
 
 
-def chamfer_distance(prediction, truth) -> float:
+def chamfer_distance(prediction: ArrayLike, truth: ArrayLike) -> float:
     """CD as published: mean of the two mean unsquared nearest distances, metres.
 
     The published tables judge the completed points alone, without the measured points passed through.
@@ -117,17 +119,17 @@ def chamfer_distance(prediction, truth) -> float:
     return nearest_distances(prediction, truth).chamfer
 
 
-def squared_chamfer_distance(prediction, truth) -> float:
+def squared_chamfer_distance(prediction: ArrayLike, truth: ArrayLike) -> float:
     """Mean of the two mean squared nearest distances, square metres."""
     return nearest_distances(prediction, truth).squared_chamfer
 
 
-def rmse_as_published(prediction, truth) -> float:
+def rmse_as_published(prediction: ArrayLike, truth: ArrayLike) -> float:
     """What the published tables call RMSE: the *mean* distance prediction -> truth, metres."""
     return nearest_distances(prediction, truth).mean_to_truth
 
 
-def root_mean_square_distance(prediction, truth) -> float:
+def root_mean_square_distance(prediction: ArrayLike, truth: ArrayLike) -> float:
     """Root of the mean squared distance prediction -> truth, metres."""
     return nearest_distances(prediction, truth).root_mean_square_to_truth
 
@@ -142,7 +144,7 @@ class PrecisionRecall:
     f_score: np.ndarray
 
 
-def precision_recall_curve(distances: NearestDistances, thresholds_m: Sequence[float]) -> PrecisionRecall:
+def precision_recall_curve(distances: NearestDistances, thresholds_m: Sequence[float] | np.ndarray) -> PrecisionRecall:
     """Precision, recall and F-score at each threshold (strict <); thresholds in ascending order, metres."""
     thresholds = np.asarray(thresholds_m, dtype=np.float64)
     if thresholds.ndim != 1 or not len(thresholds) or thresholds[0] <= 0 or (np.diff(thresholds) <= 0).any():
@@ -161,13 +163,14 @@ def precision_recall_f_as_published(distances: NearestDistances) -> tuple[float,
     curve = precision_recall_curve(distances, PUBLISHED_F_THRESHOLDS_M)
     width = curve.thresholds_m[-1] - curve.thresholds_m[0]
     areas = [simpson(values, x=curve.thresholds_m) for values in (curve.precision, curve.recall, curve.f_score)]
-    return tuple(float(100 * area / width) for area in areas)
+    precision, recall, f_score = (float(100 * area / width) for area in areas)
+    return precision, recall, f_score
 
 
 # --- overlap on a grid ------------------------------------------------------------------------------------------
 
 
-def voxel_iou(prediction, truth, voxel_size_m: float, *, half_extent_m: float = PUBLISHED_HALF_EXTENT_M) -> float:
+def voxel_iou(prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float, *, half_extent_m: float = PUBLISHED_HALF_EXTENT_M) -> float:
     """Intersection over union of occupied voxels in the cube of ±half_extent_m around the sensor, in [0, 1]."""
     a = np.unique(_grid_keys(prediction, "prediction", voxel_size_m, half_extent_m))
     b = np.unique(_grid_keys(truth, "truth", voxel_size_m, half_extent_m))
@@ -176,7 +179,7 @@ def voxel_iou(prediction, truth, voxel_size_m: float, *, half_extent_m: float = 
 
 
 def jensen_shannon_3d(
-    prediction, truth, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
+    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
 ) -> float:
     """Jensen-Shannon distance (root of the divergence, natural logarithm) of the histograms of point counts."""
     histograms = (
@@ -187,7 +190,7 @@ def jensen_shannon_3d(
 
 
 def jensen_shannon_birds_eye(
-    prediction, truth, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
+    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
 ) -> float:
     """Jensen-Shannon distance of the histograms of occupied voxels summed over z; most likely the published JSD."""
     cells = _cells_per_axis(voxel_size_m, half_extent_m)
@@ -206,7 +209,7 @@ def _jensen_shannon(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.nd
     return float(jensenshannon(*dense))
 
 
-def _grid_keys(points, name: str, voxel_size_m: float, half_extent_m: float) -> np.ndarray:
+def _grid_keys(points: ArrayLike, name: str, voxel_size_m: float, half_extent_m: float) -> np.ndarray:
     """One integer per point inside the cube, z fastest. Edges as in numpy.histogramdd: the last cell is closed."""
     points = cloud(points, name)
     cells = _cells_per_axis(voxel_size_m, half_extent_m)
@@ -259,7 +262,7 @@ class Transport:
 
 
 def wasserstein_1(
-    prediction, truth, *, voxel_size_m: float = TRANSPORT_VOXEL_M, max_pairs: int = 50_000_000, max_pivots: int = 10**8
+    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = TRANSPORT_VOXEL_M, max_pairs: int = 50_000_000, max_pivots: int = 10**8
 ) -> Transport:
     """True earth mover's distance (W1, Euclidean cost) between the normalised point densities on voxels.
 
@@ -317,7 +320,7 @@ def _transport_cost(centres: np.ndarray, excess: np.ndarray, max_pivots: int) ->
     return float(cost)
 
 
-def _optimal_transport_library():
+def _optimal_transport_library() -> ModuleType:
     try:
         import ot
     except ImportError as error:
@@ -326,8 +329,8 @@ def _optimal_transport_library():
 
 
 def emd_as_published(
-    prediction,
-    truth,
+    prediction: ArrayLike,
+    truth: ArrayLike,
     *,
     voxel_size_m: float = TRANSPORT_VOXEL_M,
     tolerance: float = 1e-4,
@@ -438,21 +441,21 @@ class Band:
 
 
 def by_range(
-    prediction, truth, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
+    prediction: ArrayLike, truth: ArrayLike, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
 ) -> list[Band]:
     """Accuracy and completeness per ring of horizontal range from the sensor; edges ascending, metres."""
-    rings = [
+    of_prediction, of_truth = (
         np.hypot(points[:, 0], points[:, 1]) for points in (cloud(prediction, "prediction"), cloud(truth, "truth"))
-    ]
-    return _bands(*rings, distances, edges_m, threshold_m)
+    )
+    return _bands(of_prediction, of_truth, distances, edges_m, threshold_m)
 
 
 def by_height(
-    prediction, truth, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
+    prediction: ArrayLike, truth: ArrayLike, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
 ) -> list[Band]:
     """Accuracy and completeness per band of z in the sensor frame; edges ascending, metres."""
-    heights = [points[:, 2] for points in (cloud(prediction, "prediction"), cloud(truth, "truth"))]
-    return _bands(*heights, distances, edges_m, threshold_m)
+    of_prediction, of_truth = (points[:, 2] for points in (cloud(prediction, "prediction"), cloud(truth, "truth")))
+    return _bands(of_prediction, of_truth, distances, edges_m, threshold_m)
 
 
 def _bands(
@@ -485,7 +488,7 @@ def _bands(
     return bands
 
 
-def share_of(mask, name: str = "mask") -> float:
+def share_of(mask: ArrayLike, name: str = "mask") -> float:
     """Share of True in a non-empty boolean array, in [0, 1]: the rate of free-space violations, for instance."""
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.ndim != 1 or not len(mask):
@@ -498,7 +501,7 @@ def share_of(mask, name: str = "mask") -> float:
 # --- input ------------------------------------------------------------------------------------------------------
 
 
-def cloud(points, name: str) -> np.ndarray:
+def cloud(points: ArrayLike, name: str) -> np.ndarray:
     """points as a finite, non-empty (N, 3) float64 array, or MetricError with the name of the argument."""
     to_numpy: Callable | None = getattr(points, "detach", None)
     array = np.asarray(to_numpy().cpu().numpy() if to_numpy else points)
