@@ -86,7 +86,6 @@ def map_(
 ) -> None:
     """Build the ground-truth map of a drive of any length; a run that was killed goes on where it was."""
     from lidar_completion.point_cloud_files import PointCloudFileError
-
     from lidar_completion_training.data.drives import DriveError, open_folder
     from lidar_completion_training.ground_truth_map import build_map
 
