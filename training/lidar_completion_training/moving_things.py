@@ -16,13 +16,13 @@ from lidar_completion_training.data.drives import Drive, transform
 class VisibilityRules:
     """When a point counts as seen through. Angles in degrees, lengths in metres, offsets in sweeps."""
 
-    offsets: tuple[int, ...] = (-30, -20, -10, -5, 5, 10, 20, 30)
+    offsets: tuple[int, ...] = (-30, -20, -15, -10, -7, -5, -3, 3, 5, 7, 10, 15, 20, 30)
     pixel_deg: float = 0.5
     elevation_limits_deg: tuple[float, float] = (-32.0, 24.0)
     min_range_m: float = 3.5  # nearer returns are the vehicle itself
     max_range_m: float = 50.0  # farther pixels are too coarse to judge by
-    margin_m: float = 0.5
-    margin_share: float = 0.05  # of the range, added to the margin
+    margin_m: float = 0.3
+    margin_share: float = 0.03  # of the range, added to the margin
     min_witnesses: int = 2
 
 
