@@ -1,0 +1,67 @@
+"""What a sweep costs with the shipped model, stage by stage, on this CPU.
+
+    python benchmarks/shipped_model.py [--model models/edge] [--sweep FILE] [--steps 1,2] [--runs 9]
+
+Medians of several runs after a warm-up. Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.point_cloud_files import read_points
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("preprocess", "denoise", "postprocess", "total")
+
+
+def main() -> None:
+    options = arguments()
+    name, points = sweep_to_complete(options.sweep)
+    completer = SceneCompleter.load(options.model)
+    print(f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"model {options.model.name} on {completer.device}, sweep {name}: {len(points):,} points, median of {options.runs}\n"
+    )
+    print(f"{'steps':>5}" + "".join(f"{stage + ', ms':>17}" for stage in STAGES) + f"{'points out':>14}")
+    for steps in options.steps:
+        runs = [completer.complete(points, steps=steps) for _ in range(options.runs + 1)][1:]
+        medians = [statistics.median(run.timings[stage] for run in runs) * 1e3 for stage in STAGES]
+        print(f"{steps:5}" + "".join(f"{each:17.0f}" for each in medians) + f"{len(runs[0].points):14,}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "edge")
+    parser.add_argument("--sweep", type=Path)
+    parser.add_argument("--steps", type=lambda text: [int(each) for each in text.split(",")], default=[1, 2])
+    parser.add_argument("--runs", type=int, default=9)
+    return parser.parse_args()
+
+
+def sweep_to_complete(path: Path | None) -> tuple[str, np.ndarray]:
+    shared = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared")) / "data/scans/hdl64_000123.ply"
+    path = path or (shared if shared.is_file() else None)
+    if path is not None:
+        return path.name, read_points(path).points
+    from lidar_completion_training.data.synthetic import test_pair
+
+    return "synthetic test scene 0", test_pair(0).sweep
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.processor()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()
