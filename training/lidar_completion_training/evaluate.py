@@ -49,6 +49,9 @@ class Method(ABC):
     def complete(self, scene: Scene) -> np.ndarray:
         """Completed points (M, 3) in the sensor frame without the measured ones."""
 
+    def prepare(self) -> None:  # noqa: B027 (most methods need nothing)
+        """Load what is needed, outside of the time that is measured."""
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What decides the result; a stored result of other settings is computed again."""
@@ -89,6 +92,9 @@ class ModelMethod(Method):
         from lidar_completion.completer import SceneCompleter
 
         return SceneCompleter.load(self.model, device=self.device, backend=self.backend)
+
+    def prepare(self) -> None:
+        self._completer  # noqa: B018 (loads the model)
 
     def complete(self, scene: Scene) -> np.ndarray:
         options = {} if self.refine else {"refine": False}
@@ -217,6 +223,7 @@ def _result(
 ) -> tuple[dict[str, Any], np.ndarray, NearestDistances | None]:
     """Figures, completed points and their distances, or the reason why there are none: a failed scene is shown, never averaged away."""
     try:
+        method.prepare()
         start = time.perf_counter()
         completed = method.complete(scene)
         seconds = time.perf_counter() - start
@@ -375,7 +382,7 @@ def text_table(summary: Summary, section: str = "completed") -> str:
     shown = [name for name in HEADLINE if any(name in row.figures[section] for row in summary.rows)]
     head = ["method", *(HEADLINE[name][0] for name in shown), "CD to best trivial", "s/scene", "scenes"]
     lines = [[row.name, *(_cell(row, name, section) for name in shown), *_tail(summary, row)] for row in summary.rows]
-    lines += [_published_line(row, shown) for row in summary.published]
+    lines += [_published_line(row, shown) for row in summary.published if section == "completed"]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     return "\n".join(
         "  ".join(word.ljust(width) if column == 0 else word.rjust(width) for column, (word, width) in enumerate(pairs))

@@ -101,6 +101,7 @@ def save_model(
         for name, value in module.state_dict().items()
     }
     save_file(tensors, folder / card.weights)
+    (folder / card.weights).chmod(0o644)  # safetensors leaves it readable by its owner alone
     card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
     save_card(folder, card)
     return card
