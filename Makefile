@@ -1,5 +1,6 @@
 # Every target sets up what it needs. PYTHON: 3.11 or 3.12. BAG: any rosbag2 with a PointCloud2 topic.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+PYTHON ?= $(shell for each in python3 python3.12 python3.11; do $$each $(FITS) 2>/dev/null && echo $$each && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,11 +13,15 @@ POSES ?=
 
 setup: $(READY)
 
-# A Debian or Ubuntu without python3-venv can still make an environment with virtualenv, hence the second try.
-$(READY): constraints.txt ros2_ws/src/lidar_completion/setup.py ros2_ws/src/lidar_completion_ros/setup.py training/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "needs Python 3.11 or 3.12, found $$($(PYTHON) --version 2>&1); set PYTHON=/path/to/python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install -y python3-venv"; exit 1; }
+# Debian and Ubuntu keep venv in a package of its own, which is installed where it is missing and may be.
+$(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setup.py ros2_ws/src/lidar_completion_ros/setup.py training/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12: apt-get install python3, or set PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) $(FITS) || { echo "$(PYTHON) is no Python 3.11 or 3.12; set PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  test "$$(id -u)" = 0 && apt-get update -q && apt-get install -q -y python3-venv; } || { \
+	  sudo -n true && sudo apt-get update -q && sudo apt-get install -q -y python3-venv; } || { \
+	  echo "venv is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e ros2_ws/src/lidar_completion
@@ -31,7 +36,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "" 
+	$(BIN)/python -m pytest -m ""
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
