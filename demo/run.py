@@ -183,11 +183,10 @@ def summary_table(result: ReplayResult, judged: list[Judged]) -> str:
 
 
 def picture(each: Judged, path: Path) -> None:
-    completed = each.completion[each.completion["provenance"] == COMPLETED]
     height = (-2.5, 3.0)
     panels = [
         Panel("input sweep", each.sweep, limits=height),
-        Panel("completion: measured white, completed by height", xyz(completed), limits=height, white=each.sweep),
+        Panel("completion", xyz(each.completion), limits=height),
     ]
     if each.truth is not None:
         panels.append(Panel("ground truth", each.truth, limits=height))
