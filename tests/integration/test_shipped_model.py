@@ -1,0 +1,40 @@
+"""The shipped model: loads, says what it is, and completes a held-back scene better than everything that knows nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lidar_completion import trivial
+from lidar_completion.checkpoints import load_card
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.metrics import chamfer_distance
+from lidar_completion_training.data.synthetic import test_pair as held_back_pair
+
+MODELS = sorted(path.parent for path in (Path(__file__).parents[2] / "models").glob("*/model.json"))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return held_back_pair(3)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_card_says_what_the_model_is(model):
+    card = load_card(model)
+    assert card.name == model.name
+    assert card.licence == "Apache-2.0"
+    assert "synthetic" in card.training_data
+    assert card.confidence["probability"]
+    assert (model / card.weights).stat().st_size < 20e6
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_it_beats_every_trivial_row_on_a_held_back_scene(model, steps, scene):
+    distance = np.linalg.norm(scene.sweep, axis=1)
+    near = scene.sweep[(distance > 3.5) & (distance < 50.0)]
+    rows = (trivial.raw, trivial.jittered, trivial.interpolated, trivial.xy_jittered)
+    best = min(chamfer_distance(row(near), scene.truth) for row in rows)
+    completed = SceneCompleter.load(model, device="cpu").complete(scene.sweep, steps=steps).completed_points
+    assert chamfer_distance(completed, scene.truth) < 0.8 * best
