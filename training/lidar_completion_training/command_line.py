@@ -78,7 +78,9 @@ def export(model: Annotated[Path, typer.Argument(help="model folder; the .onnx f
 
 @app.command("map")
 def map_(
-    drive: Annotated[Path, typer.Argument(help="folder of sweeps with poses")],
+    drive: Annotated[
+        Path, typer.Argument(help="SemanticKITTI sequence, KITTI-360 root, folder of sweeps with poses, or rosbag2")
+    ],
     output: Annotated[Path, typer.Option(help="the map, an .npz file")],
     poses: Annotated[Path | None, typer.Option(help="poses; default: poses.txt in the folder")] = None,
     moving: Annotated[str, typer.Option(help="how moving things go: labels, visibility, keep, auto")] = "auto",
@@ -86,11 +88,12 @@ def map_(
 ) -> None:
     """Build the ground-truth map of a drive of any length; a run that was killed goes on where it was."""
     from lidar_completion.point_cloud_files import PointCloudFileError
-    from lidar_completion_training.data.drives import DriveError, open_folder
+    from lidar_completion_training.data.drives import DriveError
+    from lidar_completion_training.data.open import open_drive
     from lidar_completion_training.ground_truth_map import build_map
 
     try:
-        print(build_map(open_folder(drive, poses), output, moving=moving, deskew=deskew))
+        print(build_map(open_drive(drive, poses=poses), output, moving=moving, deskew=deskew))
     except (DriveError, PointCloudFileError, ValueError) as error:
         raise SystemExit(f"lidar-completion-train: {error}") from error
 

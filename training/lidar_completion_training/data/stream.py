@@ -28,8 +28,9 @@ class PairStream(IterableDataset):
         self.first_sample = first_sample
 
     def __iter__(self) -> Iterator[Sample]:
-        torch.set_num_threads(1)
         info = get_worker_info()
+        if info:  # never in the training process itself: another number of threads rounds sums otherwise
+            torch.set_num_threads(1)
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         mine = (self.first_sample - worker + workers - 1) // workers  # samples that this worker has given before
         world, skip = divmod(mine, self.recipe.sweeps_per_world)

@@ -11,6 +11,8 @@ from torch import Tensor
 from lidar_completion.sparse.compiled import compiled
 from lidar_completion.sparse.coordinates import pack, quantise
 
+TIE = 1e-12  # relative: squared distances this close are equal, so that the order of a sum cannot decide between two points
+
 
 def finite_rows(points: Tensor) -> Tensor:
     """Rows (n,) int64 of the points whose three coordinates are finite."""
@@ -64,13 +66,17 @@ def _one_per_voxel(points, keys, order, nearest):  # type: ignore[no-untyped-def
         n = last - first
         x, y, z = x / n, y / n, z / n
         if nearest:
-            best, smallest = points[order[first]], np.inf
+            smallest = np.inf
             for i in range(first, last):
                 p = points[order[i]]
-                squared = (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2
-                tie = squared == smallest and (p[0], p[1], p[2]) < (best[0], best[1], best[2])
-                if squared < smallest or tie:
-                    best, smallest = p, squared
+                smallest = min(smallest, (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2)
+            limit, found = smallest * (1.0 + TIE), False
+            best = points[order[first]]
+            for i in range(first, last):
+                p = points[order[i]]
+                if (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2 <= limit:
+                    if not found or (p[0], p[1], p[2]) < (best[0], best[1], best[2]):
+                        best, found = p, True
             out[count] = best
         else:
             out[count, 0], out[count, 1], out[count, 2] = x, y, z
@@ -97,7 +103,7 @@ def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts:
     group = torch.repeat_interleave(counts)
     distance = (points - centroids[group]).square().sum(dim=1)
     smallest = torch.full_like(centroids[:, 0], torch.inf).scatter_reduce_(0, group, distance, "amin")
-    candidates = (distance == smallest[group]).nonzero().squeeze(1)
+    candidates = (distance <= smallest[group] * (1.0 + TIE)).nonzero().squeeze(1)
     group = group[candidates]
     if len(candidates) > len(starts):  # ties: of a group's candidates take the lexicographically smallest point
         for axis in (2, 1, 0):
