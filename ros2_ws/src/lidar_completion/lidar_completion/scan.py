@@ -74,9 +74,9 @@ def _one_per_voxel(points, keys, order, nearest):  # type: ignore[no-untyped-def
             best = points[order[first]]
             for i in range(first, last):
                 p = points[order[i]]
-                if (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2 <= limit:
-                    if not found or (p[0], p[1], p[2]) < (best[0], best[1], best[2]):
-                        best, found = p, True
+                near = (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2 <= limit
+                if near and (not found or (p[0], p[1], p[2]) < (best[0], best[1], best[2])):
+                    best, found = p, True
             out[count] = best
         else:
             out[count, 0], out[count, 1], out[count, 2] = x, y, z
