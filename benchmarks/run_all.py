@@ -13,7 +13,7 @@ DRIVES = [SHARED / "data" / "sequences" / name for name in ("90", "91")]
 
 def main() -> None:
     python = [sys.executable]
-    evaluate = [str(Path(sys.executable).parent / "lidar-completion"), "evaluate", "--model", "models/edge"]
+    evaluate = [str(Path(sys.executable).parent / "lidar-completion"), "evaluate", "--model", "models/edge", "--steps", "1,2"]
     commands = {
         "shipped_model": [*python, "benchmarks/shipped_model.py"],
         "engine_stages": [*python, "benchmarks/engine_cpu.py", "stages"],
