@@ -38,7 +38,7 @@ POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
 NODE_NAME = "lidar_completion"
 DEFAULT_TOPIC = "/velodyne_points"
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-DISCOVERY_S = 3.0  # after which a node that runs on this machine has been seen
+DISCOVERY_S = 5.0  # after which a node on this machine has been seen: Fast DDS repeats a missed announcement after 3 s
 TRANSIT_S = 0.5  # within which a message between two processes arrives or is lost
 SILENCE_S = 15.0  # without diagnostics, after which the node counts as gone
 
