@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
-from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, sampling_timesteps
+from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, noise_like, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Condition, VoxelisedCloud, fold_batch_norm
 from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
@@ -108,7 +108,7 @@ class SceneCompleter:
 
         replicated = sweeps.replicate(scan, copies)
         scale = settings.noise_scale(replicated)
-        start = add_noise(replicated, scale * self._noise_like(replicated, generator), start_level(self.card))
+        start = add_noise(replicated, scale * noise_like(replicated, generator), start_level(self.card))
         completed = self.sample(self.denoiser(scan, guidance), replicated, start, steps, generator, scale)
         clock.stop("denoise")
 
@@ -162,10 +162,6 @@ class SceneCompleter:
         if settings.sampler == "dpm_solver":
             return dpm_solver(denoise, replicated, start, timesteps, schedule, generator)
         return SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, schedule, generator, scale)
-
-    @staticmethod
-    def _noise_like(points: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(points.shape, generator=generator, device=points.device)
 
 
 def start_level(card: ModelCard) -> float:

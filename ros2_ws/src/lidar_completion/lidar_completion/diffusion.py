@@ -126,7 +126,7 @@ def dpm_solver(
     for t, t_next in pairwise([*timesteps, 0]):
         eps = denoise(scan + offset, t)
         last_is_first_order = t_next == 0 and len(timesteps) < 15
-        noise = _noise_like(offset, generator)
+        noise = noise_like(offset, generator)
         offset, clean = dpm_solver_step(
             offset, eps, t, t_next, schedule, noise, None if last_is_first_order else before
         )
@@ -149,7 +149,7 @@ def few_step(
     scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Clean estimate, fresh noise of the next level, and again (the sampler of consistency models); ends clean."""
-    return _consistent(denoise, start, timesteps, schedule, scale, lambda eps: _noise_like(eps, generator))
+    return _consistent(denoise, start, timesteps, schedule, scale, lambda eps: noise_like(eps, generator))
 
 
 def deterministic(
@@ -181,7 +181,7 @@ def ancestral(
         clean = points - sigma * scale * denoise(points, t)
         mean = clean + (lower / sigma) ** 2 * (points - clean)
         spread = lower * (1 - (lower / sigma) ** 2) ** 0.5 * scale
-        points = mean + spread * _noise_like(points, generator) if lower else clean
+        points = mean + spread * noise_like(points, generator) if lower else clean
     return points
 
 
@@ -197,7 +197,8 @@ def _consistent(  # type: ignore[no-untyped-def]
     return points
 
 
-def _noise_like(points: Tensor, generator: torch.Generator | None) -> Tensor:
+def noise_like(points: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of the shape, device and dtype of points (N, 3)."""
     return torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
 
 
