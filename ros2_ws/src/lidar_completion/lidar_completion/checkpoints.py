@@ -207,7 +207,9 @@ def _typed(kind: Any, value: Any, path: Path, where: str) -> Any:
         return _from_dict(kind, value, path, where + ".")  # type: ignore[arg-type]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+    if kind in (tuple[str, ...], tuple[int, ...]):
+        if not isinstance(value, list) or not all(type(v) is kind.__args__[0] for v in value):
+            raise ModelError(f"{path}: {where} is {value!r}, expected a list of {kind.__args__[0].__name__}")
         return tuple(value)
     if kind in (str, int, float, bool) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise ModelError(f"{path}: {where} is {value!r}, expected {kind.__name__}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lidar_completion.errors import ModelError
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import Voxels, voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
@@ -38,10 +39,15 @@ class Architecture:
     point_offsets: bool = (
         False  # ours: the head also sees where in its voxel a point lies, so points of one voxel can part
     )
+    own_channels: tuple[int, ...] = ()  # ours: nine channel counts instead of width * CHANNELS
+
+    def __post_init__(self) -> None:
+        if self.own_channels and len(self.own_channels) != len(CHANNELS):
+            raise ModelError(f"own_channels has {len(self.own_channels)} entries, expected {len(CHANNELS)} or none")
 
     @property
     def channels(self) -> tuple[int, ...]:
-        return tuple(int(c * self.width) for c in CHANNELS)
+        return self.own_channels or tuple(int(c * self.width) for c in CHANNELS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
