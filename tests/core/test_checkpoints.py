@@ -85,7 +85,7 @@ def test_weights_that_are_no_safetensors(folder: Path):
         (b'{"name": "x", "architecture": {"width": "wide"}}', "architecture.width is 'wide', expected float"),
         (
             b'{"name": "x", "architecture": {"own_channels": [8, 8.5]}}',
-            "architecture.own_channels is [8, 8.5], expected a list of int",
+            r"architecture.own_channels is \[8, 8.5\], expected a list of int",
         ),
         (b'{"name": "x", "architecture": {"own_channels": [8, 8]}}', "own_channels has 2 entries, expected 9"),
         (b'{"name": "x", "architecture": []}', "architecture. is list, expected an object"),
