@@ -150,9 +150,30 @@ def test_refiner_gives_six_points_for_one(tmp_path: Path):
     )
 
 
+def test_bfloat16_completes_the_same_scene_within_its_rounding(tmp_path: Path):
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="wide",
+        architecture=Architecture(own_channels=(8, 8, 16, 64, 128, 128, 64, 16, 8), voxel_size_m=0.5),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
+    )
+    save_model(tmp_path, card, build_networks(card))
+    exact, rounded = (SceneCompleter.load(tmp_path, device="cpu", precision=p) for p in ("float32", "bfloat16"))
+    assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
+    points = torch.from_numpy(sweep())
+    with torch.inference_mode():
+        eps = [completer.denoiser(points)(points + 0.3, 400) for completer in (exact, rounded)]
+    assert not torch.equal(*eps)
+    assert float((eps[0] - eps[1]).abs().mean() / eps[0].std()) < 0.02
+
+
 def test_unusable_choices(tiny_model: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="backend"):
         SceneCompleter.load(tiny_model, backend="tensorrt")
+    with pytest.raises(ValueError, match="precision is 'float32' or 'bfloat16', not 'float8'"):
+        SceneCompleter.load(tiny_model, precision="float8")
+    with pytest.raises(ValueError, match="'bfloat16' needs the backend 'torch'"):
+        SceneCompleter.load(tiny_model, backend="onnx", precision="bfloat16")
     with pytest.raises(ValueError, match="not one of auto, cpu, cuda"):
         SceneCompleter.load(tiny_model, device="gpu")
     with pytest.raises(ModelError, match="no such file"):

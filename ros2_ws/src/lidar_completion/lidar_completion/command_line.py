@@ -25,6 +25,7 @@ def complete(
     suffix: Annotated[str, typer.Option(help="format of the completions: .pcd .ply .bin .npy .npz")] = ".pcd",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for wide layers (torch)")] = "float32",
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")
     ] = None,
@@ -43,7 +44,7 @@ def complete(
 
     if suffix not in (".pcd", ".ply", ".bin", ".npy", ".npz"):
         raise _stop(f"--suffix {suffix}: expected .pcd, .ply, .bin, .npy or .npz")
-    completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend))
+    completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend, precision=precision))
     output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):

@@ -17,6 +17,8 @@ from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Condition, VoxelisedCloud, fold_batch_norm
 from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -39,22 +41,36 @@ class SceneCompleter:
     """A loaded model, ready for sweeps. Holds no state between them."""
 
     def __init__(
-        self, card: ModelCard, networks: Mapping[str, Any], device: torch.device, backend: str = "torch"
+        self,
+        card: ModelCard,
+        networks: Mapping[str, Any],
+        device: torch.device,
+        backend: str = "torch",
+        precision: str = "float32",
     ) -> None:
         self.card = card
         self.networks = networks
         self.device = device
         self.backend = backend
+        self.precision = precision
 
     @classmethod
-    def load(cls, model: str | Path, *, device: str = "auto", backend: str = "torch") -> "SceneCompleter":
+    def load(
+        cls, model: str | Path, *, device: str = "auto", backend: str = "torch", precision: str = "float32"
+    ) -> "SceneCompleter":
         """Load a model folder. device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; backend: "torch", or "onnx"
-        where the model was exported.
+        where the model was exported; precision: "float32", or "bfloat16" for the products of wide layers (backend torch).
 
-        Raises ModelError where the model is missing or damaged, ValueError for an unusable device or backend.
+        Raises ModelError where the model is missing or damaged, ValueError for an unusable device, backend or precision.
         """
         if backend not in ("torch", "onnx"):
             raise ValueError(f"backend is 'torch' or 'onnx', not {backend!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {' or '.join(map(repr, PRECISIONS))}, not {precision!r}")
+        if backend == "onnx" and precision != "float32":
+            raise ValueError(
+                f"precision {precision!r} needs the backend 'torch'; exported networks compute in 'float32'"
+            )
         target = choose_device(device)
         card, networks = load_model(model)
         missing = {"encoder", "denoiser"} - networks.keys()
@@ -64,8 +80,9 @@ class SceneCompleter:
             from lidar_completion.onnx_network import load_onnx_networks
 
             return cls(card, load_onnx_networks(model, card, target), target, backend)
-        folded = {name: fold_batch_norm(network).to(target) for name, network in networks.items()}
-        return cls(card, folded, target, backend)
+        wide_dtype = PRECISIONS[precision]
+        folded = {name: fold_batch_norm(network, wide_dtype).to(target) for name, network in networks.items()}
+        return cls(card, folded, target, backend, precision)
 
     @torch.inference_mode()
     def complete(
