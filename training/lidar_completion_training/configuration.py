@@ -11,7 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lidar_completion.checkpoints import ModelCard, Pipeline
+from lidar_completion.checkpoints import ModelCard, Pipeline, load_card
+from lidar_completion.diffusion import NoiseSchedule
+from lidar_completion.errors import ModelError
 from lidar_completion.networks import Architecture
 
 
@@ -20,63 +22,129 @@ class RecipeError(ValueError):
 
 
 @dataclass
-class ArchitectureRecipe:
-    """lidar_completion.networks.Architecture, entry by entry."""
+class AugmentationRecipe:
+    """Every sweep is turned about z by any angle and mirrored half of the time; more than that is for small data sets."""
 
-    width: float = 0.25
-    voxel_size_m: float = 0.3
-    head_width: int = 64
-    point_offsets: bool = True
-
-
-@dataclass
-class PipelineRecipe:
-    """The part of lidar_completion.checkpoints.Pipeline that training fixes."""
-
-    min_range_m: float = 3.5
-    max_range_m: float = 50.0
-    downsample_voxel_m: float = 0.25
-    replication: int = 10
-    sampler: str = "few_step"
-    steps: int = 1
-    start_timestep: int = 999
-    noise_per_metre: float = 0.02
-    noise_least: float = 0.1
-    noise_most: float = 1.0
-    noise_vertical: float = 0.3
+    tilt_rad: float = (
+        0.0  # standard deviation of a small rotation about each axis (published: 0.06), cut at three of them
+    )
+    scale: float = 0.0  # half width of the scale's interval around 1 (published: 0.05)
 
 
 @dataclass
 class DataRecipe:
-    """Synthetic sweeps, made while training."""
+    """Where sweeps and their truth come from: synthetic streets made while training, or recorded drives with maps."""
 
+    source: str = "synthetic"  # or "drives"
     sensor: str = "HDL-64E"
     sweeps_per_world: int = 8
     workers: int = 1
     first_seed: int = 0
     view_cell_m: float = 10.0  # truth is cut to the grid cells that the sweep touches, as the reference does
+    drives: list[str] = field(default_factory=list)  # folders: SemanticKITTI sequences, KITTI-360 roots, bags
+    maps: str = "maps"  # folder of the drives' maps, <name of the drive>.npz (`lidar-completion-train map`)
+    drop_moving: bool = True  # leave moving and unlabelled points out of the input too, where a drive has labels
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
 
 
 @dataclass
 class OptimiserRecipe:
-    """Adam with a linear warm-up and a cosine decay to a tenth."""
+    """Adam or SGD with a linear warm-up; the rate then falls on a cosine, or by a factor every so many iterations."""
 
+    kind: str = "adam"  # or "sgd"
     learning_rate: float = 2e-3
+    group_factors: dict[str, float] = field(default_factory=dict)  # on the rate of a group, such as {auxiliary: 2.0}
     warm_up_iterations: int = 50
-    final_fraction: float = 0.05
+    decay: str = "cosine"  # or "steps"
+    final_fraction: float = 0.05  # of a cosine
+    step_factor: float = 0.5  # of steps
+    step_iterations: int = 1000
     gradient_clip: float = 1.0
     average_decay: float = 0.998  # of the exponential moving average of the weights, which is what gets exported
 
 
 @dataclass
 class DirectRecipe:
-    """The direct objective: passes from the replicated, noised sweep, pulled to the truth by a clamped Chamfer distance."""
+    """The direct objective: passes from the replicated, noised sweep, pulled to the truth by a clamped Chamfer distance.
+
+    The Chamfer distance's settings also hold where distillation uses it as a term.
+    """
 
     second_pass: float = 0.35  # share of samples with a second pass, from the model's own first estimate
     max_steps: int = 8  # the second pass is any step of up to this many
     queries: int = 20_000  # random points a direction of the Chamfer distance
     clamp_m: float = 2.0
     coverage_weight: float = 1.0  # truth -> prediction, beside prediction -> truth
+
+
+@dataclass
+class TeacherRecipe:
+    """Noise prediction. The process that is predicted stands in pipeline.noised_around."""
+
+    condition_dropout: float = 0.1
+    moments_weight: float = 5.0  # on mean^2 + (std - 1)^2 of the prediction (published: 5); for noise around the truth
+    metres: bool = False  # weigh each error by its noise scale: metres instead of multiples of the noise
+    couple_within_m: float = 2.0  # noised around the scan: truth farther than this from every scan point is left out
+
+
+@dataclass
+class RefinerRecipe:
+    """The refiner's input is the truth jittered, as published, or completions of recipe.start_from, as in use."""
+
+    inputs: str = "jitter"  # or "completion"
+    jitter_m: float = 0.2
+    jitter_clip_m: float = 0.3
+    points: int = 30_000  # of the input; six times as many come out
+    queries: int = 0  # points a direction of the squared Chamfer distance; 0 means all
+
+
+@dataclass
+class DiffusionDPORecipe:
+    """Eq. 10 on pairs of the frozen teacher's completions."""
+
+    beta: float = 5000.0  # beta T w of Eq. 10
+    pair_steps: int = 8  # steps of the completions that make a pair
+    draws: int = 1  # noise levels (t, noise) a pair, since pairs are expensive
+    metric: str = "cd"
+    metric_points: int = 20_000
+
+
+@dataclass
+class DistillationRecipe:
+    """Score distillation and Distillation-DPO; the defaults are the published settings."""
+
+    second_start_noise: float = 1.1  # lambda of Eq. 19 of the second sample of a pair
+    metric: str = "cd"  # which sample of a pair wins: cd, clamped_cd, jsd, w1, f_score
+    metric_points: int = 0  # random points a direction for the distances of the metric; 0 means all
+    auxiliary_models: int = 2  # Table 7; score distillation has one
+    sign: str = "released"  # or "equation": Eq. 18 as printed, the opposite
+    pair_weight: float = 1.0  # 1/omega of Eq. 18
+    score_distillation_weight: float = 0.0  # of plain score distillation (Eq. 6) beside it
+    same_start_noise: bool = True  # one eps for both starts of a pair, at different lambda
+    same_score_noise: bool = True  # one (t, eps) for both samples of a pair when their scores are taken
+    shared_noise: bool = False  # auxiliary models learn on the noised clouds whose scores are taken: a third less work
+    steps: list[int] = field(default_factory=lambda: [1])  # of the student's samples, one is drawn
+    stop_early: bool = True  # the sample is the clean estimate after any of those steps, so that every step is trained
+    first_score_timestep: int = 20  # noise levels of scores and auxiliary models lie from here
+    last_score_timestep: int = 980  # to here
+    metres: bool = False  # weigh scores and errors by the noise scale: metres instead of multiples of the noise
+    teacher_guidance: float = 1.0  # of the teacher's scores; above 1 the student learns guidance into one forward
+    train_encoder: bool = False
+    batch_statistics: bool = False  # batch norms use the sweep's own statistics instead of the teacher's
+    chamfer_weight: float = 0.0  # of a direct term, the clamped Chamfer distance to the truth (recipe.direct)
+    scene_weight: float = 0.0  # ScoreLiDAR's scene-wise term
+    landmark_weight: float = 0.0  # ScoreLiDAR's point-wise term
+    free_space_weight: float = 0.0
+
+
+@dataclass
+class FreeSpaceRecipe:
+    """The penalty on points between the sensor and what it measured."""
+
+    within_deg: float = 0.2  # a point counts for the nearest ray if it is this close to it
+    margin_m: float = 0.2
+    clamp_m: float = 2.0
+    queries: int = 20_000
 
 
 @dataclass
@@ -89,32 +157,66 @@ class ExportRecipe:
 
 @dataclass
 class Recipe:
+    """start_from: model folder that everything starts from. Its architecture, pipeline and schedule are the defaults then.
+
+    teacher: model folder of the teacher in a distillation, where it is not start_from.
+    """
+
     name: str = "unnamed"
+    objective: str = "direct"
+    start_from: str | None = None
+    teacher: str | None = None
     iterations: int = 1000
+    batch: int = 1  # sweeps a step and process
+    precision: str = "32-true"  # or bf16-mixed
     seed: int = 0
     save_every: int = 50
-    architecture: ArchitectureRecipe = field(default_factory=ArchitectureRecipe)
-    pipeline: PipelineRecipe = field(default_factory=PipelineRecipe)
+    picture_every: int = 0  # 0: none
+    architecture: Architecture = field(
+        default_factory=lambda: Architecture(width=0.25, voxel_size_m=0.3, head_width=64, point_offsets=True)
+    )
+    pipeline: Pipeline = field(
+        default_factory=lambda: Pipeline(
+            downsample_voxel_m=0.25, noise_per_metre=0.02, noise_least=0.1, noise_most=1.0, noise_vertical=0.3
+        )
+    )
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     data: DataRecipe = field(default_factory=DataRecipe)
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
     direct: DirectRecipe = field(default_factory=DirectRecipe)
+    noise_prediction: TeacherRecipe = field(default_factory=TeacherRecipe)
+    refiner: RefinerRecipe = field(default_factory=RefinerRecipe)
+    diffusion_dpo: DiffusionDPORecipe = field(default_factory=DiffusionDPORecipe)
+    distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
+    free_space: FreeSpaceRecipe = field(default_factory=FreeSpaceRecipe)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
 
 def load_recipe(path: Path | None = None, overrides: list[str] | None = None) -> Recipe:
-    """Defaults, then the YAML file, then `key.entry=value` overrides; RecipeError for anything unknown or ill-typed."""
+    """Defaults, then the card of start_from, then the YAML file, then `key.entry=value` overrides.
+
+    RecipeError for anything unknown or ill-typed, and for a start_from that is no model.
+    """
     source = path or "the command line"
     if path is not None and not path.is_file():
         raise RecipeError(f"{path}: no such recipe")
     try:
-        layers = [OmegaConf.structured(Recipe)]
-        if path is not None:
-            layers.append(OmegaConf.load(path))
-        layers.append(OmegaConf.from_dotlist(overrides or []))
+        mine = OmegaConf.merge(
+            OmegaConf.load(path) if path is not None else {}, OmegaConf.from_dotlist(overrides or [])
+        )
+        layers = [OmegaConf.structured(Recipe), _of_model(mine.get("start_from")), mine]
         recipe: Any = OmegaConf.to_object(OmegaConf.merge(*layers))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ModelError, ValueError) as error:
         raise RecipeError(f"{source}: {str(error).splitlines()[0]}") from error
     return recipe
+
+
+def _of_model(folder: str | None) -> dict[str, Any]:
+    """What a model's card says about the entries that a recipe shares with it."""
+    if folder is None:
+        return {}
+    card = load_card(folder)
+    return {name: dataclasses.asdict(getattr(card, name)) for name in ("architecture", "pipeline", "schedule")}
 
 
 def exported_card(recipe: Recipe) -> ModelCard:
@@ -128,7 +230,15 @@ def model_card(recipe: Recipe) -> ModelCard:
     """The card of the model that this recipe trains."""
     return ModelCard(
         name=recipe.name,
-        architecture=Architecture(**dataclasses.asdict(recipe.architecture)),
-        pipeline=Pipeline(**dataclasses.asdict(recipe.pipeline)),
-        training_data=f"synthetic streets (lidar_completion_training.data.synthetic), {recipe.data.sensor}",
+        architecture=recipe.architecture,
+        pipeline=recipe.pipeline,
+        schedule=recipe.schedule,
+        training_data=training_data(recipe.data),
     )
+
+
+def training_data(recipe: DataRecipe) -> str:
+    """What a card says of the data."""
+    if recipe.source == "drives":
+        return "drives " + ", ".join(Path(drive).name for drive in recipe.drives)
+    return f"synthetic streets (lidar_completion_training.data.synthetic), {recipe.sensor}"
