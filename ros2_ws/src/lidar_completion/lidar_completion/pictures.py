@@ -1,5 +1,6 @@
-"""Bird's-eye pictures of clouds: what was measured in white, what was imagined coloured by confidence."""
+"""Pictures of clouds: what was measured in white, what was imagined coloured by confidence."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import numpy as np
 
 BACKGROUND = "#0b0e14"
 PIXELS = 700  # a side of a panel: 0.14 m a pixel at 50 m
+# The colours of RViz and Foxglove as shipped: RGB of confidence 0 and 1, between them linear. Measured points are white.
+CONFIDENCE_COLOURS = ((106, 31, 176), (255, 160, 20))
+MEASURED_COLOUR = (255, 255, 255)
+VIEWS = ("above", "behind")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,9 @@ class Panel:
     white: np.ndarray | None = None  # (K, 3) drawn on top in white
 
 
-def birds_eye(panels: list[Panel], path: str | Path, extent_m: float = 50.0, size_inch: float = 6.0) -> None:
+def birds_eye(
+    panels: list[Panel], path: str | Path | io.BytesIO, extent_m: float = 50.0, size_inch: float = 6.0
+) -> None:
     """Draw panels side by side, seen from above, x forward up, into a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +43,9 @@ def birds_eye(panels: list[Panel], path: str | Path, extent_m: float = 50.0, siz
 def _draw(axes, panel: Panel, extent_m: float) -> None:  # type: ignore[no-untyped-def]
     from matplotlib.patches import Circle
 
-    axes.imshow(_raster(panel, extent_m), extent=(-extent_m, extent_m, -extent_m, extent_m), interpolation="antialiased")
+    axes.imshow(
+        _raster(panel, extent_m), extent=(-extent_m, extent_m, -extent_m, extent_m), interpolation="antialiased"
+    )
     axes.plot(0, 0, marker="^", color="#ff5555", markersize=7)
     for radius in range(10, int(extent_m) + 1, 10):
         axes.add_patch(Circle((0, 0), radius, fill=False, color="white", alpha=0.12, linewidth=0.6))
@@ -64,3 +73,96 @@ def _paint(image: np.ndarray, points: np.ndarray, shade: np.ndarray, extent_m: f
     column = np.floor((extent_m - points[:, 1]) / (2 * extent_m) * PIXELS).astype(int)
     inside = (row >= 0) & (row < PIXELS) & (column >= 0) & (column < PIXELS)
     image[row[inside], column[inside]] = shade[inside]  # of equal pixels the last, highest, stays
+
+
+def measured_and_imagined(
+    measured: np.ndarray,
+    completed: np.ndarray,
+    confidence: np.ndarray,
+    *,
+    view: str = "behind",
+    extent_m: float = 50.0,
+    size: tuple[int, int] = (1100, 640),
+) -> bytes:
+    """PNG as RViz shows it: measured points (N, 3) white and in front, completed (M, 3) coloured by confidence (M,).
+
+    Sensor frame, metres, x forward. view: "above" (x up, `extent_m` from the sensor to the nearer edge), or "behind", a
+    camera behind and above the vehicle. size: width and height in pixels.
+    """
+    from PIL import Image
+
+    if view not in VIEWS:
+        raise ValueError(f"view: expected {' or '.join(VIEWS)}, found {view!r}")
+    width, height = size
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = tuple(int(BACKGROUND[at : at + 2], 16) for at in (1, 3, 5))
+    for points, colours in (
+        (completed, confidence_colours(confidence)),
+        (measured, np.tile(np.uint8(MEASURED_COLOUR), (len(measured), 1))),
+    ):
+        column, row, nearness = _seen_from_above(points, extent_m, size) if view == "above" else _seen(points, size)
+        far_first = np.argsort(nearness, kind="stable")
+        _splat(image, column[far_first], row[far_first], colours[far_first])
+    picture = Image.fromarray(image)
+    _legend(picture, len(measured), len(completed))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def confidence_colours(confidence: np.ndarray) -> np.ndarray:
+    """RGB (M, 3) uint8 of confidences (M,) in [0, 1]."""
+    low, high = np.array(CONFIDENCE_COLOURS, np.float64)
+    share = np.clip(np.nan_to_num(confidence), 0.0, 1.0)[:, None]
+    return np.round(low + share * (high - low)).astype(np.uint8)
+
+
+def _seen_from_above(points: np.ndarray, extent_m: float, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Column, row (pixels, float) and height of points (N, 3) from above, x up."""
+    scale = min(size) / (2 * extent_m)
+    return size[0] / 2 - points[:, 1] * scale, size[1] / 2 - points[:, 0] * scale, points[:, 2]
+
+
+def _seen(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Column, row (pixels, float) and nearness (1/m) of points (N, 3) for a pinhole 14 m behind and 9 m above the sensor."""
+    eye, target = np.array([-14.0, 0.0, 9.0]), np.array([12.0, 0.0, -1.0])
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    from_eye = np.asarray(points, np.float64) - eye
+    depth = from_eye @ forward
+    with np.errstate(divide="ignore", invalid="ignore"):
+        nearness = np.where(depth > 1.0, 1.0 / depth, np.nan)  # NaN: behind the camera, drawn nowhere
+    focal = 0.62 * size[0]
+    down = np.cross(forward, right)
+    return (
+        size[0] / 2 + focal * (from_eye @ right) * nearness,
+        size[1] / 2 + focal * (from_eye @ down) * nearness,
+        nearness,
+    )
+
+
+def _splat(image: np.ndarray, column: np.ndarray, row: np.ndarray, colours: np.ndarray) -> None:
+    """Two by two pixels a point; of points on one pixel the last stays."""
+    seen = np.isfinite(column) & np.isfinite(row)
+    left, top = np.floor(column[seen]).astype(np.int64), np.floor(row[seen]).astype(np.int64)
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = left + right, top + below
+        inside = (x >= 0) & (x < image.shape[1]) & (y >= 0) & (y < image.shape[0])
+        image[y[inside], x[inside]] = colours[seen][inside]
+
+
+def _legend(picture, measured: int, completed: int) -> None:  # type: ignore[no-untyped-def]
+    from PIL import ImageDraw, ImageFont
+
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    left, top, bar = 14, 12, 120
+    draw.rectangle((0, 0, left + bar + 265, top + 44), fill=BACKGROUND)
+    draw.rectangle((left, top + 3, left + 14, top + 13), fill=MEASURED_COLOUR)
+    draw.text((left + 22, top), f"measured: {measured:,} points", fill=MEASURED_COLOUR, font=font)
+    colours = confidence_colours(np.linspace(0, 1, bar))
+    for x, colour in enumerate(colours):
+        draw.line((left + x, top + 27, left + x, top + 37), fill=tuple(map(int, colour)))
+    draw.text(
+        (left + bar + 8, top + 24), f"imagined, confidence 0 to 1: {completed:,}", fill=MEASURED_COLOUR, font=font
+    )
