@@ -3,13 +3,15 @@
     bag -> publisher ==DDS==> node ==DDS==> recorder -> bag of completions
 
 The messages are never decoded on the way: what lies in the bag is published, what comes back is written. The node's own
-diagnostics tell when it is ready, what it dropped and when it has answered everything.
+diagnostics tell when it is ready, what it dropped and when it has answered everything. Memory holds a few messages and a
+hundred bytes or so a sweep, however long the bag is.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import PointCloud2
 
@@ -58,8 +60,20 @@ class SweepReplay:
     stamp_ns: int  # of the header
     bag_time_ns: int
     points_in: int
+    sent_s: float = 0.0  # since the first sweep was published
     points_out: int | None = None  # None: no completion came back
     latency_s: float | None = None  # from publishing the sweep to receiving its completion
+    steps: int | None = None  # that the node said it used, in the diagnostic that followed the completion
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """What the node told about itself during a replay."""
+
+    at_s: float  # since the first sweep was published
+    level: int  # 0 OK, 1 WARN, 2 ERROR
+    message: str
+    values: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,28 +117,51 @@ def replay(
     model: str | None = None,
     parameters: Mapping[str, object] | None = None,
     storage: str = "mcap",
+    record_every: int = 1,
+    wait_for_node: bool = False,
     domain_id: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
 ) -> ReplayResult:
     """Play `bag` through the node and record its completions to the new bag `output`.
 
     A node that runs already is used; otherwise one is started with `model` and `parameters` and stopped at the end.
+    With `wait_for_node` none is started: the one that is about to come up (of a launch file) is waited for.
+    Of every `record_every` sweeps the first one's completion is recorded: an hour of completions fills a disk.
     `topic` is needed where the bag holds several PointCloud2 topics and none is /velodyne_points. `rate` 1 is real
     time, 2 twice as fast; with 0 each sweep waits for the answer to the one before, so that none is dropped.
-    `progress` is called with (sweeps played, sweeps in the bag). Raises `BagError` and `ReplayError`.
+    `progress` is called with (sweeps played, sweeps in the bag), `told` with every diagnostic from the first sweep on.
+    Raises `BagError` and `ReplayError`.
     """
     if rate < 0:
         raise ReplayError(f"rate: expected 0 or more, found {rate}")
+    if record_every < 1:
+        raise ReplayError(f"record_every: expected 1 or more, found {record_every}")
+    if wait_for_node and (model or parameters):
+        raise ReplayError("a node that is waited for has its own model and parameters: leave them out")
     source = BagSweeps(Path(bag), topic)
     output = Path(output)
     if output.exists():
         raise BagError(f"{output}: exists already; choose another output or remove it")
     use_shared_memory_profile(os.environ)
-    with _dds_session(domain_id) as player, _running_node(player, source.topic, model, parameters or {}, domain_id):
-        with Writer(output, version=9, storage_plugin=STORAGES[storage]) as writer:
-            player.connect(writer)
+    with _dds_session(domain_id) as player, _node(player, source.topic, model, parameters, domain_id, wait_for_node):
+        with _recording(output, storage) as writer:
+            player.connect(writer, record_every, told)
             _play(player, source, rate, progress)
         return player.result(output)
+
+
+@contextmanager
+def _recording(output: Path, storage: str) -> Iterator[Writer]:
+    """The new bag. A disk that is full, or a folder that may not be written, ends the replay with its name."""
+    try:
+        with Writer(output, version=9, storage_plugin=STORAGES[storage]) as writer:
+            yield writer
+    except (OSError, sqlite3.Error, WriterError) as error:
+        raise ReplayError(
+            f"{output}: the completions cannot be recorded ({error}); the bag is not whole: remove it, make room or choose "
+            "another --output, and play again"
+        ) from error
 
 
 class BagSweeps:
@@ -185,7 +222,11 @@ class Player(Node):
         self._index_by_stamp: dict[int, int] = {}  # of the newest sweep, where a bag repeats a stamp
         self._answers = 0
         self._unwritten: deque[tuple[int, bytes]] = deque()  # (bag time, completion): only the main thread writes
+        self._untold: deque[Diagnostic] = deque()  # only the main thread tells
+        self._unlabelled: list[int] = []  # completed since the last diagnostic
         self._write: Callable[[int, bytes], None] = lambda time_ns, data: None
+        self._tell: Callable[[Diagnostic], None] | None = None
+        self._record_every = 1
         self._counts_before: dict[str, int] = {}
         self._told_s = 0.0
         self._last_answer_s = 0.0
@@ -193,13 +234,14 @@ class Player(Node):
         self._publisher = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, 50)
 
-    def connect(self, writer: Writer) -> None:
+    def connect(self, writer: Writer, record_every: int = 1, tell: Callable[[Diagnostic], None] | None = None) -> None:
         """Join the node's topics and wait until both ends have seen each other."""
         typestore = get_typestore(Stores.ROS2_JAZZY)
         qos = QoSProfile(depth=10)
         output_topic = self.node_values["output topic"]
         connection = writer.add_connection(output_topic, POINT_CLOUD, typestore=typestore)
         self._write = lambda time_ns, data: writer.write(connection, time_ns, data)
+        self._record_every, self._tell = record_every, tell
         self.create_subscription(PointCloud2, output_topic, self._record, qos, raw=True)
         self._publisher = self.create_publisher(PointCloud2, self.node_values["input topic"], qos)
         self._await("the node to see both topics", self._connected, 20.0)
@@ -209,9 +251,10 @@ class Player(Node):
         """Publish one sweep and return its index."""
         stamp_ns, points = cloud_head(cdr)
         with self._changed:
+            now = time.monotonic()
             index = self._index_by_stamp[stamp_ns] = len(self.sweeps)
-            self.sweeps.append(SweepReplay(stamp_ns, bag_time_ns, points))
-            self._published_s.append(time.monotonic())
+            self._published_s.append(now)
+            self.sweeps.append(SweepReplay(stamp_ns, bag_time_ns, points, sent_s=now - self._published_s[0]))
         self._publisher.publish(cdr)
         return index
 
@@ -268,7 +311,20 @@ class Player(Node):
                 with self._changed:
                     self.node_values = {pair.key: pair.value for pair in status.values} | {"message": status.message}
                     self._told_s = time.monotonic()
+                    self._note(int.from_bytes(status.level, "little"), status.message)
                     self._changed.notify_all()
+
+    def _note(self, level: int, message: str) -> None:
+        """Keep a diagnostic of the replay for the main thread, and take the steps of the newest completions from it."""
+        if not self._published_s:
+            return
+        if self._tell is not None:
+            self._untold.append(Diagnostic(self._told_s - self._published_s[0], level, message, self.node_values))
+        steps = self.node_values.get("steps used", "")
+        if steps.isdigit():
+            for index in self._unlabelled:
+                self.sweeps[index] = replace(self.sweeps[index], steps=int(steps))
+            self._unlabelled.clear()
 
     def _record(self, data: bytes) -> None:
         now = time.monotonic()
@@ -278,7 +334,9 @@ class Player(Node):
             return  # the answer to another publisher's sweep
         sweep = self.sweeps[index]
         with self._changed:
-            self._unwritten.append((sweep.bag_time_ns, data))
+            if index % self._record_every == 0:
+                self._unwritten.append((sweep.bag_time_ns, data))
+            self._unlabelled.append(index)
             self._answers += sweep.latency_s is None
             self.sweeps[index] = replace(sweep, points_out=points, latency_s=now - self._published_s[index])
             self._last_answer_s = now
@@ -287,6 +345,8 @@ class Player(Node):
     def _write_out(self) -> None:
         while self._unwritten:
             self._write(*self._unwritten.popleft())
+        while self._untold and self._tell is not None:
+            self._tell(self._untold.popleft())
 
     def _await(
         self,
@@ -364,17 +424,22 @@ def _spin(executor: SingleThreadedExecutor) -> None:
 
 
 @contextmanager
-def _running_node(
-    player: Player, topic: str, model: str | None, parameters: Mapping[str, object], domain_id: int | None
+def _node(
+    player: Player,
+    topic: str,
+    model: str | None,
+    parameters: Mapping[str, object] | None,
+    domain_id: int | None,
+    comes_up: bool,
 ) -> Iterator[None]:
-    """Wait for the node that runs already, or run one for as long as the context lasts."""
-    if _node_is_there(player):
+    """Wait for the node that runs already or comes up, or run one for as long as the context lasts."""
+    if comes_up or _node_is_there(player):
         if model or parameters:
             raise ReplayError("a node lidar_completion runs already: stop it, or leave out the model and parameters")
         player.wait_for_node(lambda: None)
         yield
         return
-    process = _start_node(topic, model, parameters, domain_id)
+    process = _start_node(topic, model, parameters or {}, domain_id)
     try:
         player.wait_for_node(lambda: _check_alive(process))
         yield

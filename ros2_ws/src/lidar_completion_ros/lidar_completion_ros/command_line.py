@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,27 +25,76 @@ def bag(
     device: Annotated[str | None, typer.Option(help="device of the node, if none runs yet")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=8, help="denoising steps, if no node runs yet")] = None,
     storage: Annotated[str, typer.Option(help="of the new bag: mcap or sqlite3")] = "mcap",
+    wait_for_node: Annotated[
+        bool, typer.Option("--wait-for-node", help="start no node: wait for the one that is about to come up")
+    ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--evaluate", help="write an HTML report: latency, drops, steps, diagnostics; quality with poses"),
+    ] = False,
+    poses: Annotated[
+        Path | None, typer.Option(help="TUM file (time x y z qx qy qz qw): judge against the map of the bag")
+    ] = None,
+    odometry_topic: Annotated[
+        str | None, typer.Option(help="odometry or pose topic of the bag, instead of poses")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="new folder of the report; default: BAG_evaluation here")] = None,
+    judge_every: Annotated[int, typer.Option(min=1, help="judge every n-th sweep")] = 5,
+    show: Annotated[int, typer.Option(min=0, help="so many of the worst and of the slowest sweeps with pictures")] = 3,
 ) -> None:
-    """Play a bag through the node over DDS, record the completions, and print latencies and drops."""
+    """Play a bag through the node over DDS, record the completions, and print latencies and drops.
+
+    With --evaluate only the completions that are judged are recorded, unless --output names a bag for all of them.
+    """
     try:  # here, so that the other commands do not pay for importing ROS
         from lidar_completion_ros.bag_replay import STORAGES, BagError, ReplayError, replay
     except ImportError as error:
-        typer.echo(
-            f"lidar-completion bag needs ROS 2: {error}; pip install 'lidar_completion_ros[ros]' brings it", err=True
-        )
-        raise typer.Exit(2) from None
+        raise _stop(f"needs ROS 2: {error}; pip install 'lidar_completion_ros[ros]' brings it") from None
     if storage not in STORAGES:
         raise typer.BadParameter(f"expected {' or '.join(STORAGES)}, found {storage!r}", param_hint="--storage")
-    parameters = {name: value for name, value in (("device", device), ("steps", steps)) if value is not None}
-    output = output or Path(f"{bag.resolve().stem}_completed")
-    try:
-        result = replay(
-            bag, output, topic=topic, rate=rate, model=model, parameters=parameters, storage=storage, progress=_progress
+    if (poses or odometry_topic or report) and not evaluate:
+        raise typer.BadParameter(
+            "are for an evaluation: add --evaluate", param_hint="--poses, --odometry-topic, --report"
         )
-    except (BagError, ReplayError) as error:
-        typer.echo(f"lidar-completion bag: {error}", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(summary(result))
+    options = {
+        "topic": topic,
+        "rate": rate,
+        "model": model,
+        "parameters": {name: value for name, value in (("device", device), ("steps", steps)) if value is not None},
+        "storage": storage,
+        "wait_for_node": wait_for_node,
+    }
+    name = bag.resolve().stem
+    try:
+        if not evaluate:
+            result = replay(bag, output or Path(f"{name}_completed"), progress=_progress("sweep"), **options)
+            typer.echo(summary(result))
+            return
+        folder = report or Path(f"{name}_evaluation")
+        judged = {"poses": poses, "odometry_topic": odometry_topic, "judge_every": judge_every, "show": show}
+        _evaluate(bag, folder, output=output, **judged, **options)
+    except (BagError, ReplayError, ImportError) as error:
+        raise _stop(str(error)) from None
+
+
+def _evaluate(bag: Path, folder: Path, **options: object) -> None:
+    from lidar_completion_ros.replay_evaluation import evaluate_replay
+
+    evaluation = evaluate_replay(
+        bag, folder, progress=lambda what, done, total: _progress(what)(done, total), **options
+    )
+    typer.echo(summary(evaluation.result))
+    if evaluation.quality:
+        rows = evaluation.quality
+        for row in ("raw", "completion"):
+            cd, f = (sum(each[f"{row} {name}"] for each in rows) / len(rows) for name in ("cd", "f"))
+            typer.echo(f"{row:<12} CD {cd:.3f} m, F at 0.2 m {100 * f:.1f} %, mean of {len(rows)} judged sweeps")
+    typer.echo(f"{'report':<12} {folder / 'report.html'}")
+
+
+def _stop(message: str) -> typer.Exit:
+    typer.echo(f"lidar-completion bag: {message}", err=True)
+    return typer.Exit(2)
 
 
 def summary(result: ReplayResult) -> str:
@@ -66,5 +116,5 @@ def summary(result: ReplayResult) -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
 
 
-def _progress(done: int, total: int) -> None:
-    typer.echo(f"\rsweep {done}/{total}", nl=done == total, err=True)
+def _progress(what: str) -> Callable[[int, int], None]:
+    return lambda done, total: typer.echo(f"\r{what} {done}/{total}", nl=done == total, err=True)
