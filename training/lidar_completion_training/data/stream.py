@@ -21,37 +21,41 @@ class Sample:
 
 
 class PairStream(IterableDataset):
-    """Sample number n is always the same sweep for a given number of workers, so a resumed run sees what it would have seen."""
+    """Samples number first_sample, first_sample + step, and so on. Sample n is always the same sweep for a given number of
+    worker processes over all training processes (step x workers), so a resumed run sees what it would have seen."""
 
-    def __init__(self, recipe: DataRecipe, first_sample: int) -> None:
+    def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
         self.recipe = recipe
         self.first_sample = first_sample
+        self.step = step
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         if info:  # never in the training process itself: another number of threads rounds sums otherwise
             torch.set_num_threads(1)
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        mine = (self.first_sample - worker + workers - 1) // workers  # samples that this worker has given before
-        world, skip = divmod(mine, self.recipe.sweeps_per_world)
+        series = self.step * workers  # of samples, each with worlds of its own; this worker gives one of them
+        mine, number = (
+            (self.first_sample + self.step * worker) % series,
+            (self.first_sample + self.step * worker) // series,
+        )
+        world, skip = divmod(number, self.recipe.sweeps_per_world)
         pairs = training_pairs(
-            self.recipe.first_seed + worker + world * workers,
+            self.recipe.first_seed + mine + world * series,
             self.recipe.sweeps_per_world,
             self.recipe.sensor,
-            seed_step=workers,
+            seed_step=series,
             threads=1,
         )
-        for number, pair in enumerate(pairs):
-            if number >= skip:
+        for place, pair in enumerate(pairs):
+            if place >= skip:
                 yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m)
 
 
-def samples(recipe: DataRecipe, first_sample: int) -> Iterator[Sample]:
-    """Samples from number `first_sample` on; that number must be a multiple of the number of workers."""
-    if recipe.workers and first_sample % recipe.workers:
-        raise ValueError(f"a stream of {recipe.workers} workers cannot start at sample {first_sample}")
+def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sample]:
+    """Samples number first_sample, first_sample + step, ...: process r of W starts at a multiple of W plus r, with step W."""
     loader = DataLoader(
-        PairStream(recipe, first_sample),
+        PairStream(recipe, first_sample, step),
         batch_size=None,
         num_workers=recipe.workers,
         prefetch_factor=4 if recipe.workers else None,
