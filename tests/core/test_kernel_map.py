@@ -4,16 +4,26 @@ import pytest
 import torch
 
 from lidar_completion.sparse import search_cpu
-from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, key_offset, pack, unique_voxels
+from lidar_completion.sparse.coordinates import (
+    BITS,
+    Voxels,
+    coarsen,
+    coarsen_together,
+    key_offset,
+    pack,
+    unique_voxels,
+)
 from lidar_completion.sparse.kernel_map import (
     KernelMap,
     VoxelPyramid,
     child_map,
+    child_map_plain,
     kernel_map,
     kernel_offsets,
-    order_by_octant_plain,
+    octants,
     submanifold_map,
     submanifold_map_plain,
+    transpose_table,
 )
 
 
@@ -67,15 +77,18 @@ def test_strided_maps_against_brute_force(size: int, stride: int):
     assert triples(kernel_map(fine, coarse, size)) == expected
     if size == 2:
         assert triples(child_map(fine, coarse, parent)) == expected
+        plain = child_map_plain(fine, coarse, parent)
+        assert triples(plain) == expected
+        assert triples(plain.transposed) == {(k, o, i) for k, i, o in expected}
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8])
 def test_octants_of_the_fast_sort_and_its_twin(stride: int):
     voxels = random_voxels(300, 9, 2, stride)
     order, counts = search_cpu.order_by_octant(voxels.keys, stride, BITS)
-    plain_order, plain_counts = order_by_octant_plain(voxels)
-    assert torch.equal(order, plain_order)
-    assert counts == plain_counts
+    octant = octants(voxels)
+    assert torch.equal(order, octant.argsort(stable=True))
+    assert counts == torch.bincount(octant, minlength=8).tolist()
 
 
 @pytest.mark.parametrize("n", [0, 1, 300])
@@ -88,6 +101,38 @@ def test_pairs_grouped_by_output(n: int):
     assert set(grouped) == triples(table)
     assert len(grouped) == len(triples(table))
     assert grouped == sorted(grouped, key=lambda pair: (pair[2], pair[0]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 40, 700])
+@pytest.mark.parametrize("items", [1, 3])
+def test_table_and_pairs_are_two_forms_of_one_map(n: int, items: int):
+    fine = random_voxels(n, 6, items)
+    coarse, parent = coarsen(fine)
+    pairwise_and_table = [
+        (submanifold_map(fine), submanifold_map_plain(fine)),
+        (child_map(fine, coarse, parent), child_map_plain(fine, coarse, parent)),
+        (child_map(fine, coarse, parent).transposed, child_map_plain(fine, coarse, parent).transposed),
+    ]
+    for pairs, table in pairwise_and_table:
+        assert triples(table) == triples(pairs)
+        assert table.counts == pairs.counts
+        assert torch.equal(pairs.table, table.table)
+        assert torch.equal(pairs.transposed.table, table.transposed.table)
+        assert (table.num_in, table.num_out, table.volume) == (pairs.num_in, pairs.num_out, pairs.volume)
+        assert table.table.dtype == torch.int32
+        assert torch.equal(transpose_table(table.transposed.table, table.num_out), table.table)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 60, 900])
+@pytest.mark.parametrize("items", [1, 3])
+def test_levels_built_together_are_the_levels_built_one_by_one(n: int, items: int):
+    finest = random_voxels(n, 40, items)
+    levels, parents = coarsen_together(finest, 4)
+    expected = VoxelPyramid.build(finest)
+    assert [level.stride for level in levels] == [1, 2, 4, 8, 16]
+    for ours, wanted in zip((*levels, *parents), (*expected.levels, *expected.parents), strict=True):
+        tensors = [each.keys if isinstance(each, Voxels) else each for each in (ours, wanted)]
+        assert torch.equal(*tensors)
 
 
 def test_transposed_swaps_the_pairs():

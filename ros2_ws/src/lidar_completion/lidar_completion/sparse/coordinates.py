@@ -18,9 +18,9 @@ def quantise(points: Tensor, voxel_size_m: float) -> Tensor:
     """Voxel (N, 3) int32 of each point: round half to even of float32(p / size).
 
     Division, not multiplication by the inverse: 3 of 180,000 points move otherwise. The divisor is a tensor because
-    CUDA turns division by a Python number into a multiplication.
+    CUDA turns division by a Python number into a multiplication; filled there, because a copy would wait for the device.
     """
-    size = torch.tensor(voxel_size_m, dtype=torch.float32, device=points.device)
+    size = torch.full((), voxel_size_m, dtype=torch.float32, device=points.device)
     return torch.round(points.float() / size).to(torch.int32)
 
 
@@ -78,13 +78,47 @@ def unique_voxels(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
 def coarsen(voxels: Voxels) -> tuple[Voxels, Tensor]:
     """The voxels of twice the stride, floor(c / 2s) * 2s, and each fine voxel's parent row (V,) int64."""
     stride = voxels.stride * 2
+    return unique_voxels(voxels.keys & stride_mask(stride), stride)
+
+
+def coarsen_together(finest: Voxels, depth: int) -> tuple[list[Voxels], list[Tensor]]:
+    """`depth` times `coarsen`: the levels, finest first, and the parent rows between them.
+
+    For GPUs: the host waits once for the numbers of voxels, not once a level. Every level is sorted from the finest
+    voxels, which is more work than from the level above, but needs no number of voxels in between.
+    """
+    if not len(finest):
+        nothing = finest.keys.new_empty(0)
+        strides = [finest.stride << i for i in range(depth + 1)]
+        return [Voxels(nothing, stride) for stride in strides], [nothing] * depth
+    strides = [finest.stride << (i + 1) for i in range(depth)]
+    ordered, order = torch.stack([finest.keys & stride_mask(stride) for stride in strides]).sort(dim=1)
+    changes = torch.zeros_like(ordered)
+    changes[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    rank = changes.cumsum(1)
+    rows = torch.empty_like(rank).scatter_(1, order, rank)  # (depth, V): each finest voxel's row at every level
+    keys = torch.empty_like(ordered).scatter_(1, rank, ordered)  # equal ranks write equal keys
+    counts = (rank[:, -1] + 1).tolist()
+    levels = [Voxels(keys[i, :count], stride) for i, (count, stride) in enumerate(zip(counts, strides, strict=True))]
+    parents = [rows[0]]
+    for i in range(1, depth):  # all finest voxels of one voxel agree on its parent
+        parents.append(rows.new_empty(counts[i - 1]).scatter_(0, rows[i - 1], rows[i]))
+    return [finest, *levels], parents
+
+
+def stride_mask(stride: int) -> int:
+    """What to keep of a key to floor its coordinates to multiples of `stride`."""
     # the bias 2^17 is a multiple of every stride in use, so clearing low bits is the floor, also below zero
     clear = stride - 1
-    mask = ~((clear << (2 * BITS)) | (clear << BITS) | clear)
-    return unique_voxels(voxels.keys & mask, stride)
+    return ~((clear << (2 * BITS)) | (clear << BITS) | clear)
 
 
 def voxel_mean(values: Tensor, row: Tensor, count: int) -> Tensor:
     """Plain mean (count, C) of the values (N, C) that fall into each voxel row."""
-    total = values.new_zeros(count, values.shape[1]).index_add_(0, row, values)
-    return total / torch.bincount(row, minlength=count).unsqueeze(1).to(values.dtype)
+    total, size = values.new_zeros(count, values.shape[1]), values.new_zeros(count)
+    if values.device.type == "cpu":
+        total = total.index_add_(0, row, values)
+    else:  # on CUDA, index_add_ sums in another order every time; index_put_ sorts the rows first
+        total = total.index_put_((row,), values, accumulate=True)
+    # not bincount, which makes the host wait; sums of ones are exact in any order
+    return total / size.index_add_(0, row, torch.ones_like(values[:, 0])).unsqueeze(1)

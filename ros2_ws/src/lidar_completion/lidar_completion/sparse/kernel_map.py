@@ -14,24 +14,77 @@ import torch
 from torch import Tensor
 
 from lidar_completion.sparse import search_cpu
-from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, key_offset
+from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, coarsen_together, key_offset
+
+Pairs = tuple[Tensor, Tensor, list[int]]
 
 
-@dataclass(frozen=True)
 class KernelMap:
-    """Pairs (input row, output row) sorted by kernel offset; `counts[k]` of them belong to offset k."""
+    """Which input row reaches which output row at every kernel offset. Two forms, each made from the other when first asked for:
 
-    in_rows: Tensor  # (P,) int64
-    out_rows: Tensor  # (P,) int64
-    counts: list[int]
-    num_in: int
-    num_out: int
-    identity: int | None = None  # the offset, if any, that maps every row to itself
+    pairs    in_rows, out_rows (P,) int64, sorted by offset; counts[k] of them belong to offset k. What CPUs work on.
+    table    (K, V_out) int32: the input row that reaches the output row, or -1. What GPUs work on: no size in it hangs on
+             what a search finds, so the host never waits for the device.
+
+    `identity` is the offset, if any, that maps every row to itself.
+    """
+
+    def __init__(
+        self,
+        in_rows: Tensor,
+        out_rows: Tensor,
+        counts: list[int],
+        num_in: int,
+        num_out: int,
+        identity: int | None = None,
+    ) -> None:
+        self.__dict__["_pairs"] = (in_rows, out_rows, counts)
+        self.num_in, self.num_out, self.identity = num_in, num_out, identity
+        self.volume = len(counts)
+        self._forms: dict[str, Any] = {}
+
+    @classmethod
+    def from_table(cls, table: Tensor, num_in: int, identity: int | None = None) -> "KernelMap":
+        """The map of a table (K, V_out) int32."""
+        made = cls.__new__(cls)
+        made.__dict__["table"] = table
+        made.num_in, made.num_out, made.identity = num_in, table.shape[1], identity
+        made.volume = len(table)
+        made._forms = {}
+        return made
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        offset, out_rows = (self.table >= 0).nonzero(as_tuple=True)
+        counts = torch.bincount(offset, minlength=self.volume).tolist()
+        return self.table[offset, out_rows].long(), out_rows, counts
+
+    @cached_property
+    def table(self) -> Tensor:
+        counts = torch.tensor(self.counts, device=self.in_rows.device)
+        offset = torch.arange(self.volume, device=counts.device).repeat_interleave(counts)
+        table = torch.full((self.volume, self.num_out), -1, dtype=torch.int32, device=counts.device)
+        table[offset, self.out_rows] = self.in_rows.int()
+        return table
+
+    @property
+    def in_rows(self) -> Tensor:
+        return self._pairs[0]
+
+    @property
+    def out_rows(self) -> Tensor:
+        return self._pairs[1]
+
+    @property
+    def counts(self) -> list[int]:
+        return self._pairs[2]
 
     @cached_property
     def transposed(self) -> "KernelMap":
         """The same pairs the other way round: the map of the transposed convolution, and of the gradient."""
-        return KernelMap(self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity)
+        if "_pairs" in self.__dict__:
+            return KernelMap(self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity)
+        return KernelMap.from_table(transpose_table(self.table, self.num_in), self.num_out, self.identity)
 
     @cached_property
     def by_output(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,6 +95,21 @@ class KernelMap:
         """(input rows, output rows) of each offset; output rows are unique within one offset."""
         return list(zip(self.in_rows.split(self.counts), self.out_rows.split(self.counts), strict=True))
 
+    def cached(self, form: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for this map: another form of it that some backend needs."""
+        if form not in self._forms:
+            self._forms[form] = make()
+        return self._forms[form]
+
+
+def transpose_table(table: Tensor, num_in: int) -> Tensor:
+    """The table (K, num_in) of the transposed map: at every offset, what reached u from i reaches i from u."""
+    rows = torch.arange(table.shape[1], dtype=torch.int32, device=table.device).expand_as(table)
+    turned = torch.full((len(table), num_in + 1), -1, dtype=torch.int32, device=table.device)
+    # entries without an input go to a last column, which is cut off; all others are unique within an offset
+    turned.scatter_(1, torch.where(table >= 0, table, num_in).long(), rows)
+    return turned[:, :num_in].contiguous()
+
 
 def kernel_offsets(kernel_size: int, step: int) -> list[tuple[int, int, int]]:
     """Offsets (dx, dy, dz) in fine voxels, in kernel order; `step` is stride x dilation."""
@@ -51,16 +119,13 @@ def kernel_offsets(kernel_size: int, step: int) -> list[tuple[int, int, int]]:
 
 
 def kernel_map(inputs: Voxels, outputs: Voxels, kernel_size: int, dilation: int = 1) -> KernelMap:
-    """The map of any kernel between any two sets of voxels, one search an offset."""
-    found = [
-        _search(inputs.keys, outputs.keys + key_offset(*offset))
-        for offset in kernel_offsets(kernel_size, inputs.stride * dilation)
-    ]
-    return _join(found, len(inputs), len(outputs), identity=None)
+    """The map of any kernel between any two sets of voxels."""
+    offsets = kernel_offsets(kernel_size, inputs.stride * dilation)
+    return KernelMap.from_table(search_table(inputs.keys, outputs.keys, offsets), len(inputs))
 
 
 def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
-    """The map of a 3x3x3 kernel from a level onto itself: half the offsets are searched, the rest mirrored."""
+    """The map of a 3x3x3 kernel from a level onto itself."""
     if voxels.keys.device.type != "cpu":
         return submanifold_map_plain(voxels, dilation)
     shifts = [key_offset(*offset) for offset in kernel_offsets(3, voxels.stride * dilation)]
@@ -70,42 +135,42 @@ def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
 
 def submanifold_map_plain(voxels: Voxels, dilation: int = 1) -> KernelMap:
     """The twin of the merge on CPUs, for any device."""
-    offsets = kernel_offsets(3, voxels.stride * dilation)
-    half = [_search(voxels.keys, voxels.keys + key_offset(*offset)) for offset in offsets[:13]]
-    rows = torch.arange(len(voxels), device=voxels.keys.device)
-    mirrored = [(outs, ins) for ins, outs in reversed(half)]
-    return _join([*half, (rows, rows), *mirrored], len(voxels), len(voxels), identity=13)
+    table = search_table(voxels.keys, voxels.keys, kernel_offsets(3, voxels.stride * dilation))
+    return KernelMap.from_table(table, len(voxels), identity=13)
 
 
 def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
     """The map of a 2x2x2 kernel with stride 2: every child reaches its one parent, at the offset of its octant."""
-    if children.keys.device.type == "cpu":
-        order, counts = search_cpu.order_by_octant(children.keys, children.stride, BITS)
-    else:
-        order, counts = order_by_octant_plain(children)
+    if children.keys.device.type != "cpu":
+        return child_map_plain(children, parents, parent_row)
+    order, counts = search_cpu.order_by_octant(children.keys, children.stride, BITS)
     return KernelMap(order, parent_row[order], counts, len(children), len(parents))
 
 
-def order_by_octant_plain(voxels: Voxels) -> tuple[Tensor, list[int]]:
+def child_map_plain(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
     """The twin of the counting sort on CPUs, for any device."""
+    table = torch.full((8 * len(parents),), -1, dtype=torch.int32, device=parent_row.device)
+    rows = torch.arange(len(children), dtype=torch.int32, device=parent_row.device)
+    table.scatter_(0, octants(children) * len(parents) + parent_row, rows)
+    return KernelMap.from_table(table.view(8, len(parents)), len(children))
+
+
+def octants(voxels: Voxels) -> Tensor:
+    """Where in its parent voxel a voxel lies, (V,) int64: x + 2y + 4z, the order of a 2x2x2 kernel."""
     bits = voxels.keys // voxels.stride  # strides are powers of two: the lowest bit of each axis moves down
     x, y, z = ((bits >> shift) & 1 for shift in (2 * BITS, BITS, 0))
-    octant = x + 2 * y + 4 * z
-    return octant.argsort(stable=True), torch.bincount(octant, minlength=8).tolist()
+    return x + 2 * y + 4 * z
 
 
-def _search(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of `keys` (sorted) that equal an entry of `wanted`, and the rows of those entries."""
+def search_table(keys: Tensor, outputs: Tensor, offsets: list[tuple[int, int, int]]) -> Tensor:
+    """(K, V_out) int32: the row of `keys` (sorted) that lies at each offset from each of `outputs`, or -1."""
+    missing = torch.full((len(offsets), len(outputs)), -1, dtype=torch.int32, device=keys.device)
     if not len(keys):
-        return wanted.new_empty(0), wanted.new_empty(0)
-    position = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    rows = (keys[position] == wanted).nonzero().squeeze(1)
-    return position[rows], rows
-
-
-def _join(found: list[tuple[Tensor, Tensor]], num_in: int, num_out: int, identity: int | None) -> KernelMap:
-    ins, outs = zip(*found, strict=True)
-    return KernelMap(torch.cat(ins), torch.cat(outs), [len(i) for i in ins], num_in, num_out, identity)
+        return missing
+    wanted = torch.stack([outputs + key_offset(*offset) for offset in offsets])
+    position = torch.searchsorted(keys, wanted, out_int32=True).clamp_(max=len(keys) - 1)
+    found = keys.index_select(0, position.view(-1)).view_as(wanted) == wanted
+    return torch.where(found, position, missing)
 
 
 @dataclass
@@ -119,6 +184,8 @@ class VoxelPyramid:
 
     @classmethod
     def build(cls, finest: Voxels, depth: int = 4) -> "VoxelPyramid":
+        if finest.keys.device.type != "cpu":
+            return cls(*coarsen_together(finest, depth))
         levels, parents = [finest], []
         for _ in range(depth):
             coarse, parent = coarsen(levels[-1])
