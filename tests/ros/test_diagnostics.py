@@ -84,6 +84,39 @@ def test_stamps_are_counted_when_they_go_backwards():
     assert log.troubles() == Counter({"stamp went backwards": 1})
 
 
+def test_a_jump_in_time_leaves_the_counts_and_no_stale_figures():
+    log = working_log(9.0)
+    log.refused("no x field", "no x field: expected x")
+    log.forget_recent()
+    values = log.values()
+    assert (values["completions out"], values["sweeps refused"]) == ("1", "1")
+    assert values["latency p99 ms"] == values["last fault"] == ""
+    assert "steps used" not in values
+    assert judge(log, {}, ACTIVE)[0] == DiagnosticStatus.OK
+
+
+def test_a_shed_sweep_is_one_of_the_dropped():
+    log = SweepLog()
+    log.replaced()
+    log.shed_stale()
+    assert (log.values()["sweeps dropped"], log.values()["sweeps shed, too old"]) == ("2", "1")
+
+
+def test_work_that_memory_does_not_hold_is_an_error_until_it_fits_again():
+    situation = dataclasses.replace(ACTIVE, memory_trouble="out of memory: replication 5 of 20 fits on cuda")
+    assert judge(working_log(), {}, situation) == (DiagnosticStatus.ERROR, situation.memory_trouble)
+
+
+def test_a_model_that_could_not_be_loaded_is_a_warning_while_the_old_one_runs():
+    situation = dataclasses.replace(ACTIVE, reload_error="model x cannot be loaded, edge goes on: no such folder")
+    assert judge(working_log(), {}, situation) == (DiagnosticStatus.WARN, situation.reload_error)
+
+
+def test_a_budget_below_the_least_work_says_so():
+    situation = dataclasses.replace(ACTIVE, latency_budget_ms=50.0, can_meet_budget=False)
+    assert "least work" in judge(working_log(0.1), {}, situation)[1]
+
+
 def test_values_name_every_fault_and_latency():
     log = working_log(0.2)
     log.refused("data too short", "data too short: found 3 bytes")

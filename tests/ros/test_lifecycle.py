@@ -89,7 +89,7 @@ def test_a_failing_inference_is_an_error_and_the_next_sweep_is_completed(make_no
     node.trigger_configure()
     node.trigger_activate()
     peer.until_connected()
-    networks = node._completer.networks
+    networks = node._inference.completer.networks
     denoiser, networks["denoiser"] = networks["denoiser"], Broken()
     peer.sweeps.publish(cloud(street(), stamp_ns=1))
     status = peer.until_diagnosed(lambda status: status.level == DiagnosticStatus.ERROR)

@@ -1,6 +1,7 @@
 """Parameters: each has a descriptor and a line in the shipped YAML file, and nonsense is refused with its name."""
 
 import dataclasses
+import json
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from rclpy.parameter import Parameter
 
 from lidar_completion_ros.installed_files import config_file
 from lidar_completion_ros.node import CompletionNode
-from lidar_completion_ros.parameters import ParameterError, Parameters, descriptor
+from lidar_completion_ros.parameters import SCHEMA_NAME, ParameterError, Parameters, descriptor, json_schema
 
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
 TYPES = {
@@ -17,8 +18,12 @@ TYPES = {
     int: ParameterType.PARAMETER_INTEGER,
     float: ParameterType.PARAMETER_DOUBLE,
     str: ParameterType.PARAMETER_STRING,
-    tuple: ParameterType.PARAMETER_STRING_ARRAY,
 }
+ARRAYS = {str: ParameterType.PARAMETER_STRING_ARRAY, float: ParameterType.PARAMETER_DOUBLE_ARRAY}
+
+
+def ros_type(default):
+    return ARRAYS[type(default[0])] if isinstance(default, tuple) else TYPES[type(default)]
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def test_the_shipped_file_lists_every_parameter_with_its_default():
 def test_every_parameter_is_described(name, node):
     described = node.describe_parameter(name)
     assert described == descriptor(FIELDS[name])
-    assert described.type == TYPES[type(FIELDS[name].default)]
+    assert described.type == ros_type(FIELDS[name].default)
     assert described.description
     assert described.additional_constraints
     numeric = described.type in (ParameterType.PARAMETER_INTEGER, ParameterType.PARAMETER_DOUBLE)
@@ -58,6 +63,9 @@ def test_every_parameter_is_described(name, node):
         ("seed", 2**31),
         ("backend", "tensorflow"),
         ("output_fields", ["confidence", "colour"]),
+        ("sensor_pose", [1.0, 2.0, 3.0]),
+        ("sensor_pose", [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]),
+        ("precision", "float16"),
     ],
 )
 def test_nonsense_is_refused_with_the_name_of_the_parameter(name, value, node):
@@ -82,9 +90,9 @@ def test_the_ranges_must_agree(node):
 
 
 def test_a_dynamic_parameter_takes_effect(node):
-    (result,) = node.set_parameters([Parameter("steps", value=4)])
+    (result,) = node.set_parameters([Parameter("guidance", value=2.0)])
     assert result.successful
-    assert node.parameters.completion_options()["steps"] == 4
+    assert node.parameters.completion_options()["guidance"] == 2.0
 
 
 def test_zero_leaves_the_choice_to_the_model_card():
@@ -92,6 +100,19 @@ def test_zero_leaves_the_choice_to_the_model_card():
     assert options.pop("seed") == 0
     assert set(options.values()) == {None}
     assert Parameters(min_range_m=0.0).completion_options()["min_range_m"] == 0.0
+
+
+def test_the_schema_is_current_and_accepts_the_shipped_file():
+    shipped = config_file(SCHEMA_NAME).read_text()
+    assert shipped == json_schema(), (
+        f"python -m lidar_completion_ros.parameters --schema > ros2_ws/src/lidar_completion_ros/config/{SCHEMA_NAME}"
+    )
+    jsonschema = pytest.importorskip("jsonschema")
+    listed = yaml.safe_load(config_file("complete.param.yaml").read_text())
+    jsonschema.validate(listed, json.loads(shipped))
+    listed["/**"]["ros__parameters"]["steps"] = 9
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(listed, json.loads(shipped))
 
 
 def test_what_needs_a_configure_is_fixed_until_cleanup(node, tiny_model):

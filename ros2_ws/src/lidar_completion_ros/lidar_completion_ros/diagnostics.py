@@ -24,6 +24,22 @@ class SweepRecord:
     steps: int
     points_in: int
     points_out: int
+    replication: int = 0
+    age_s: float = 0.0  # from the arrival of the message to the begin of the work
+    removed: dict[str, int] = field(default_factory=dict)  # completed points that were taken away, by the reason
+
+    def values(self) -> dict[str, str]:
+        """Key-value pairs: what labels a sweep."""
+        values = {
+            "steps used": str(self.steps),
+            "replication used": str(self.replication),
+            "points in": str(self.points_in),
+            "points out": str(self.points_out),
+            "waited ms": f"{self.age_s * 1e3:.1f}",
+            "latency ms": f"{self.latency_s * 1e3:.1f}",
+        }
+        values |= {f"removed: {reason}": str(count) for reason, count in self.removed.items()}
+        return values | {f"{stage} ms": f"{seconds * 1e3:.1f}" for stage, seconds in self.timings_s.items()}
 
 
 @dataclass
@@ -32,9 +48,11 @@ class SweepLog:
 
     received: int = 0
     completed: int = 0
-    dropped: int = 0  # replaced by a newer sweep before the inference took them
+    dropped: int = 0  # never begun: replaced by a newer sweep, or too old
+    shed: int = 0  # of these the ones that were too old for their deadline
     skipped: int = 0  # nobody subscribed to the completions
     stamp_jumps: int = 0  # stamps that were earlier than the one before
+    deadlines_missed: int = 0  # of the output's QoS deadline
     failed: int = 0  # the inference raised
     faults: Counter[str] = field(default_factory=Counter)  # refused sweeps by the name of the fault
     last_fault: str = ""  # full text of the newest refusal or failure
@@ -60,6 +78,22 @@ class SweepLog:
     def replaced(self) -> None:
         with self._lock:
             self.dropped += 1
+
+    def shed_stale(self) -> None:
+        with self._lock:
+            self.dropped += 1
+            self.shed += 1
+
+    def missed_deadlines(self, count: int) -> None:
+        with self._lock:
+            self.deadlines_missed += count
+
+    def forget_recent(self) -> None:
+        """Time jumped: what the newest sweeps were says nothing any more. The counts go on."""
+        with self._lock:
+            self.latencies_s.clear()
+            self.last, self.cycle_s, self._last_completion_s = None, None, None
+            self.recovered, self.last_fault = True, ""
 
     def skipped_unwatched(self) -> None:
         with self._lock:
@@ -102,10 +136,12 @@ class SweepLog:
             "sweeps in": str(self.received),
             "completions out": str(self.completed),
             "sweeps dropped": str(self.dropped),
+            "sweeps shed, too old": str(self.shed),
             "sweeps skipped, no subscriber": str(self.skipped),
             "sweeps refused": str(sum(self.faults.values())),
             "inference failures": str(self.failed),
             "stamps gone backwards": str(self.stamp_jumps),
+            "output deadlines missed": str(self.deadlines_missed),
             "last fault": self.last_fault,
         }
         with self._lock:
@@ -113,17 +149,8 @@ class SweepLog:
         for percentile in PERCENTILES:
             latency = self.latency_ms(percentile)
             values[f"latency p{percentile} ms"] = "" if latency is None else f"{latency:.1f}"
-        return values | self._last_sweep()
-
-    def _last_sweep(self) -> dict[str, str]:
-        if self.last is None:
-            return {}
-        values = {
-            "steps used": str(self.last.steps),
-            "points in": str(self.last.points_in),
-            "points out": str(self.last.points_out),
-        }
-        return values | {f"{stage} ms": f"{seconds * 1e3:.1f}" for stage, seconds in self.last.timings_s.items()}
+        last = self.last
+        return values if last is None else values | last.values()
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,9 @@ class Situation:
     sweep_timeout_s: float
     latency_budget_ms: float  # 0: none
     active_for_s: float  # since the node became active
+    reload_error: str = ""  # why the newest model that was asked for does not run, empty if it does
+    memory_trouble: str = ""  # what memory does not hold, empty when all work fits
+    can_meet_budget: bool = True  # the least work is expected to fit
 
 
 def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tuple[bytes, str]:
@@ -148,19 +178,24 @@ def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tup
         return DiagnosticStatus.OK, now.state
     if not log.recovered:
         return DiagnosticStatus.ERROR, f"failing: {log.last_fault}"
+    if now.memory_trouble:
+        return DiagnosticStatus.ERROR, now.memory_trouble
     if new_troubles:
         counts = ", ".join(f"{name} ({count}x)" for name, count in sorted(new_troubles.items()))
         return DiagnosticStatus.WARN, f"since the last report: {counts}"
+    if now.reload_error:
+        return DiagnosticStatus.WARN, now.reload_error
     waiting = _waiting(log, now)
     if waiting:
         return DiagnosticStatus.WARN, waiting
     if now.subscribers == 0 and log.skipped:
         return DiagnosticStatus.OK, "idle: nobody subscribes to the completed points"
-    latency = log.latency_ms(95)
+    latency = log.latency_ms(99)
     if latency is not None and 0 < now.latency_budget_ms < latency:
+        least = "" if now.can_meet_budget else "; the least work does not fit it"
         return (
             DiagnosticStatus.WARN,
-            f"over budget: latency p95 {latency:.0f} ms, budget {now.latency_budget_ms:.0f} ms",
+            f"over budget: latency p99 {latency:.0f} ms, budget {now.latency_budget_ms:.0f} ms{least}",
         )
     return DiagnosticStatus.OK, "completing"
 

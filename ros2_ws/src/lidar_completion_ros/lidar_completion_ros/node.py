@@ -1,9 +1,11 @@
 """The lifecycle node `lidar_completion`: sweeps in, dense scenes with provenance out.
 
-    subscription -> mailbox (latest sweep wins) -> inference thread -> read_sweep -> SceneCompleter -> publisher
+    subscription -> mailbox (latest sweep wins) -> inference thread -> read_sweep -> Inference -> publishers
+                                                                                        |
+                                          Deadline: steps, replication <- measured time +
 
 The executor's thread only receives messages, answers services and reports diagnostics, so that it stays responsive
-while a sweep is being completed.
+while a sweep is being completed. A model is loaded by a thread of its own while the old one works.
 """
 
 from __future__ import annotations
@@ -11,25 +13,34 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
+from rcl_interfaces.msg import ParameterType, SetParametersResult
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+from rclpy.task import Future
 from sensor_msgs.msg import PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, Header
+from std_srvs.srv import Trigger
 
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.errors import SweepError
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
+from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTransform, TfFrames, pose, tf_is_installed
+from lidar_completion_ros.inference import Inference, Wish
 from lidar_completion_ros.installed_files import model_folder
 from lidar_completion_ros.mailbox import Mailbox
 from lidar_completion_ros.parameters import (
@@ -45,8 +56,21 @@ from lidar_completion_ros.point_cloud_messages import MessageError, Sweep, compl
 NODE_NAME = "lidar_completion"
 INPUT_TOPIC = "velodyne_points"  # relative: a namespace gives every LiDAR its own
 OUTPUT_TOPIC = "~/points"
+COMPLETED_TOPIC = "~/points_completed"
+SWEEP_TOPIC = "~/debug/sweep"
+INTEGER = ParameterType.PARAMETER_INTEGER
 STAGES = ("preprocess", "denoise", "postprocess", "total")
 SECONDS_TO_FINISH_A_SWEEP = 10.0
+OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+    QoSPolicyKind.DEADLINE,
+    QoSPolicyKind.LIFESPAN,
+    QoSPolicyKind.LIVELINESS,
+    QoSPolicyKind.LIVELINESS_LEASE_DURATION,
+)
 
 
 @dataclass(frozen=True)
@@ -66,17 +90,29 @@ class CompletionNode(LifecycleNode):
         self.parameters: Parameters = declare_parameters(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._adopt_parameters)
-        self._completer: SceneCompleter | None = None
-        self._inference: threading.Thread | None = None
+        self._inference: Inference | None = None
+        self._thread: threading.Thread | None = None
         self._mailbox: Mailbox[Arrival] = Mailbox()
         self._log = SweepLog()
         self._reported_troubles: Counter[str] = Counter()
         self._configure_error = ""
+        self._reload_error = ""
+        self._newest_reload = 0
         self._active_since_s = 0.0
-        self._subscription = None
-        self._completions = None
-        self._debug_publishers: dict[str, object] = {}
+        self._subscription: Subscription | None = None
+        self._completions: Publisher | None = None
+        self._completed_only: Publisher | None = None
+        self._sweep_labels: Publisher | None = None
+        self._debug_publishers: dict[str, Publisher] = {}
+        self._frames: Frames | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_service(SetParametersAtomically, "~/set_steps", self._set_steps)
+        self.create_service(Trigger, "~/reload_model", self._reload_model)
+        self.create_service(Trigger, "~/reset", self._reset)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            post_callback=lambda jump: self._time_jumped("the clock went backwards"),
+        )
         # Steady time: the reports go on while a simulated clock stands still.
         self._diagnostics_timer = self.create_timer(
             self.parameters.diagnostics_period_s, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -97,20 +133,21 @@ class CompletionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self.parameters = read_parameters(self)
-            self._completer = SceneCompleter.load(
-                model_folder(self.parameters.model), device=self.parameters.device, backend=self.parameters.backend
-            )
+            self._inference = load_inference(self.parameters)
         except Exception as error:  # a missing or damaged model, an unusable device, no memory for it, ...
             return self._fail("cannot load the model", error)
-        self._log, self._reported_troubles = SweepLog(), Counter()
+        self._log, self._reported_troubles, self._reload_error = SweepLog(), Counter(), ""
         try:
+            self._frames = self._source_of_frames()
             self._create_publishers()
-        except Exception as error:  # an impossible QoS override
-            return self._fail("cannot create the publishers", error)
+        except Exception as error:  # an impossible QoS override, no source of transforms
+            self._release()
+            return self._fail("cannot configure", error)
         self._configure_error = ""
+        completer = self._inference.completer
         self.get_logger().info(
-            f"model {self._model_name()} on {self._completer.device} ({self._completer.backend}): "
-            f"{self.resolve_topic_name(INPUT_TOPIC)} -> {self._completions.topic_name}"
+            f"model {self._model_name()} on {completer.device} ({completer.backend}): "
+            f"{self.resolve_topic_name(INPUT_TOPIC)} -> {self._output_topic()}"
         )
         return super().on_configure(state)
 
@@ -124,8 +161,8 @@ class CompletionNode(LifecycleNode):
         self._active_since_s = time.monotonic()
         outcome = super().on_activate(state)
         self._mailbox = Mailbox()
-        self._inference = threading.Thread(target=self._complete_sweeps, name="inference", daemon=True)
-        self._inference.start()
+        self._thread = threading.Thread(target=self._complete_sweeps, name="inference", daemon=True)
+        self._thread.start()
         return outcome
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -176,45 +213,73 @@ class CompletionNode(LifecycleNode):
         self._service_change_state.callback = answer
 
     def _warm_up(self) -> None:
-        """Complete one artificial sweep, so that the first real one does not pay for lazy initialisation."""
-        assert self._completer is not None
-        try:
-            self._completer.complete(_warm_up_sweep(), **self.parameters.completion_options())
-        except SweepError as error:  # the range limits leave nothing of the artificial sweep
-            self.get_logger().info(f"no warm-up: {error}")
+        assert self._inference is not None
+        if self.parameters.warm_up:
+            warm_up(self._inference, self.parameters)
 
     def _stop_inference(self) -> None:
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
         self._mailbox.close()
-        if self._inference is not None and self._inference.is_alive():
-            self._inference.join(SECONDS_TO_FINISH_A_SWEEP)
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(SECONDS_TO_FINISH_A_SWEEP)
 
     def _release(self) -> None:
-        for publisher in (self._completions, *self._debug_publishers.values()):
+        self._newest_reload += 1  # a model that is being loaded comes too late
+        for publisher in (
+            self._completions,
+            self._completed_only,
+            self._sweep_labels,
+            *self._debug_publishers.values(),
+        ):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
-        self._completions, self._debug_publishers = None, {}
-        self._completer = None
+        self._completions = self._completed_only = self._sweep_labels = None
+        self._debug_publishers = {}
+        if isinstance(self._frames, TfFrames):
+            self._frames.close()
+        self._inference = self._frames = None
 
     def _subscribe(self) -> Subscription:
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        overrides = QoSOverridingOptions.with_default_policies()
+        overrides = QoSOverridingOptions(OVERRIDABLE)
         return self.create_subscription(PointCloud2, INPUT_TOPIC, self._receive, qos, qos_overriding_options=overrides)
 
     def _create_publishers(self) -> None:
+        events = PublisherEventCallbacks(deadline=lambda event: self._log.missed_deadlines(event.total_count_change))
         # Reliable serves both kinds of subscribers: RViz asks for reliable, most consumers of clouds for best effort.
-        qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
-        overrides = QoSOverridingOptions.with_default_policies()
-        self._completions = self.create_lifecycle_publisher(
-            PointCloud2, OUTPUT_TOPIC, qos, qos_overriding_options=overrides
+        self._completions, self._completed_only = (
+            self.create_lifecycle_publisher(
+                PointCloud2,
+                topic,
+                QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE),
+                qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+                event_callbacks=events if topic == OUTPUT_TOPIC else None,
+            )
+            for topic in (OUTPUT_TOPIC, COMPLETED_TOPIC)
         )
+        self._sweep_labels = self.create_lifecycle_publisher(DiagnosticArray, SWEEP_TOPIC, 10)
         topics = [f"processing_time/{stage}_ms" for stage in STAGES] + ["pipeline_latency_ms", "cyclic_time_ms"]
         self._debug_publishers = {
             topic: self.create_lifecycle_publisher(Float64, f"~/debug/{topic}", qos_profile_sensor_data)
             for topic in topics
         }
+
+    def _source_of_frames(self) -> Frames | None:
+        """Where the transform to `target_frame` comes from; None where the output stays in the sweep's frame."""
+        parameters = self.parameters
+        if not parameters.target_frame:
+            return None
+        given = any(parameters.sensor_pose[:6])
+        if parameters.transforms == "tf" or (parameters.transforms == "auto" and not given and tf_is_installed()):
+            return TfFrames(self)
+        if parameters.transforms == "auto" and not given:
+            raise FrameError(
+                f"target_frame {parameters.target_frame!r}: tf2_ros is not installed and sensor_pose is not given; "
+                "set sensor_pose, or transforms to 'parameters' where the pose is the identity"
+            )
+        return FixedFrames(lambda: pose(self.parameters.sensor_pose))
 
     # ---- parameters ----
 
@@ -230,18 +295,90 @@ class CompletionNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _adopt_parameters(self, changes: list[Parameter]) -> None:
-        self.parameters = changed_parameters(self.parameters, changes)
+        before, self.parameters = self.parameters, changed_parameters(self.parameters, changes)
+        if self._inference is not None and self.parameters.model != before.model:
+            self._reload()
+
+    # ---- services ----
+
+    def _set_steps(
+        self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
+    ) -> SetParametersAtomically.Response:
+        """`steps` alone, as `ros2 param set` would; the type is the one of ROS's own that carries a number."""
+        given = request.parameters
+        if len(given) != 1 or given[0].name not in ("", "steps") or given[0].value.type != INTEGER:
+            reason = "expected one parameter 'steps' (the name may be left empty) of type 2, an integer"
+            response.result = SetParametersResult(successful=False, reason=reason)
+        else:
+            response.result = self.set_parameters_atomically([Parameter("steps", value=given[0].value.integer_value)])
+        return response
+
+    async def _reload_model(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Load the model that the parameter names again; answers when it runs, or when it cannot."""
+        if self._inference is None:
+            response.message = f"the node is {self.state}: configure loads the model"
+            return response
+        error = await self._reload()
+        response.success, response.message = not error, error or f"running {self._model_name()}"
+        return response
+
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Forget what earlier sweeps taught: cost, memory, latencies, motion. The counts go on."""
+        self._forget_recent()
+        if self._inference is not None:
+            self._inference.forget()
+        response.success = True
+        return response
+
+    def _reload(self) -> Future:
+        """Load the model in a thread of its own; the inference thread takes it between two sweeps. Gives the error, or ""."""
+        self._newest_reload += 1
+        number, parameters, done = self._newest_reload, self.parameters, Future()
+
+        def load() -> None:
+            error = ""
+            try:
+                inference = load_inference(parameters)
+                if parameters.warm_up:
+                    warm_up(inference, parameters)
+            except Exception as fault:  # whatever a damaged file or a full device raises
+                error = f"model {parameters.model or 'default'} cannot be loaded, {self._model_name()} goes on: {fault}"
+                self.get_logger().error(error)
+            if number != self._newest_reload:
+                error = error or "another model was asked for in the meantime"
+            elif error:
+                self._reload_error = error
+            else:
+                self._inference, self._reload_error = inference, ""
+                self.get_logger().info(f"model {self._model_name()} runs")
+            done.set_result(error)
+
+        threading.Thread(target=load, name="load model", daemon=True).start()
+        return done
 
     # ---- sweeps ----
 
     def _receive(self, message: PointCloud2) -> None:
         """In the executor's thread: as short as can be."""
         if self._log.arrived(_stamp_ns(message)):
-            self.get_logger().warning("the stamp went backwards; the sweep is completed all the same")
-        if self.parameters.lazy and self._completions.get_subscription_count() == 0:
+            self._time_jumped("the stamp went backwards; the sweep is completed all the same")
+        if self.parameters.lazy and not self._subscribers():
             self._log.skipped_unwatched()
         elif self._mailbox.put(Arrival(message, time.monotonic())):
             self._log.replaced()
+
+    def _subscribers(self) -> int:
+        """Of the outputs, all together."""
+        outputs = [each for each in (self._completions, self._completed_only) if each is not None]
+        return sum(each.get_subscription_count() for each in outputs)
+
+    def _time_jumped(self, what: str) -> None:
+        self.get_logger().warning(what, throttle_duration_sec=1.0)
+        self._forget_recent()
+
+    def _forget_recent(self) -> None:
+        """What lies before a jump in time says nothing about what comes after it."""
+        self._log.forget_recent()
 
     def _complete_sweeps(self) -> None:
         """The inference thread. A sweep that cannot be completed is counted, and the next one gets its chance."""
@@ -249,36 +386,76 @@ class CompletionNode(LifecycleNode):
         while (arrival := mailbox.take()) is not None:
             try:
                 self._complete(arrival)
-            except (MessageError, SweepError) as error:
+            except (MessageError, SweepError, FrameError) as error:
                 self._refuse(error)
             except Exception as error:  # the vehicle needs the next sweep, whatever this one did
                 self._log.inference_failed(f"{type(error).__name__}: {error}")
                 self.get_logger().error(f"inference failed: {type(error).__name__}: {error}")
 
     def _complete(self, arrival: Arrival) -> None:
-        parameters = self.parameters
-        assert self._completer is not None
-        assert self._completions is not None
-        sweep = read_sweep(arrival.message, parameters.max_input_points)
-        completion = self._completer.complete(sweep.points, **parameters.completion_options())
-        self._completions.publish(_output(arrival.message, sweep, completion, parameters.output_fields))
-        latency_s = time.monotonic() - arrival.arrived_s
+        parameters, inference, message = self.parameters, self._inference, arrival.message
+        assert inference is not None
+        began_s = time.monotonic()
+        age_s = began_s - arrival.arrived_s
+        wish = _wish(inference, parameters)
+        if inference.sheds(wish, message.width * message.height, age_s):
+            self._log.shed_stale()
+            return
+        sweep = read_sweep(message, parameters.max_input_points)
+        header, T_target_sensor = self._output_frame(message)
+        completion, done = inference.complete(sweep.points, wish, parameters.completion_options())
+        self._publish(header, sweep, completion, T_target_sensor, parameters)
+        ended_s = time.monotonic()
         record = SweepRecord(
             completion.timings,
-            latency_s,
-            completion.steps,
+            ended_s - arrival.arrived_s,
+            done.steps,
             points_in=len(sweep.points),
             points_out=len(completion.points),
+            replication=done.replication,
+            age_s=age_s,
         )
+        inference.answered(len(sweep.points), done, completion, ended_s - began_s, record.latency_s)
         self._log.completed_sweep(record)
-        self._publish_debug(record, arrival.message)
+        self._publish_debug(record, message)
 
-    def _refuse(self, error: MessageError | SweepError) -> None:
-        fault = error.fault if isinstance(error, MessageError) else "nothing to complete"
+    def _output_frame(self, message: PointCloud2) -> tuple[Header, RigidTransform]:
+        """The output's header, and the transform of the points into its frame."""
+        header, frames = message.header, self._frames
+        if frames is None:
+            return header, RigidTransform.identity()
+        target = self.parameters.target_frame
+        moved = frames.transform(target, header.frame_id, _stamp_ns(message))
+        return Header(stamp=header.stamp, frame_id=target), moved
+
+    def _publish(
+        self,
+        header: Header,
+        sweep: Sweep,
+        completion: Completion,
+        T_target_sensor: RigidTransform,
+        parameters: Parameters,
+    ) -> None:
+        assert self._completions is not None
+        assert self._completed_only is not None
+        columns = _columns(sweep, completion, T_target_sensor)
+        if self._completions.get_subscription_count() or not parameters.lazy:
+            self._completions.publish(completion_message(header, output_fields=parameters.output_fields, **columns))
+        if self._completed_only.get_subscription_count():
+            completed = {name: column[len(completion.measured_rows) :] for name, column in columns.items()}
+            self._completed_only.publish(
+                completion_message(header, output_fields=parameters.output_fields, **completed)
+            )
+
+    def _refuse(self, error: MessageError | SweepError | FrameError) -> None:
+        fault = "nothing to complete" if isinstance(error, SweepError) else error.fault
         self._log.refused(fault, str(error))
         self.get_logger().warning(f"sweep refused: {error}", throttle_duration_sec=1.0)
 
     def _publish_debug(self, record: SweepRecord, message: PointCloud2) -> None:
+        if self._sweep_labels is not None:  # of every sweep, under its stamp: what the output of that stamp is made of
+            label = status(self._status_name("sweep"), DiagnosticStatus.OK, "completed", record.values())
+            self._sweep_labels.publish(DiagnosticArray(header=message.header, status=[label]))
         age_ns = self.get_clock().now().nanoseconds - _stamp_ns(message)
         values = {f"processing_time/{stage}_ms": seconds * 1e3 for stage, seconds in record.timings_s.items()}
         values["pipeline_latency_ms"] = age_ns / 1e6
@@ -305,34 +482,76 @@ class CompletionNode(LifecycleNode):
             configure_error=self._configure_error,
             input_topic=self.resolve_topic_name(INPUT_TOPIC),
             publishers=0 if self._subscription is None else self._subscription.get_publisher_count(),
-            subscribers=0 if self._completions is None else self._completions.get_subscription_count(),
+            subscribers=self._subscribers(),
             sweep_timeout_s=self.parameters.sweep_timeout_s,
             latency_budget_ms=self.parameters.latency_budget_ms,
             active_for_s=time.monotonic() - self._active_since_s,
+            reload_error=self._reload_error,
+            memory_trouble=self._inference.trouble if self._inference else "",
+            can_meet_budget=self._inference is None or self._can_meet_budget(self._inference),
         )
 
+    def _can_meet_budget(self, inference: Inference) -> bool:
+        last = self._log.last
+        return last is None or inference.can_be_met(last.points_in)
+
     def _publish_status(self, level: bytes, message: str, now: Situation) -> None:
+        inference, parameters = self._inference, self.parameters
         values = {
             "state": now.state,
             "model": self._model_name(),
-            "device": str(self._completer.device) if self._completer else self.parameters.device,
-            "backend": self._completer.backend if self._completer else self.parameters.backend,
+            "model error": self._reload_error,
+            "device": str(inference.device) if inference else parameters.device,
+            "backend": inference.completer.backend if inference else parameters.backend,
+            "precision": inference.completer.precision if inference else parameters.precision,
             "input topic": now.input_topic,
             "input publishers": str(now.publishers),
             "output topic": self._output_topic(),
             "output subscribers": str(now.subscribers),
+            "latency budget ms": f"{parameters.latency_budget_ms:g}",
         }
-        name = f"{self.get_fully_qualified_name().lstrip('/')}: completion"
-        array = DiagnosticArray(status=[status(name, level, message, values | self._log.values())])
+        if inference is not None:
+            wish = _wish(inference, parameters)
+            values |= {"steps most": str(wish.most.steps), "replication most": str(wish.most.replication)}
+            values |= inference.values()
+        array = DiagnosticArray(
+            status=[status(self._status_name("completion"), level, message, values | self._log.values())]
+        )
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+
+    def _status_name(self, what: str) -> str:
+        return f"{self.get_fully_qualified_name().lstrip('/')}: {what}"
 
     def _output_topic(self) -> str:
         return self._completions.topic_name if self._completions is not None else ""
 
     def _model_name(self) -> str:
-        name = getattr(self._completer.card, "name", "") if self._completer else ""
-        return name or self.parameters.model or "default"
+        return (self._inference.completer.card.name if self._inference else "") or self.parameters.model or "default"
+
+
+def load_inference(parameters: Parameters) -> Inference:
+    """The model that the parameters name. Raises whatever a missing or damaged model or an unusable device raises."""
+    folder = model_folder(parameters.model)
+
+    def load(device: str) -> SceneCompleter:
+        return SceneCompleter.load(folder, device=device, backend=parameters.backend, precision=parameters.precision)
+
+    completer = load(parameters.device)
+    load_on_cpu: Callable[[], SceneCompleter] | None = None
+    if completer.device.type != "cpu":
+        load_on_cpu = lambda: load("cpu")  # noqa: E731
+    return Inference(completer, load_on_cpu)
+
+
+def warm_up(inference: Inference, parameters: Parameters) -> None:
+    """Complete made-up sweeps, unless the range limits leave nothing of them."""
+    with suppress(SweepError):
+        inference.warm_up(_wish(inference, parameters), parameters.completion_options())
+
+
+def _wish(inference: Inference, parameters: Parameters) -> Wish:
+    return inference.wish(parameters.steps, parameters.replication, parameters.latency_budget_ms)
 
 
 def _stamp_ns(message: PointCloud2) -> int:
@@ -340,24 +559,14 @@ def _stamp_ns(message: PointCloud2) -> int:
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
-def _output(message: PointCloud2, sweep: Sweep, completion: Completion, fields: tuple[str, ...]) -> PointCloud2:
-    """The completion under the header of its input. Completed points have intensity 0: nobody measured one."""
+def _columns(sweep: Sweep, completion: Completion, T_target_sensor: RigidTransform) -> dict[str, np.ndarray]:
+    """The output's columns, measured points first. Completed points have intensity 0: nobody measured one."""
     intensity = np.zeros(len(completion.points), np.float32)
     if sweep.intensity is not None:
         intensity[: len(completion.measured_rows)] = sweep.intensity[completion.measured_rows]
-    return completion_message(
-        message.header,
-        completion.points,
-        intensity=intensity,
-        provenance=completion.provenance,
-        confidence=completion.confidence,
-        output_fields=fields,
-    )
-
-
-def _warm_up_sweep() -> np.ndarray:
-    """(N, 3) float32: 32 rings on a flat ground 1.8 m below the sensor and a wall around it at 20 m."""
-    azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 512), np.radians(np.linspace(-25.0, 3.0, 32)))
-    horizontal = np.minimum(20.0, 1.8 / np.maximum(np.tan(-elevation), 1e-3))
-    rays = (horizontal * np.cos(azimuth), horizontal * np.sin(azimuth), horizontal * np.tan(elevation))
-    return np.stack(rays, axis=-1).reshape(-1, 3).astype(np.float32)
+    return {
+        "points": T_target_sensor.apply(completion.points),
+        "intensity": intensity,
+        "provenance": completion.provenance,
+        "confidence": completion.confidence,
+    }

@@ -6,7 +6,10 @@ Every field below is one ROS parameter: its default, range, unit and text are wr
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import sys
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +17,15 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lidar_completion_ros.frames import POSE_HELP, FrameError, pose
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS
 
 CARD = "the model card's value"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 BACKENDS = ("torch", "onnx")
+PRECISIONS = ("float32", "bfloat16")
+TRANSFORMS = ("auto", "tf", "parameters")
+SCHEMA_NAME = "complete.schema.json"
 
 
 class ParameterError(ValueError):
@@ -43,19 +50,27 @@ class Parameters:
     """What the node does with a sweep. Fields that are not dynamic are read when the node is configured."""
 
     model: str = _parameter(
-        "", "Path of a model folder, or name of a shipped model; empty: the default model", dynamic=False
+        "",
+        "Path of a model folder, or name of a shipped model; empty: the default model. A change while the node runs loads "
+        "in the background; a model that cannot be loaded leaves the old one running",
     )
     device: str = _parameter("auto", f"Where the network runs: {', '.join(DEVICES)}", dynamic=False)
     backend: str = _parameter("torch", f"What runs the network: {', '.join(BACKENDS)}", dynamic=False)
+    precision: str = _parameter(
+        "float32", f"Of the products of wide layers: {', '.join(PRECISIONS)} (backend torch)", dynamic=False
+    )
+    warm_up: bool = _parameter(True, "Complete made-up sweeps before the first real one", dynamic=False)
     autostart: bool = _parameter(True, "Configure and activate the node by itself at start", dynamic=False)
     diagnostics_period_s: float = _parameter(
         1.0, "Time between two diagnostics", unit="s", low=0.05, high=60.0, dynamic=False
     )
-    steps: int = _parameter(0, f"Denoising steps; 0: {CARD}", low=0, high=8)
+    steps: int = _parameter(0, f"Denoising steps, with a latency budget the most; 0: {CARD}", low=0, high=8)
     guidance: float = _parameter(
         0.0, f"Weight of the condition (1 needs one forward pass, others two); 0: {CARD}", low=0.0, high=20.0
     )
-    replication: int = _parameter(0, f"Start points per voxel (K); 0: {CARD}", low=0, high=100)
+    replication: int = _parameter(
+        0, f"Start points per voxel (K), with a latency budget the most; 0: {CARD}", low=0, high=100
+    )
     voxel_size_m: float = _parameter(
         0.0, f"Voxel of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
     )
@@ -75,11 +90,12 @@ class Parameters:
     output_fields: tuple[str, ...] = _parameter(
         tuple(OUTPUT_FIELDS), f"Fields of the output besides x, y, z; any of {', '.join(OUTPUT_FIELDS)}"
     )
-    lazy: bool = _parameter(True, "Compute nothing while nobody subscribes to the completed points")
+    lazy: bool = _parameter(True, "Compute nothing while nobody subscribes to ~/points or ~/points_completed")
     max_input_points: int = _parameter(1_000_000, "Larger sweeps are refused", unit="points", low=1, high=10_000_000)
     latency_budget_ms: float = _parameter(
         0.0,
-        "Diagnostics warn when the 95th percentile of the latency is over it; 0: no budget",
+        "Steps and replication are chosen so that 99 of 100 sweeps are answered within it, from arrival to publication; "
+        "0: no budget, always all steps and copies",
         unit="ms",
         low=0.0,
         high=60_000.0,
@@ -87,10 +103,23 @@ class Parameters:
     sweep_timeout_s: float = _parameter(
         2.0, "Diagnostics warn when no sweep came for so long", unit="s", low=0.1, high=3600.0
     )
+    target_frame: str = _parameter(
+        "", "Frame of the output; empty: that of the sweep, and measured points stay bit-exact", dynamic=False
+    )
+    transforms: str = _parameter(
+        "auto",
+        "Where the transform to target_frame comes from: tf, parameters (sensor_pose), or auto: sensor_pose where it is "
+        "given, else tf where tf2_ros is installed",
+        dynamic=False,
+    )
+    sensor_pose: tuple[float, ...] = _parameter(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), f"Pose of the sensor in target_frame, where tf does not tell: {POSE_HELP}"
+    )
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ParameterError(f"backend: expected {' or '.join(BACKENDS)}, found {self.backend!r}")
+        for name, allowed in (("backend", BACKENDS), ("precision", PRECISIONS), ("transforms", TRANSFORMS)):
+            if getattr(self, name) not in allowed:
+                raise ParameterError(f"{name}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
         unknown = [name for name in self.output_fields if name not in OUTPUT_FIELDS]
         if unknown:
             raise ParameterError(
@@ -103,13 +132,15 @@ class Parameters:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ParameterError(f"{name}: expected a finite number, found {value}")
+        try:
+            pose(self.sensor_pose)
+        except FrameError as error:
+            raise ParameterError(str(error)) from error
 
     def completion_options(self) -> dict[str, Any]:
-        """Arguments of `SceneCompleter.complete`; None where the model card decides."""
+        """Arguments of `SceneCompleter.complete` besides steps and replication; None where the model card decides."""
         return {
-            "steps": self.steps or None,
             "guidance": self.guidance or None,
-            "replication": self.replication or None,
             "voxel_size_m": self.voxel_size_m or None,
             "min_range_m": None if self.min_range_m < 0 else self.min_range_m,
             "max_range_m": self.max_range_m or None,
@@ -166,9 +197,9 @@ def _ros_type(default: Any) -> int:
         int: ParameterType.PARAMETER_INTEGER,
         float: ParameterType.PARAMETER_DOUBLE,
         str: ParameterType.PARAMETER_STRING,
-        tuple: ParameterType.PARAMETER_STRING_ARRAY,
     }
-    return types[type(default)]
+    arrays = {str: ParameterType.PARAMETER_STRING_ARRAY, float: ParameterType.PARAMETER_DOUBLE_ARRAY}
+    return arrays[type(default[0])] if isinstance(default, tuple) else types[type(default)]
 
 
 def _ros_value(value: Any) -> Any:
@@ -176,7 +207,7 @@ def _ros_value(value: Any) -> Any:
 
 
 def _python_value(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, (list, array)) else value
 
 
 def markdown_table() -> str:
@@ -185,11 +216,43 @@ def markdown_table() -> str:
     for field in dataclasses.fields(Parameters):
         about = field.metadata
         span = "" if about["low"] is None else f"{about['low']:g} … {about['high']:g}"
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
         dynamic = "yes" if about["dynamic"] else "no"
+        default = _ros_value(field.default)
         rows.append(f"| `{field.name}` | `{default!r}` | {span} | {about['unit']} | {dynamic} | {about['text']} |")
     return "\n".join(rows)
 
 
+def json_schema() -> str:
+    """The parameter file's JSON schema: python -m lidar_completion_ros.parameters --schema"""
+    properties = {field.name: _property(field) for field in dataclasses.fields(Parameters)}
+    parameters = {"type": "object", "properties": properties, "additionalProperties": True}
+    node = {"type": "object", "properties": {"ros__parameters": parameters}, "required": ["ros__parameters"]}
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Parameters of the node lidar_completion",
+        "type": "object",
+        "properties": {"/**": node},
+        "required": ["/**"],
+        "additionalProperties": {"type": "object"},
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    about, default = field.metadata, _ros_value(field.default)
+    names = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    described: dict[str, Any] = {"description": descriptor(field).description, "default": default}
+    if isinstance(default, list):
+        described |= {"type": "array", "items": {"type": names[type(default[0])]}}
+    else:
+        described |= {"type": names[type(default)]}
+    if about["low"] is not None:
+        described |= {"minimum": about["low"], "maximum": about["high"]}
+    choices = {"backend": BACKENDS, "precision": PRECISIONS, "transforms": TRANSFORMS}.get(field.name)
+    if choices:
+        described["enum"] = list(choices)
+    return described
+
+
 if __name__ == "__main__":
-    print(markdown_table())
+    print(json_schema() if "--schema" in sys.argv else markdown_table(), end="" if "--schema" in sys.argv else "\n")
