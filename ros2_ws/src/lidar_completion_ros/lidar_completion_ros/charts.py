@@ -46,7 +46,7 @@ def time_chart(
     ticks = nice_ticks(low, float(values.max()) if len(values) else 1.0, whole)
     scale = _Scale(duration_s, min(low, ticks[0]), max(float(values.max(initial=1e-9)), ticks[-1]), height)
     parts = [_axes(scale, ticks, unit)]
-    parts += [_level(scale, name, value) for name, value in levels]
+    parts += [_level(scale, name, value, number) for number, (name, value) in enumerate(levels)]
     parts += [_drawn(scale, each) for each in series]
     parts += [_marks(scale, marks)] if marks is not None and len(marks) else []
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
@@ -139,11 +139,12 @@ def clock(seconds: float, duration_s: float) -> str:
     return f"{seconds:g} s" if duration_s < 120 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _level(scale: _Scale, name: str, value: float) -> str:
+def _level(scale: _Scale, name: str, value: float, number: int) -> str:
     y = scale.y(value)
+    text_x = WIDTH - RIGHT - 4 - 110 * number  # side by side, as levels may lie close to each other
     return (
         f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="{WIDTH - RIGHT - 4}" y="{y - 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        f'<text class="tick" x="{text_x}" y="{y - 4:.1f}" text-anchor="end">{escape(name)}</text>'
     )
 
 

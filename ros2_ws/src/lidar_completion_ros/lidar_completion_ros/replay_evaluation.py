@@ -115,6 +115,8 @@ def evaluate_replay(
             **replay_options,
         )
     _write_sweeps(folder / "sweeps.csv", result)
+    if judge is not None:
+        _refuse_another_frame(bag, result)
     quality, shown = _look_at_completions(result, judge, folder, judge_every, show, progress)
     evaluation = Evaluation(bag, rate, folder, result, judge_every, shown, quality)
     write_report(evaluation)
@@ -185,6 +187,19 @@ def recorded_completions(result: ReplayResult) -> Iterator[Completion]:
                 "evaluate a node with all output_fields"
             )
         yield _completion(message, np.frombuffer(message.data, dtype=layout))
+
+
+def _refuse_another_frame(bag: Path, result: ReplayResult) -> None:
+    """Truth is in the frame of the sweeps: completions that the node moved to another one cannot be judged by it."""
+    if not result.completed:
+        return
+    clouds = BagSweeps(bag, result.input_topic), BagSweeps(result.completions, result.output_topic)
+    sweep, completion = (deserialize_message(next(iter(each))[1], PointCloud2).header.frame_id for each in clouds)
+    if sweep != completion:
+        raise ReplayError(
+            f"{result.output_topic}: expected completions in the frame of the sweeps, {sweep!r}, found {completion!r}; "
+            "evaluate with an empty target_frame, or without poses"
+        )
 
 
 def _completion(message: PointCloud2, points: np.ndarray) -> Completion:

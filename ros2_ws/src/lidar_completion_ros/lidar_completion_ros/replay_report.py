@@ -51,7 +51,7 @@ def write_report(evaluation: Evaluation) -> Path:
         evaluation=evaluation,
         result=result,
         pace="as fast as it answers" if evaluation.rate == 0 else f"{evaluation.rate:g} × real time",
-        duration=clock(duration_s, duration_s),
+        duration=clock(round(duration_s, 1), duration_s),
         unanswered=len(result.sweeps) - result.completed,
         latency=_latency_table(evaluation),
         steps=_steps_table(evaluation),
