@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -179,3 +180,32 @@ def test_bfloat16_stays_within_two_percent():
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
     assert float((rounded - exact).abs().mean() / exact.std()) < 0.02
+
+
+def test_local_features_describe_points_and_scan_from_the_centre_of_their_voxel():
+    points = torch.tensor([[0.1, 0.0, 0.0], [0.3, 0.0, 0.2], [4.0, 3.0, -1.0]])
+    scan = torch.tensor([[-0.2, 0.4, 0.0], [8.0, 0.0, 0.0]])
+    cloud = VoxelisedCloud.beside(points, scan, 1.0)
+    rows = {tuple(xyz): row for row, xyz in enumerate(cloud.pyramid.levels[0].coordinates[:, 1:].tolist())}
+    assert set(rows) == {(0, 0, 0), (4, 3, -1), (8, 0, 0)}
+    both = cloud.features[rows[0, 0, 0]]
+    torch.testing.assert_close(both[:6], torch.tensor([0.4, 0.0, 0.2, -0.4, 0.8, 0.0]))
+    torch.testing.assert_close(both[6:], torch.tensor([math.log(3) / 2, 1.0, 0.0, 0.0]))
+    alone = cloud.features[rows[4, 3, -1]]
+    torch.testing.assert_close(alone[3:], torch.tensor([0.0, 0.0, 0.0, math.log(2) / 2, 0.0, -1 / 3, 0.2]))
+    assert cloud.features[rows[8, 0, 0]][7] == 1
+    assert cloud.features[rows[8, 0, 0]][6] == 0
+    assert cloud.point_row.tolist() == [rows[0, 0, 0], rows[0, 0, 0], rows[4, 3, -1]]
+    torch.testing.assert_close(cloud.point_offset, points - points.round())
+
+
+def test_own_architecture_has_ten_inputs_and_four_outputs():
+    own = Architecture(
+        own_channels=(8, 8, 8, 16, 16, 16, 8, 8, 8), voxel_size_m=0.5, local_features=True, point_confidence=True
+    )
+    scan = torch.rand(30, 3) * 5
+    points = scan.repeat(4, 1) + 0.3 * torch.randn(120, 3)
+    encoder, denoiser = ConditionEncoder(own).eval(), Denoiser(own).eval()
+    out = denoiser(own.cloud(points, scan), encoder(own.cloud(scan, scan)), torch.tensor([999]))
+    assert out.shape == (120, 4)
+    assert bool(torch.isfinite(out).all())

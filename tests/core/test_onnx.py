@@ -118,3 +118,15 @@ def test_a_damaged_graph(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelError, match=r"denoiser.onnx: missing, truncated or changed"):
         load_onnx_networks(folder, load_model(folder)[0], CPU)
+
+
+def test_own_features_and_confidence_agree(tmp_path: Path):
+    own = exported(
+        tmp_path,
+        own_channels=(8, 8, 8, 16, 16, 16, 8, 8, 8),
+        local_features=True,
+        point_confidence=True,
+        point_offsets=True,
+    )
+    points, scan = ((torch.rand(n, 3, generator=torch.Generator().manual_seed(n)) - 0.5) * 8 for n in (700, 90))
+    agree(own, VoxelisedCloud.beside(scan, scan, 0.5), VoxelisedCloud.beside(points, scan, 0.5))

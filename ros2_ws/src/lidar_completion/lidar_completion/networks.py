@@ -23,6 +23,7 @@ from lidar_completion.sparse.nearest import nearest_rows
 Network = TypeVar("Network", bound=nn.Module)
 
 WIDE_CHANNELS = 96  # layers of at least as many channels are worth rounding to bfloat16
+LOCAL_FEATURES = 10  # columns of VoxelisedCloud.beside
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
 # The level whose voxels a stage starts from; up1..up4 start where stage4..stage1 end, one level coarser than they do.
@@ -40,6 +41,8 @@ class Architecture:
         False  # ours: the head also sees where in its voxel a point lies, so points of one voxel can part
     )
     own_channels: tuple[int, ...] = ()  # ours: nine channel counts instead of width * CHANNELS
+    local_features: bool = False  # ours: a voxel is described relative to itself, and by the scan points that lie in it
+    point_confidence: bool = False  # ours: a fourth output a point, the logit of ending within 0.2 m of a surface
 
     def __post_init__(self) -> None:
         if self.own_channels and len(self.own_channels) != len(CHANNELS):
@@ -48,6 +51,22 @@ class Architecture:
     @property
     def channels(self) -> tuple[int, ...]:
         return self.own_channels or tuple(int(c * self.width) for c in CHANNELS)
+
+    @property
+    def inputs(self) -> int:
+        """Features of a voxel."""
+        return LOCAL_FEATURES if self.local_features else 3
+
+    @property
+    def outputs(self) -> int:
+        """Columns of the denoiser's output: the noise, and the logit where there is one."""
+        return 4 if self.point_confidence else 3
+
+    def cloud(self, points: Tensor, scan: Tensor) -> "VoxelisedCloud":
+        """points (N, 3) on this architecture's grid, described as it wants them; scan (S, 3): what they complete."""
+        if self.local_features:
+            return VoxelisedCloud.beside(points, scan, self.voxel_size_m)
+        return VoxelisedCloud.of(points, self.voxel_size_m)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,9 +78,9 @@ class VoxelisedCloud:
     """A cloud on the networks' grid: its voxels at five strides, mean features, and each point's voxel."""
 
     pyramid: VoxelPyramid
-    features: Tensor  # (V, 3) float32: mean xyz of each voxel's points, metres
+    features: Tensor  # (V, 3) float32: mean xyz of each voxel's points, metres; (V, LOCAL_FEATURES) for `beside`
     point_row: Tensor  # (N,) int64
-    point_offset: Tensor  # (N, 3) float32: point minus its voxel's mean, in voxels
+    point_offset: Tensor  # (N, 3) float32: point minus its voxel's mean (`beside`: its voxel's centre), in voxels
 
     @classmethod
     def of(cls, points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> "VoxelisedCloud":
@@ -69,6 +88,32 @@ class VoxelisedCloud:
         voxels, row = voxelise(points, voxel_size_m, batch)
         features = voxel_mean(points, row, len(voxels))
         return cls(VoxelPyramid.build(voxels), features, row, (points - features[row]) / voxel_size_m)
+
+    @classmethod
+    def beside(cls, points: Tensor, scan: Tensor, voxel_size_m: float) -> "VoxelisedCloud":
+        """The voxels of points (N, 3) and of the scan (S, 3) that they complete, both float32 metres.
+
+        Ours, not the published description: a surface's place within its voxel is centimetres, which absolute means of
+        up to 50 m hide from a network, and the measured surface is worth more than the mean of noised points. Columns:
+        mean offset of the points (3), mean offset of the scan (3, zero without), both in half voxels from the centre;
+        log of the points' number; 1 where the scan is; height in 3 m; horizontal range in 25 m.
+        """
+        voxels, row = voxelise(torch.cat([points, scan]), voxel_size_m)
+        row, scan_row = row.split([len(points), len(scan)])
+        centre = voxels.coordinates[:, 1:].to(points.dtype) * voxel_size_m
+        offset = (points - centre.index_select(0, row)) / voxel_size_m
+        scan_offset = (scan - centre.index_select(0, scan_row)) / voxel_size_m
+        mean, count = _mean_or_zero(offset, row, len(voxels))
+        scan_mean, scan_count = _mean_or_zero(scan_offset, scan_row, len(voxels))
+        height, horizontal = centre[:, 2:] / 3.0, centre[:, :2].norm(dim=1, keepdim=True) / 25.0
+        described = [2 * mean, 2 * scan_mean, count.log1p() / 2, scan_count.clamp(max=1), height, horizontal]
+        return cls(VoxelPyramid.build(voxels), torch.cat(described, dim=1), row, offset)
+
+
+def _mean_or_zero(values: Tensor, row: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean (count, C) of the values (N, C) of each row, zero where there is none, and their number (count, 1)."""
+    number = torch.bincount(row, minlength=count).unsqueeze(1).to(values.dtype)
+    return values.new_zeros(count, values.shape[1]).index_add_(0, row, values) / number.clamp(min=1), number
 
 
 @dataclass(frozen=True)
@@ -177,9 +222,9 @@ class ResidualBlock(nn.Module):
 class Stem(nn.Sequential):
     """Two conv3-BN-ReLU on the finest level."""
 
-    def __init__(self, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(
-            SparseConvolution(3, c_out, 3),
+            SparseConvolution(c_in, c_out, 3),
             BatchNorm(c_out),
             nn.ReLU(),
             SparseConvolution(c_out, c_out, 3),
@@ -252,7 +297,7 @@ class ConditionEncoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         c = architecture.channels
-        self.stem = Stem(c[0])
+        self.stem = Stem(architecture.inputs, c[0])
         for i in range(4):
             setattr(self, f"stage{i + 1}", EncoderStage(c[i], c[i + 1]))
 
@@ -270,7 +315,7 @@ class UNet(nn.Module):
     def __init__(self, architecture: Architecture, outputs: int, head_inputs: int = 0) -> None:
         super().__init__()
         c = architecture.channels
-        self.stem = Stem(c[0])
+        self.stem = Stem(architecture.inputs, c[0])
         for i in range(4):
             setattr(self, f"stage{i + 1}", EncoderStage(c[i], c[i + 1]))
         for i in range(4):
@@ -296,7 +341,7 @@ class Denoiser(UNet):
     """Predicts the noise of every point from the noised cloud, the condition and the timestep."""
 
     def __init__(self, architecture: Architecture) -> None:
-        super().__init__(architecture, outputs=3, head_inputs=3 if architecture.point_offsets else 0)
+        super().__init__(architecture, outputs=architecture.outputs, head_inputs=3 if architecture.point_offsets else 0)
         c = architecture.channels
         self.point_offsets = architecture.point_offsets
         self.embedding_channels = c[8]
@@ -310,7 +355,7 @@ class Denoiser(UNet):
     def forward(
         self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None
     ) -> Tensor:
-        """Noise (N, 3) of each point of `cloud`; t (B,) int64 a scan; tables: condition.nearest_tables, where at hand."""
+        """Noise (N, 3) of each point of `cloud`, with the logit of Architecture.point_confidence (N, 4); t (B,) int64 a scan; tables: condition.nearest_tables, where at hand."""
         tables = condition.nearest_tables(cloud.pyramid) if tables is None else tables
         embedding = timestep_embedding(t, self.embedding_channels).to(condition.features.dtype)
         item = condition.voxels.keys >> 54 if len(t) > 1 else torch.zeros_like(condition.voxels.keys)

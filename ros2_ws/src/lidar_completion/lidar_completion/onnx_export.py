@@ -26,7 +26,8 @@ PLANES = ((0, 9), (9, 17), (17, 26))  # columns of a neighbour table, the centre
 CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
-    "features": "(V0, 3) float32: mean xyz of each voxel's points, metres",
+    "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) where the card has local_features: "
+    "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.beside)",
     "point_row": "(N,) the voxel of each point at level 0",
     "neighbours.L.rows": "(R,) voxels of level L that have a neighbour",
     "neighbours.L.table": "(R, 26) their neighbours; V_L where there is none",
@@ -36,7 +37,7 @@ CONVENTIONS = {
     "nearest.L": "(V_L,) nearest condition voxel; ties: the smallest (x, y, z)",
     "condition": "(C, c) output of the encoder",
     "t": "(1,) float32 timestep",
-    "point_offset": "(N, 3) point minus its voxel's mean, in voxels",
+    "point_offset": "(N, 3) point minus its voxel's mean (local_features: its centre), in voxels",
 }
 
 
@@ -104,8 +105,8 @@ class _Graph:
         return name
 
 
-def _features(graph: _Graph) -> str:
-    return graph.input("features", "V0", 3, kind=TensorProto.FLOAT)
+def _features(graph: _Graph, channels: int) -> str:
+    return graph.input("features", "V0", channels, kind=TensorProto.FLOAT)
 
 
 def _padded(graph: _Graph, features: str, channels: int) -> str:
@@ -160,7 +161,8 @@ def _residual_block(graph: _Graph, block: Any, features: str, level: int) -> str
 
 
 def _stem(graph: _Graph, stem: Any) -> str:
-    return _neighbours(graph, stem[3], _neighbours(graph, stem[0], _features(graph), 0), 0)
+    features = _features(graph, stem[0].kernel.shape[1])
+    return _neighbours(graph, stem[3], _neighbours(graph, stem[0], features, 0), 0)
 
 
 def _encoder_stage(graph: _Graph, stage: Any, features: str, level: int) -> str:
@@ -234,7 +236,7 @@ def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
         features = graph.op("Concat", features, offset, axis=1)
     graph.op("Identity", _two_linears(graph, network.last, features))
     graph.nodes[-1].output[0] = "noise"
-    return helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", 3])
+    return helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", network.last[2].out_features])
 
 
 def _timestep_embedding(graph: _Graph, channels: int) -> str:
