@@ -1,7 +1,7 @@
 """An endless, reproducible stream of training pairs from worker processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,10 +14,18 @@ from lidar_completion_training.data.synthetic import training_pairs
 
 @dataclass(frozen=True)
 class Sample:
-    """What an objective needs of one sweep: sweep (N, 3) and truth (M, 3), float32 metres, sensor frame."""
+    """What an objective needs of one sweep: sweep (N, 3) and truth (M, 3), float32 metres, sensor frame.
+
+    origin (3,): where the rays start, between which and the sweep's points the space was seen free.
+    """
 
     sweep: Tensor
     truth: Tensor
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+
+    def to(self, device: torch.device | str) -> "Sample":
+        """The sample on another device."""
+        return Sample(self.sweep.to(device), self.truth.to(device), self.origin.to(device))
 
 
 class PairStream(IterableDataset):
@@ -49,7 +57,7 @@ class PairStream(IterableDataset):
         )
         for place, pair in enumerate(pairs):
             if place >= skip:
-                yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m)
+                yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m, pair.origin)
 
 
 def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sample]:
@@ -63,11 +71,13 @@ def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sa
     return iter(loader)
 
 
-def sample_of(sweep: np.ndarray, truth: np.ndarray, view_cell_m: float) -> Sample:
+def sample_of(
+    sweep: np.ndarray, truth: np.ndarray, view_cell_m: float, origin: np.ndarray | tuple[float, ...] = (0.0, 0.0, 0.0)
+) -> Sample:
     """Truth cut to the view cells that the sweep touches."""
     cells = np.unique(_cell(sweep, view_cell_m))
     seen = np.isin(_cell(truth, view_cell_m), cells)
-    return Sample(torch.from_numpy(sweep), torch.from_numpy(truth[seen]))
+    return Sample(torch.from_numpy(sweep), torch.from_numpy(truth[seen]), torch.as_tensor(origin, dtype=torch.float32))
 
 
 def _cell(points: np.ndarray, size_m: float) -> np.ndarray:

@@ -5,86 +5,53 @@ nearest surface and never to cross a gap, because it has not seen a start that l
 """
 
 import torch
-from scipy.spatial import cKDTree
-from torch import Tensor
+from torch import Tensor, nn
 
-from lidar_completion.checkpoints import ModelCard
-from lidar_completion.diffusion import add_noise, sampling_timesteps
-from lidar_completion.networks import ConditionEncoder, Denoiser, VoxelisedCloud
-from lidar_completion.scan import crop_range, replicate, voxel_downsample
-from lidar_completion_training.configuration import DirectRecipe
+from lidar_completion.diffusion import sampling_timesteps
+from lidar_completion_training.configuration import Recipe, exported_card
 from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.objectives.chamfer import clamped_chamfer
+from lidar_completion_training.objectives.preparation import completion, encode, prepare, starting_networks
+from lidar_completion_training.objectives.sampling import sampled
 
 
 class DirectCompletion:
     """One or two passes of the few-step sampler, the gradient through the last, a clamped Chamfer distance as loss."""
 
-    def __init__(self, recipe: DirectRecipe, card: ModelCard) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.card = card
+        self.card = exported_card(recipe)
+        self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
+        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
+        self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
 
-    def __call__(
-        self, encoder: ConditionEncoder, denoiser: Denoiser, sample: Sample, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and what to log of one sample."""
-        settings, schedule = self.card.pipeline, self.card.schedule
-        voxel_size_m = self.card.architecture.voxel_size_m
-        turn = random_turn(generator)
-        near = crop_range(sample.sweep, settings.min_range_m, settings.max_range_m) @ turn.T
-        truth = sample.truth @ turn.T
-        scan = voxel_downsample(near, settings.downsample_voxel_m)
-        condition = encoder(VoxelisedCloud.of(scan, voxel_size_m))
+    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Accuracy plus coverage, each a clamped mean distance in metres."""
+        settings = self.recipe.direct
+        prepared = prepare(sample, self.recipe, generator)
+        condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
+        timesteps = self.timesteps(generator)
+        points = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
+        accuracy, coverage = clamped_chamfer(points, prepared.truth, settings, generator)
+        loss = accuracy + settings.coverage_weight * coverage
+        return {"model": loss}, {
+            "accuracy_m": accuracy.item(),
+            "coverage_m": coverage.item(),
+            "passes": float(len(timesteps)),
+        }
 
-        points = replicate(scan, settings.replication)
-        scale = settings.noise_scale(points)
-        timesteps = self._timesteps(generator)
-        for t in timesteps:
-            sigma = float(schedule.sigma[t])
-            points = add_noise(points, scale * torch.randn(points.shape, generator=generator), sigma)
-            with torch.set_grad_enabled(t == timesteps[-1]):
-                cloud = VoxelisedCloud.of(points, voxel_size_m)
-                points = points - sigma * scale * denoiser(cloud, condition, torch.tensor([t]))
-        accuracy, coverage = clamped_chamfer(points, truth, self.recipe, generator)
-        loss = accuracy + self.recipe.coverage_weight * coverage
-        return loss, {"accuracy_m": accuracy.item(), "coverage_m": coverage.item(), "passes": len(timesteps)}
-
-    def _timesteps(self, generator: torch.Generator) -> list[int]:
+    def timesteps(self, generator: torch.Generator) -> list[int]:
         """The first timestep alone, or with it any later one of any number of steps: the model then meets every level
         that inference can ask for, always from an estimate of its own."""
-        settings = self.card.pipeline
-        start = settings.start_timestep
-        if torch.rand((), generator=generator) >= self.recipe.second_pass:
+        settings, pipeline = self.recipe.direct, self.recipe.pipeline
+        start = pipeline.start_timestep
+        device = generator.device
+        if torch.rand((), generator=generator, device=device) >= settings.second_pass:
             return [start]
-        steps = int(torch.randint(2, self.recipe.max_steps + 1, (), generator=generator))
-        later = sampling_timesteps(settings.sampler, steps, self.card.schedule, start)[1:]
-        return [start, later[int(torch.randint(len(later), (), generator=generator))]]
+        steps = int(torch.randint(2, settings.max_steps + 1, (), generator=generator, device=device))
+        later = sampling_timesteps(pipeline.sampler, steps, self.recipe.schedule, start)[1:]
+        return [start, later[int(torch.randint(len(later), (), generator=generator, device=device))]]
 
-
-def clamped_chamfer(
-    prediction: Tensor, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mean clamped nearest distances prediction -> truth and truth -> prediction, over random points of each, metres.
-
-    The clamp keeps what the sweep gives no hint of from dragging points into the unknown.
-    """
-    some = torch.randint(len(prediction), (recipe.queries,), generator=generator)
-    nearest = _nearest(truth, prediction[some])
-    accuracy = (prediction[some] - truth[nearest]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
-    some = torch.randint(len(truth), (recipe.queries,), generator=generator)
-    nearest = _nearest(prediction, truth[some])
-    coverage = (prediction[nearest] - truth[some]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
-    return accuracy, coverage
-
-
-def _nearest(points: Tensor, queries: Tensor) -> Tensor:
-    tree = cKDTree(points.detach().numpy(), balanced_tree=False, compact_nodes=False)
-    return torch.from_numpy(tree.query(queries.detach().numpy(), workers=torch.get_num_threads())[1])
-
-
-def random_turn(generator: torch.Generator) -> Tensor:
-    """Augmentation: a matrix (3, 3) that turns about z by any angle and flips y half of the time."""
-    angle = torch.rand((), generator=generator) * (2 * torch.pi)
-    flip = 1.0 if torch.rand((), generator=generator) < 0.5 else -1.0
-    c, s = angle.cos(), angle.sin()
-    zero, one = torch.zeros(()), torch.ones(())
-    return torch.stack([c, -flip * s, zero, s, flip * c, zero, zero, zero, one]).view(3, 3)
+    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A completion of the sample's sweep, (N, 3)."""
+        return completion(self.card, self.exported, sample, generator)

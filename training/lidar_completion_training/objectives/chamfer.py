@@ -1,0 +1,53 @@
+"""Chamfer distances with gradient, and the nearest points that they and other terms need."""
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from lidar_completion_training.configuration import DirectRecipe
+
+CHUNK = 1 << 27  # distances held at once on a GPU
+
+
+def clamped_chamfer(
+    prediction: Tensor, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mean distances prediction -> truth and truth -> prediction in metres, each clamped, over random points of each.
+
+    The clamp keeps truth that no scan point is near to (or a stray prediction) from outweighing all else.
+    """
+    some = some_rows(len(prediction), recipe.queries, generator)
+    distance = (prediction[some] - truth[nearest_points(truth, prediction[some])]).norm(dim=1)
+    accuracy = distance.clamp(max=recipe.clamp_m).mean()
+    some = some_rows(len(truth), recipe.queries, generator)
+    nearest = nearest_points(prediction, truth[some])
+    coverage = (prediction[nearest] - truth[some]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
+    return accuracy, coverage
+
+
+def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> Tensor:
+    """Sum of the two mean squared nearest distances in square metres, as the refiner's loss is published.
+
+    queries: random points a direction; 0 means all.
+    """
+    mine = prediction[some_rows(len(prediction), queries, generator)] if queries else prediction
+    theirs = truth[some_rows(len(truth), queries, generator)] if queries else truth
+    accuracy = (mine - truth[nearest_points(truth, mine)]).square().sum(dim=1).mean()
+    return accuracy + (prediction[nearest_points(prediction, theirs)] - theirs).square().sum(dim=1).mean()
+
+
+def some_rows(count: int, queries: int, generator: torch.Generator) -> Tensor:
+    """Random rows (queries,) of `count`, with repetition."""
+    return torch.randint(count, (queries,), generator=generator, device=generator.device)
+
+
+@torch.no_grad()
+def nearest_points(points: Tensor, queries: Tensor) -> Tensor:
+    """Row (Q,) int64 of the point of (N, 3) nearest to each query (Q, 3)."""
+    points, queries = points.detach().float(), queries.detach().float()
+    if points.device.type == "cpu":
+        tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
+        return torch.from_numpy(tree.query(queries.numpy(), workers=torch.get_num_threads())[1])
+    exact = "donot_use_mm_for_euclid_dist"  # the products of a matrix multiplication cancel at 50 m
+    chunks = queries.split(max(1, CHUNK // len(points)))
+    return torch.cat([torch.cdist(chunk, points, compute_mode=exact).argmin(dim=1) for chunk in chunks])
