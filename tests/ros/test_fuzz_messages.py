@@ -1,0 +1,287 @@
+"""Fuzzing: mutated PointCloud2 messages through the converter and through the running node.
+
+Whatever is wrong with a message, it is either refused by name or read as an independent, slow reader reads it. The node
+answers neither with a crash nor with a point that nobody measured, and its diagnostics count every refusal.
+"""
+
+import struct
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from sensor_msgs.msg import PointCloud2, PointField
+
+from lidar_completion_ros.point_cloud_messages import MessageError, read_sweep
+
+MAX_POINTS = 5_000
+FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}  # datatype of a PointField -> struct
+SLOW = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+
+UINT32 = st.one_of(
+    st.integers(0, 70), st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1])
+)
+FLOATS = st.one_of(
+    st.floats(-60, 60, width=32),
+    st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, 1e-45, 1e300, -1e300]),
+)
+NAMES = st.sampled_from(["x", "y", "z", "intensity", "ring", "time", "X", "", "provenance", "é"])
+
+
+def field(name, offset, datatype, count=1):
+    return PointField(name=name, offset=offset, datatype=datatype, count=count)
+
+
+@st.composite
+def well_formed(draw):
+    """A readable cloud of few points in a layout of its own, as drivers write them."""
+    names = draw(st.permutations(["x", "y", "z", *draw(st.sets(st.sampled_from(["intensity", "ring", "t"])))]))
+    fields, offset = [], draw(st.integers(0, 5))
+    for name in names:
+        datatype = draw(st.sampled_from([7, 8] if name in "xyz" else sorted(FORMATS)))
+        fields.append(field(name, offset, datatype))
+        offset += struct.calcsize("=" + FORMATS[datatype]) + draw(st.integers(0, 3))
+    height, width = draw(st.sampled_from([(1, 0), (1, 1), (1, 7), (2, 3), (3, 5), (0, 4)]))
+    message = PointCloud2(height=height, width=width, fields=fields, is_bigendian=draw(st.booleans()))
+    message.point_step = offset + draw(st.integers(0, 4))
+    message.row_step = message.point_step * width + draw(st.sampled_from([0, 0, 3]))
+    data = bytearray(message.row_step * height)
+    order = ">" if message.is_bigendian else "<"
+    for row in range(height):
+        for column in range(width):
+            for each in fields:
+                value = draw(FLOATS) if each.datatype in (7, 8) else draw(st.integers(0, 100))
+                if each.datatype == 7 and abs(value) > 3.4e38:
+                    value = np.float32(np.copysign(np.inf, value))
+                at = row * message.row_step + column * message.point_step + each.offset
+                data[at : at + struct.calcsize("=" + FORMATS[each.datatype])] = struct.pack(
+                    order + FORMATS[each.datatype], value
+                )
+    message.data = bytes(data)
+    message.header.stamp.sec = draw(st.integers(-(2**31), 2**31 - 1))
+    message.header.stamp.nanosec = draw(UINT32)
+    return message
+
+
+def mutations(draw, message):
+    """Spoils one to three things about the message."""
+    for _ in range(draw(st.integers(0, 3))):
+        kind = draw(st.sampled_from(["size", "field", "fields", "data", "endian"]))
+        if kind == "size":
+            setattr(message, draw(st.sampled_from(["width", "height", "point_step", "row_step"])), draw(UINT32))
+        elif kind == "field" and message.fields:
+            chosen = draw(st.sampled_from(list(message.fields)))
+            what = draw(st.sampled_from(["offset", "datatype", "count", "name"]))
+            values = {"offset": UINT32, "datatype": st.integers(0, 255), "count": UINT32, "name": NAMES}
+            setattr(chosen, what, draw(values[what]))
+        elif kind == "fields":
+            fields = list(message.fields)
+            if fields and draw(st.booleans()):
+                fields.pop(draw(st.integers(0, len(fields) - 1)))
+            else:
+                fields.append(field(draw(NAMES), draw(UINT32), draw(st.integers(0, 255))))
+            message.fields = fields
+        elif kind == "data":
+            data = bytes(message.data)
+            keep = draw(st.integers(0, len(data)))
+            message.data = data[:keep] + draw(st.binary(max_size=9))
+        else:
+            message.is_bigendian = not message.is_bigendian
+
+
+@st.composite
+def mutated(draw):
+    message = draw(well_formed())
+    mutations(draw, message)
+    return message
+
+
+def read_slowly(message):
+    """x, y, z and intensity point by point with struct: (N, 4) float32, or None where the message cannot be read right.
+
+    Knows nothing of the converter; intensity is NaN where there is none.
+    """
+    names = [each.name for each in message.fields]
+    if len(set(names)) < len(names) or not {"x", "y", "z"} <= set(names):
+        return None
+    by_name = {each.name: each for each in message.fields}
+    wanted = [by_name[name] for name in ("x", "y", "z", "intensity") if name in by_name]
+    for each in wanted:
+        allowed = (7, 8) if each.name in "xyz" else FORMATS
+        if each.datatype not in allowed or each.count != 1 or message.point_step == 0:
+            return None
+        if each.offset + struct.calcsize("=" + FORMATS[each.datatype]) > message.point_step:
+            return None
+    if message.width * message.height > MAX_POINTS or message.row_step < message.width * message.point_step:
+        return None
+    data = bytes(message.data)
+    if len(data) < message.row_step * message.height:
+        return None
+    order, rows = ">" if message.is_bigendian else "<", []
+    for row in range(message.height):
+        for column in range(message.width):
+            at = row * message.row_step + column * message.point_step
+            values = [struct.unpack_from(order + FORMATS[each.datatype], data, at + each.offset)[0] for each in wanted]
+            rows.append(values + [np.nan] * (4 - len(values)))
+    with np.errstate(over="ignore"):
+        return np.array(rows, np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def same_bits(a, b):
+    """Equal bit by bit; any NaN equals any other, as float64 has more of them than float32."""
+    both_nan = np.isnan(a) & np.isnan(b)
+    return a.shape == b.shape and bool(
+        ((np.ascontiguousarray(a).view(np.uint32) == b.view(np.uint32)) | both_nan).all()
+    )
+
+
+def check_converter(message):
+    expected = read_slowly(message)
+    if expected is None:
+        with pytest.raises(MessageError) as refusal:
+            read_sweep(message, MAX_POINTS)
+        assert 0 < len(refusal.value.fault) < 60
+        assert str(refusal.value).startswith(refusal.value.fault)
+        return
+    sweep = read_sweep(message, MAX_POINTS)
+    assert sweep.points.dtype == np.float32
+    assert same_bits(sweep.points, np.ascontiguousarray(expected[:, :3]))
+    if sweep.intensity is not None:
+        assert same_bits(sweep.intensity, np.ascontiguousarray(expected[:, 3]))
+
+
+@FAST
+@given(mutated())
+def test_a_mutated_message_is_refused_or_read_right(message):
+    check_converter(message)
+
+
+@pytest.mark.slow
+@SLOW
+@given(mutated())
+def test_ten_thousand_mutated_messages_are_refused_or_read_right(message):
+    check_converter(message)
+
+
+@FAST
+@given(well_formed())
+def test_a_well_formed_message_is_read(message):
+    assume(message.height * message.width)
+    assert read_slowly(message) is not None
+    assert len(read_sweep(message, MAX_POINTS).points) == message.height * message.width
+    check_converter(message)
+
+
+# ---- through the running node ----
+
+RELIABLE = {
+    "qos_overrides./velodyne_points.subscription.reliability": "reliable",
+    "qos_overrides./velodyne_points.subscription.history": "keep_last",
+    "qos_overrides./velodyne_points.subscription.depth": 20,
+}
+
+
+def spoiled(sweep, random):
+    """One random mutation of a readable sweep; sizes stay below what a test may allocate."""
+    kind = random.integers(12)
+    step = int(sweep.point_step)
+    if kind == 0:
+        sweep.fields = [each for each in sweep.fields if each.name != random.choice(["x", "y", "z", "intensity"])]
+    elif kind == 1:
+        sweep.fields[random.integers(4)].offset = int(random.choice([0, 1, 3, 13, step, 2**31, 2**32 - 1]))
+    elif kind == 2:
+        sweep.fields[random.integers(4)].datatype = int(random.integers(256))
+    elif kind == 3:
+        sweep.fields[random.integers(4)].count = int(random.choice([0, 2, 2**32 - 1]))
+    elif kind == 4:
+        sweep.point_step = int(random.choice([0, 1, 11, 12, 15, 17, 2**32 - 1]))
+    elif kind == 5:
+        sweep.row_step = int(random.choice([0, step, sweep.row_step - 1, 2**32 - 1]))
+    elif kind == 6:
+        sweep.width = int(random.choice([0, 1, sweep.width - 1, sweep.width + 1, 2**32 - 1]))
+    elif kind == 7:
+        sweep.height = int(random.choice([0, 2, 2**32 - 1]))
+    elif kind == 8:
+        sweep.is_bigendian = not sweep.is_bigendian
+    elif kind == 9:
+        sweep.data = bytes(sweep.data)[: random.integers(len(sweep.data))]
+    elif kind == 10:
+        values = np.frombuffer(bytes(sweep.data), np.float32).copy()
+        values[random.integers(len(values), size=len(values) // 2)] = random.choice([np.nan, np.inf, -np.inf, 1e38])
+        sweep.data = values.tobytes()
+    else:
+        sweep.data = random.bytes(len(sweep.data))
+    return sweep
+
+
+def measured_points(completion):
+    """(N, 4) float32: x, y, z, intensity of the points that are labelled as measured, at the offsets of the contract."""
+    cloud = np.frombuffer(completion.data, np.uint8).reshape(-1, completion.point_step)
+    return cloud[cloud[:, 16] == 0][:, :16].copy().view(np.float32)
+
+
+def assert_only_measured_points_pass(sweep, completion):
+    """What is labelled as measured was measured: the finite points of the sweep, bit by bit and in order."""
+    expected = read_slowly(sweep)
+    assert expected is not None, f"completed a message that cannot be read right: {sweep.header}"
+    finite = np.isfinite(expected[:, :3]).all(axis=1)
+    measured = measured_points(completion)
+    assert same_bits(np.ascontiguousarray(measured[:, :3]), np.ascontiguousarray(expected[finite, :3]))
+    if "intensity" in [each.name for each in sweep.fields]:
+        assert same_bits(np.ascontiguousarray(measured[:, 3]), np.ascontiguousarray(expected[finite, 3]))
+    everything = read_slowly_output(completion)
+    assert np.isfinite(everything).all()
+
+
+def read_slowly_output(completion):
+    cloud = np.frombuffer(completion.data, np.uint8).reshape(-1, completion.point_step)
+    return cloud[:, :12].copy().view(np.float32)
+
+
+def fuzz_node(count, node_process, peer, tiny_model, street, cloud):
+    """Publish `count` spoiled sweeps one by one, each settled before the next; returns the diagnostics at the end."""
+    random = np.random.default_rng(6)
+    plain = street(rings=8, columns=90)
+    with node_process(model=tiny_model, diagnostics_period_s=0.05, max_input_points=MAX_POINTS, **RELIABLE) as process:
+        peer.until_connected()
+        sent = {}
+        for number in range(count):
+            sweep = spoiled(cloud(plain, stamp_ns=10**18 + number), random)
+            sent[number] = sweep
+            peer.sweeps.publish(sweep)
+            # the next one only when this one is answered or refused, so that none replaces another in the mailbox
+            peer.until(lambda number=number: settled(peer.values) > number)
+        # as many answers on this side as the node says it gave
+        peer.until(lambda: len(peer.completions) == int(peer.values["completions out"]))
+        assert process.poll() is None
+        for completion in peer.completions:
+            assert_only_measured_points_pass(sent[completion.header.stamp.nanosec], completion)
+        values = peer.values
+        refused = {key: int(value) for key, value in values.items() if key.startswith("refused: ")}
+        assert int(values["sweeps in"]) == count
+        assert int(values["sweeps dropped"]) == int(values["inference failures"]) == 0
+        assert int(values["sweeps refused"]) == sum(refused.values())
+        assert int(values["sweeps refused"]) + int(values["completions out"]) == count
+        unreadable = sum(read_slowly(sweep) is None for sweep in sent.values())
+        assert sum(refused.values()) - refused.get("refused: nothing to complete", 0) == unreadable
+        good = cloud(plain, stamp_ns=2 * 10**18)
+        assert_only_measured_points_pass(good, peer.complete(good))
+        return refused
+
+
+def settled(values):
+    return sum(int(values.get(name, 0)) for name in ("sweeps refused", "completions out", "inference failures"))
+
+
+def test_spoiled_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud):
+    refused = fuzz_node(25, node_process, peer, tiny_model, street, cloud)
+    assert len(refused) >= 4
+
+
+@pytest.mark.slow
+def test_a_thousand_spoiled_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud):
+    refused = fuzz_node(1000, node_process, peer, tiny_model, street, cloud)
+    assert len(refused) >= 8
+    print(refused, file=sys.stderr)
