@@ -117,7 +117,7 @@ def test_training_after_inference_in_one_process(channels: tuple[int, int]):
 
 def test_a_pointwise_kernel_is_a_matrix_product():
     features, kernel = torch.randn(5, 3), torch.randn(3, 2)
-    assert torch.equal(convolve(features, kernel, None), features @ kernel)  # type: ignore[arg-type]
+    torch.testing.assert_close(convolve(features, kernel, None), features @ kernel)  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu

@@ -91,16 +91,14 @@ def test_octants_of_the_fast_sort_and_its_twin(stride: int):
     assert counts == torch.bincount(octant, minlength=8).tolist()
 
 
-@pytest.mark.parametrize("n", [0, 1, 300])
-def test_pairs_grouped_by_output(n: int):
-    table = submanifold_map(random_voxels(n, 6) if n else Voxels(torch.empty(0, dtype=torch.int64)))
-    starts, rows, offsets = table.by_output
-    grouped = [
-        (int(offsets[p]), int(rows[p]), u) for u in range(table.num_out) for p in range(starts[u], starts[u + 1])
-    ]
-    assert set(grouped) == triples(table)
-    assert len(grouped) == len(triples(table))
-    assert grouped == sorted(grouped, key=lambda pair: (pair[2], pair[0]))
+def test_rows_rise_within_an_offset():
+    """The compiled convolution finds a block of output rows by bisection."""
+    fine = random_voxels(300, 6, 2)
+    coarse, parent = coarsen(fine)
+    for table in (submanifold_map(fine), child_map(fine, coarse, parent), kernel_map(fine, coarse, 3)):
+        for ins, outs in (*table.pairs(), *table.transposed.pairs()):
+            assert (ins.diff() > 0).all()
+            assert (outs.diff() > 0).all()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 40, 700])

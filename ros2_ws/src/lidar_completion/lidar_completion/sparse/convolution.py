@@ -27,7 +27,9 @@ def convolve(
     """
     if backend == "auto":
         backend = "cpu" if features.device.type == "cpu" else "torch"
-    if kernel.dim() == 3 and backend == "cpu" and not (torch.is_grad_enabled() and _learns(features, kernel)):
+    if backend == "cpu" and not (torch.is_grad_enabled() and _learns(features, kernel)):
+        if kernel.dim() == 2:
+            return convolution_cpu.pointwise_fused(features, kernel, bias, residual, relu)
         return convolution_cpu.convolve_fused(features, kernel, kernel_map, bias, residual, relu)  # type: ignore[arg-type]
     if kernel.dim() == 2:
         out = (features.to(kernel.dtype) @ kernel).to(features.dtype)

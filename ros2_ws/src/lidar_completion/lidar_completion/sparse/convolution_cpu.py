@@ -1,9 +1,11 @@
-"""Sparse convolution for CPUs: a fused loop in registers for narrow layers, matrix products on gathered rows for wide ones.
+"""Sparse convolution for CPUs: tiles of output rows that stay in registers, or matrix products on gathered rows.
 
-Narrow (up to NARROW weights an offset, output channels in whole vectors): every output row is summed in registers over
-its pairs, so nothing is gathered, scattered or stored twice. Wide: gather, matrix product and scatter in blocks that
-stay in the cache; all blocks share one workspace a thread, because page faults of temporaries cost more than the work.
-Gradients are written out with the same loops. In bfloat16 the wide path multiplies in bfloat16 and sums in float32.
+Tiles: for one kernel offset, a few output rows x up to 64 channels are held in registers while the rows that reach them
+are read where they lie; the kernel is laid out in panels of as many channels. Nothing is gathered or scattered, and the
+products run as fast as dense ones. In bfloat16 the same with the processor's products of pairs (AVX512-BF16).
+Blocks: gather, matrix product, scatter, for other types and channels, and for bfloat16 where the processor multiplies
+matrices itself (AMX); all blocks share one workspace a thread, because page faults of temporaries cost more than the work.
+Gradients are written out with the same loops. bfloat16 is summed in float32.
 """
 
 import threading
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -20,10 +22,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, in_parallel
 from lidar_completion.sparse.kernel_map import KernelMap
 
-NARROW = 64 * 64  # weights an offset; beyond it the kernel leaves the cache and a matrix product is faster
+_processor = binding.get_host_cpu_features()
+WIDE_VECTORS = bool(_processor.get("avx512vl"))  # 32 registers of 16 floats, else (at least) 16 of 8
+PAIR_PRODUCTS = bool(_processor.get("avx512bf16")) and not _processor.get("amx-bf16")
+CACHE_BYTES = 1 << 18  # of output rows that are worked on at once: they stay in the second-level cache
+NARROW = 64 * 64  # weights an offset; beyond it a matrix product gives the kernel's gradient faster
 LANES = 8  # float32 in a vector: 256 bits
 BLOCK_ROWS = 1024  # rows x 256 channels x 4 bytes = 1 MB: gathered rows and products stay in the second-level cache
 _workspace = threading.local()
@@ -45,15 +51,26 @@ def convolve_fused(
     relu: bool = False,
 ) -> Tensor:
     """relu(convolution + bias (C_out,) + residual (V_out, C_out)) without gradients; each part is optional."""
-    if is_narrow(features, kernel):
-        return _narrow(features, kernel, kernel_map, bias, residual, relu)
-    out = _wide(features, kernel, kernel_map, bias, residual)
+    if is_tiled(features, kernel):
+        return _tiled(features, kernel, kernel_map, bias, residual, relu)
+    out = _blocked(features, kernel, kernel_map, bias, residual)
     return out.relu_() if relu else out
 
 
-def is_narrow(features: Tensor, kernel: Tensor) -> bool:
+def pointwise_fused(
+    features: Tensor, kernel: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """convolve_fused with a 1x1x1 kernel (C_in, C_out): every voxel reaches itself."""
+    rows = torch.arange(len(features))
+    itself = KernelMap(rows, rows, [len(rows)], len(rows), len(rows), identity=0)
+    return convolve_fused(features, kernel[None], itself, bias, residual, relu)
+
+
+def is_tiled(features: Tensor, kernel: Tensor) -> bool:
     c_in, c_out = kernel.shape[1:]
-    return features.dtype == kernel.dtype == torch.float32 and c_out % LANES == 0 and c_in * c_out <= NARROW
+    if features.dtype != torch.float32 or c_out % LANES:
+        return False
+    return kernel.dtype == torch.float32 or (kernel.dtype == torch.bfloat16 and PAIR_PRODUCTS and c_in % 2 == 0)
 
 
 class _Convolution(Function):
@@ -71,36 +88,65 @@ class _Convolution(Function):
         if ctx.needs_input_grad[0]:
             by_features = convolve_fused(grad, kernel.transpose(1, 2), ctx.kernel_map.transposed)
         if ctx.needs_input_grad[1]:
-            gradient = _narrow_kernel_gradient if is_narrow(features, kernel) else _wide_kernel_gradient
+            gradient = _narrow_kernel_gradient if _is_narrow(features, kernel) else _wide_kernel_gradient
             by_kernel = gradient(features.contiguous(), grad.contiguous(), kernel, ctx.kernel_map)
         return by_features, by_kernel, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Narrow layers
+# Tiles
 
 
-def _narrow(
+def tile_shape(c_out: int) -> tuple[int, int, int]:
+    """(lanes, vectors, rows) of a tile: `rows` output rows of lanes * vectors channels, whose sums all stay in registers."""
+    lanes = 16 if WIDE_VECTORS and c_out % 16 == 0 else LANES
+    preferred, registers = ((4, 3, 5, 2, 1), 24) if WIDE_VECTORS else ((3, 2, 1), 12)
+    vectors = next(v for v in preferred if c_out // lanes % v == 0)
+    return lanes, vectors, min(12, registers // vectors)
+
+
+def _tiled(
     features: Tensor, kernel: Tensor, kernel_map: KernelMap, bias: Tensor | None, residual: Tensor | None, relu: bool
 ) -> Tensor:
-    c_out = kernel.shape[2]
+    c_out, paired = kernel.shape[2], kernel.dtype == torch.bfloat16
+    lanes, vectors, rows = tile_shape(c_out)
     out = torch.empty(kernel_map.num_out, c_out)
-    starts, rows, offsets = kernel_map.by_output
-    nothing = np.empty((0, c_out), np.float32)
+    block = _rows_at_once(kernel_map, c_out)
     arguments = (
-        _array(features),
-        _array(kernel),
-        starts,
-        rows,
-        offsets,
+        _array(features.contiguous().bfloat16().view(torch.float32) if paired else features),
+        _array(_panels(kernel, lanes * vectors)),
+        kernel_map.in_rows.numpy(),
+        kernel_map.out_rows.numpy(),
+        np.cumsum([0, *kernel_map.counts]),
         np.zeros(c_out, np.float32) if bias is None else _array(bias),
-        nothing if residual is None else _array(residual),
+        np.empty((0, c_out), np.float32) if residual is None else _array(residual),
         relu,
         out.numpy(),
+        block,
     )
-    loop = _narrow_loop(c_out)
-    in_parallel(lambda first, last: loop(*arguments, first, last), even_cuts(starts))
+    loop = _tile_loop(lanes, vectors, rows, paired)
+    share = block * max(1, len(out) // (block * 8 * torch.get_num_threads()))
+    pieces = [(first, min(first + share, len(out))) for first in range(0, len(out), share)]
+    in_parallel(lambda first, last: loop(*arguments, first, last), pieces)
     return out
+
+
+def _panels(kernel: Tensor, width: int) -> Tensor:
+    """The kernel (K, C_in, C_out) as (C_out / width, K, C_in, width), so that a panel is read from front to back; in
+    bfloat16 two input channels lie side by side and are seen as one float32."""
+    size, c_in = kernel.shape[:2]
+    if kernel.dtype == torch.float32:
+        return kernel.detach().reshape(size, c_in, -1, width).permute(2, 0, 1, 3)
+    pairs = kernel.detach().reshape(size, c_in // 2, 2, -1, width).permute(3, 0, 1, 4, 2)
+    return pairs.contiguous().view(torch.float32)
+
+
+def _rows_at_once(kernel_map: KernelMap, c_out: int) -> int:
+    """Output rows of a block: what the cache holds, but enough for whole tiles where an offset reaches few rows, and
+    not so many that threads wait for each other."""
+    wanted = 64 * kernel_map.num_out * len(kernel_map.counts) // max(1, len(kernel_map.in_rows))
+    fair = kernel_map.num_out // (4 * torch.get_num_threads())
+    return max(64, CACHE_BYTES // (4 * c_out), min(wanted, fair))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -110,55 +156,109 @@ def _array(tensor: Tensor) -> np.ndarray:
 _loops: dict[Any, Any] = {}
 
 
-def _narrow_loop(c_out: int):  # type: ignore[no-untyped-def]
-    """The loop over output rows for one number of channels, which has to be known when it is compiled."""
-    if c_out not in _loops:
+def _tile_loop(lanes: int, vectors: int, rows: int, paired: bool):  # type: ignore[no-untyped-def]
+    """The loop over blocks of output rows for one shape of tile, which has to be known when it is compiled."""
+    if ("tile", lanes, vectors, rows, paired) not in _loops:
+        width = lanes * vectors
 
         @compiled
-        def loop(features, kernel, starts, rows, offsets, bias, residual, relu, out, first, last):  # type: ignore[no-untyped-def]
-            c_in = features.shape[1]
-            for u in range(first, last):
-                total = out[u]
-                for c in range(c_out):
-                    total[c] = bias[c]
-                if len(residual):
+        def loop(  # type: ignore[no-untyped-def]
+            features, panels, in_rows, out_rows, starts, bias, residual, relu, out, block, begin, end
+        ):
+            size, c_in, c_out = len(starts) - 1, features.shape[1], out.shape[1]
+            lows, highs, spare = np.empty(size, np.int64), np.empty(size, np.int64), np.zeros(width, np.float32)
+            for first in range(begin, end, block):
+                last = min(first + block, end)
+                for k in range(size):  # the pairs of an offset are sorted by output row
+                    lows[k] = _first_at_least(out_rows, starts[k], starts[k + 1], first)
+                    highs[k] = _first_at_least(out_rows, lows[k], starts[k + 1], last)
+                for u in range(first, last):
                     for c in range(c_out):
-                        total[c] += residual[u, c]
-                _add_products(features, kernel, rows, offsets, starts[u], starts[u + 1], c_in, total, c_out)  # type: ignore[call-arg]
+                        out[u, c] = bias[c]
+                    if len(residual):
+                        for c in range(c_out):
+                            out[u, c] += residual[u, c]
+                for column in range(0, c_out, width):
+                    for k in range(size):
+                        panel = (column * size + k * width) * c_in
+                        for p in range(lows[k], highs[k], rows):
+                            _add_tile(  # type: ignore[call-arg]
+                                features, panels, in_rows, out_rows, out, spare, p, highs[k], panel, c_in, c_out, column,
+                                lanes, vectors, rows, paired,
+                            )  # fmt: skip
                 if relu:
-                    for c in range(c_out):
-                        total[c] = max(total[c], np.float32(0))
+                    for u in range(first, last):
+                        for c in range(c_out):
+                            out[u, c] = max(out[u, c], np.float32(0))
 
-        _loops[c_out] = loop
-    return _loops[c_out]
+        _loops["tile", lanes, vectors, rows, paired] = loop
+    return _loops["tile", lanes, vectors, rows, paired]
+
+
+@compiled
+def _first_at_least(rows, low, high, wanted):  # type: ignore[no-untyped-def]
+    while low < high:
+        middle = (low + high) >> 1
+        if rows[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @intrinsic(prefer_literal=True)
-def _add_products(typing, features, kernel, rows, offsets, first, last, c_in, total, c_out):  # type: ignore[no-untyped-def]
-    """total[:] += features[rows[p]] @ kernel[offsets[p]] for p in first..last, with `total` held in registers."""
-    vectors = c_out.literal_value // LANES
+def _add_tile(  # type: ignore[no-untyped-def]
+    typing, features, panels, in_rows, out_rows, out, spare, first, last, panel, c_in, c_out, column,
+    lanes, vectors, rows, paired,
+):  # fmt: skip
+    """out[out_rows[p], column:] += features[in_rows[p]] @ panels[panel:] for the pairs p of first..last, `rows` at most.
+
+    Where fewer are left, the last one is computed again in their place and its sums go to `spare`.
+    """
+    width, columns, height = lanes.literal_value, vectors.literal_value, rows.literal_value
+    vector, multiply_add = ir.VectorType(FLOAT, width), _multiply_add_pairs if paired.literal_value else _multiply_add
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        features, kernel, rows, offsets, first, last, c_in, total, _ = _pointers(context, builder, signature, args)
-        sums = [cgutils.alloca_once(builder, VECTOR) for _ in range(vectors)]
-        for j, s in enumerate(sums):
-            builder.store(_load_vector(builder, total, I64(j * LANES)), s)
-        row_length = I64(vectors * LANES)
-        with cgutils.for_range_slice(builder, first, last, I64(1), INT64) as (p, _):
-            row = builder.sext(builder.load(builder.gep(rows, [p])), INT64)
-            offset = builder.zext(builder.load(builder.gep(offsets, [p])), INT64)
-            feature = builder.gep(features, [builder.mul(row, c_in)])
-            weights = builder.gep(kernel, [builder.mul(offset, builder.mul(c_in, row_length))])
-            with cgutils.for_range(builder, c_in, intp=INT64) as channel:
-                value = _broadcast(builder, builder.load(builder.gep(feature, [channel.index])))
-                weight_row = builder.gep(weights, [builder.mul(channel.index, row_length)])
-                for j, s in enumerate(sums):
-                    _multiply_add(builder, s, value, _load_vector(builder, weight_row, I64(j * LANES)))
-        for j, s in enumerate(sums):
-            _store_vector(builder, builder.load(s), total, I64(j * LANES))
+        features, panels, in_rows, out_rows, out, spare, first, last, panel, c_in, c_out, column, *_ = _pointers(
+            context, builder, signature, args
+        )
+        inputs, targets, sums = [], [], {}
+        for r in range(height):
+            p = builder.add(first, I64(r))
+            exists = builder.icmp_signed("<", p, last)
+            p = builder.select(exists, p, builder.sub(last, I64(1)))
+            inputs.append(builder.gep(features, [builder.mul(builder.load(builder.gep(in_rows, [p])), c_in)]))
+            row = builder.mul(builder.load(builder.gep(out_rows, [p])), c_out)
+            targets.append(builder.select(exists, builder.gep(out, [builder.add(row, column)]), spare))
+            for j in range(columns):
+                sums[r, j] = cgutils.alloca_once(builder, vector)
+                builder.store(_load_vector(builder, targets[r], I64(j * width), vector), sums[r, j])
+        panel = builder.gep(panels, [panel])
+        with cgutils.for_range(builder, c_in, intp=INT64) as channel:
+            weights = builder.gep(panel, [builder.mul(channel.index, I64(columns * width))])
+            loaded = [_load_vector(builder, weights, I64(j * width), vector) for j in range(columns)]
+            for r in range(height):
+                value = _broadcast(builder, builder.load(builder.gep(inputs[r], [channel.index])), vector)
+                for j in range(columns):
+                    multiply_add(builder, sums[r, j], value, loaded[j])
+        for (r, j), total in sums.items():
+            _store_vector(builder, builder.load(total), targets[r], I64(j * width), vector)
         return context.get_dummy_value()
 
-    return types.void(features, kernel, rows, offsets, first, last, c_in, total, c_out), generate
+    signature = types.void(
+        features, panels, in_rows, out_rows, out, spare, first, last, panel, c_in, c_out, column,
+        lanes, vectors, rows, paired,
+    )  # fmt: skip
+    return signature, generate
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The kernel's gradient in narrow layers
+
+
+def _is_narrow(features: Tensor, kernel: Tensor) -> bool:
+    c_in, c_out = kernel.shape[1:]
+    return features.dtype == kernel.dtype == torch.float32 and c_out % LANES == 0 and c_in * c_out <= NARROW
 
 
 def _narrow_kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -232,8 +332,23 @@ def _add_outer(typing, features, grad, in_rows, out_rows, first, last, c_in, cha
     return signature, generate
 
 
-INT32, INT64 = ir.IntType(32), ir.IntType(64)
-VECTOR = ir.VectorType(ir.FloatType(), LANES)
+# ---------------------------------------------------------------------------------------------------------------------
+# Machine instructions
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc, name-defined]  # bfloat16, which llvmlite does not name
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+INT32, INT64, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
 FUSE = ("contract",)  # a product and a sum may become one fused instruction
 
 
@@ -249,33 +364,42 @@ def _pointers(context, builder, signature, args):  # type: ignore[no-untyped-def
     ]
 
 
-def _vector_at(builder, pointer, place):  # type: ignore[no-untyped-def]
-    return builder.bitcast(builder.gep(pointer, [place]), VECTOR.as_pointer())
+def _vector_at(builder, pointer, place, vector):  # type: ignore[no-untyped-def]
+    return builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
 
 
-def _load_vector(builder, pointer, place):  # type: ignore[no-untyped-def]
-    return builder.load(_vector_at(builder, pointer, place), align=4)
+def _load_vector(builder, pointer, place, vector=VECTOR):  # type: ignore[no-untyped-def]
+    return builder.load(_vector_at(builder, pointer, place, vector), align=4)
 
 
-def _store_vector(builder, vector, pointer, place):  # type: ignore[no-untyped-def]
-    builder.store(vector, _vector_at(builder, pointer, place), align=4)
+def _store_vector(builder, value, pointer, place, vector=VECTOR):  # type: ignore[no-untyped-def]
+    builder.store(value, _vector_at(builder, pointer, place, vector), align=4)
 
 
-def _broadcast(builder, value):  # type: ignore[no-untyped-def]
-    undefined = ir.Constant(VECTOR, ir.Undefined)
+def _broadcast(builder, value, vector=VECTOR):  # type: ignore[no-untyped-def]
+    undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(INT32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
 
 
 def _multiply_add(builder, total, a, b):  # type: ignore[no-untyped-def]
     builder.store(builder.fadd(builder.load(total), builder.fmul(a, b, flags=FUSE), flags=FUSE), total)
 
 
+def _multiply_add_pairs(builder, total, a, b):  # type: ignore[no-untyped-def]
+    """total[i] += the two products of bfloat16 pairs that a[i] and b[i] hold."""
+    pairs = ir.VectorType(_BFloat(), 2 * a.type.count)
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * a.type.count}"
+    product = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type, pairs, pairs]), name)
+    operands = [builder.load(total), builder.bitcast(a, pairs), builder.bitcast(b, pairs)]
+    builder.store(builder.call(product, operands), total)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Wide layers
+# Blocks of gathered rows
 
 
-def _wide(
+def _blocked(
     features: Tensor, kernel: Tensor, kernel_map: KernelMap, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
     total = torch.float32 if kernel.dtype == torch.bfloat16 else features.dtype

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,13 +85,8 @@ class KernelMap:
             return KernelMap(self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity)
         return KernelMap.from_table(transpose_table(self.table, self.num_in), self.num_out, self.identity)
 
-    @cached_property
-    def by_output(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """On CPUs: the pairs grouped by output row: starts (V_out + 1,), input rows (P,) int32, offsets (P,) uint8."""
-        return search_cpu.group_by_output(self.in_rows, self.out_rows, self.counts, self.num_out)
-
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """(input rows, output rows) of each offset; output rows are unique within one offset."""
+        """(input rows, output rows) of each offset; within one offset both are rising."""
         return list(zip(self.in_rows.split(self.counts), self.out_rows.split(self.counts), strict=True))
 
     def cached(self, form: str, make: Callable[[], Any]) -> Any:

@@ -68,26 +68,3 @@ def _order_by_octant(keys, z_shift, y_shift, x_shift):  # type: ignore[no-untype
         order[place[octant[i]]] = i
         place[octant[i]] += 1
     return order, counts
-
-
-def group_by_output(in_rows: Tensor, out_rows: Tensor, counts: list[int], num_out: int):  # type: ignore[no-untyped-def]
-    """Pairs grouped by output row: starts (V_out + 1,) int64, input rows (P,) int32, kernel offsets (P,) uint8."""
-    return _group_by_output(in_rows.numpy(), out_rows.numpy(), np.asarray(counts), num_out)
-
-
-@compiled
-def _group_by_output(in_rows, out_rows, counts, num_out):  # type: ignore[no-untyped-def]
-    starts = np.zeros(num_out + 1, np.int64)
-    for p in range(len(out_rows)):
-        starts[out_rows[p] + 1] += 1
-    starts = np.cumsum(starts)
-    place = starts[:-1].copy()
-    rows, offsets = np.empty(len(in_rows), np.int32), np.empty(len(in_rows), np.uint8)
-    p = 0
-    for k in range(len(counts)):
-        for _ in range(counts[k]):
-            slot = place[out_rows[p]]
-            rows[slot], offsets[slot] = in_rows[p], k
-            place[out_rows[p]] = slot + 1
-            p += 1
-    return starts, rows, offsets
