@@ -19,6 +19,8 @@ SPACING_M = (
 )
 PATCH = 5  # lattice points to a side of a patch: its corners decide for it unless they differ
 SOLID_PATCH = 8  # the same on solids, with its centre
+MARGIN_M = 1.0  # what is left out lies farther away than any patch is wide
+RUN = 64  # solids that follow each other are neighbours: they share what is known of who hides them
 FAR_STRIDE = 4  # of the viewpoints that are tried for what no neighbour's viewpoint sees
 
 
@@ -31,17 +33,22 @@ def visible_surface(
     pose_step_m: float = 2.0,
     lanes: str = "own",
     least_angle_sr: float = 3e-7,
+    around: np.ndarray | None = None,
 ) -> np.ndarray:
     """Points (M, 3) float32, world frame, metres: one a voxel of voxel_m, on static surfaces that the drive sees.
 
     seen_within_m: no farther than this from the pose that sees it. lanes: "own" (the car's path) or "both" (also the opposite lane).
     least_angle_sr: solid angle under which a voxel's face must appear from some pose. An HDL-64E has a ray for every 2e-5 sr, so that with 3e-7 about half of
     the voxels at the limit receive a ray while the car drives by; flat ground is lost beyond 38 m, a wall seen head on is not lost within 50 m.
+    around (C, 2): only what lies within seen_within_m of one of these places, which costs less; every such point is as without.
     """
     viewpoints = _viewpoints(world, sensor, pose_step_m, lanes)
-    low, high = np.radians(sensor.field_of_view_deg)
+    around = np.ascontiguousarray(viewpoints[:, :2] if around is None else around, dtype=np.float64)
+    low, high = np.sin(np.radians(sensor.field_of_view_deg))
     view = (float(low), float(high), float(seen_within_m), least_angle_sr / voxel_m**2)
-    points = np.concatenate([_solid_points(world, viewpoints, view), _ground_points(world, viewpoints, view, voxel_m)])
+    points = np.concatenate(
+        [_solid_points(world, viewpoints, view, around), _ground_points(world, viewpoints, view, around, voxel_m)]
+    )
     return one_per_voxel(points, voxel_m)
 
 
@@ -90,7 +97,7 @@ def _viewpoints(world: World, sensor: SpinningLidar, step_m: float, lanes: str) 
     return np.ascontiguousarray(views)
 
 
-def _ground_points(world: World, views: np.ndarray, view, voxel_m: float) -> np.ndarray:
+def _ground_points(world: World, views: np.ndarray, view, around: np.ndarray, voxel_m: float) -> np.ndarray:
     """Seen points of the height field, one in the middle of every voxel column."""
     ground = world.ground
     end = np.array(ground.corner) + (np.array(ground.height.shape) - 1) * ground.cell
@@ -98,28 +105,32 @@ def _ground_points(world: World, views: np.ndarray, view, voxel_m: float) -> np.
     high = np.minimum(views[:, :2].max(axis=0) + view[2], end - 0.01)
     low = np.ceil(low / voxel_m) * voxel_m
     count = np.maximum(((high - low) / (PATCH * voxel_m)).astype(int), 0)
-    seen = _see_ground(world.solids.arrays, ground.arrays, views, view, low[0], low[1], count[0], count[1], voxel_m)
+    seen = _see_ground(
+        world.solids.arrays, ground.arrays, views, view, around, low[0], low[1], count[0], count[1], voxel_m
+    )
     i, j = np.nonzero(seen)
     x, y = low[0] + (i + 0.5) * voxel_m, low[1] + (j + 0.5) * voxel_m
     return np.column_stack([x, y, ground.height_at(x, y)]).astype(np.float32)
 
 
-def _solid_points(world: World, views: np.ndarray, view) -> np.ndarray:
+def _solid_points(world: World, views: np.ndarray, view, around: np.ndarray) -> np.ndarray:
     """Seen lattice points of the solids that lie near the drive and in the field of view."""
     s = world.solids
-    chosen = _near(s.to_world, views, view)
+    chosen = _near(s.to_world, views, view, around)
     points, count = _see_solids(s.arrays, s.to_world, world.ground.arrays, views, view, chosen)
     return points[:count]
 
 
 @njit(cache=True)
-def _near(to_world, views, view):
-    """Solids of which a part may be in range and below the highest beam of some viewpoint."""
+def _near(to_world, views, view, around):
+    """Solids of which a part may be wanted, in range, and below the highest beam of some viewpoint."""
     chosen = np.zeros(len(to_world), np.bool_)
-    slope = np.tan(view[1] + 0.12)  # the car pitches with the road
+    slope = np.tan(np.arcsin(view[1]) + 0.12)  # the car pitches with the road
     for p in range(len(to_world)):
         m = to_world[p]
         reach = np.sqrt((m[:, :3] ** 2).sum())
+        if _distance(around, m[0, 3], m[1, 3]) - reach > view[2] + MARGIN_M:
+            continue
         for k in range(0, len(views), 3):
             d = np.hypot(m[0, 3] - views[k, 0], m[1, 3] - views[k, 1])
             if d - reach < view[2] and m[2, 3] - reach - views[k, 2] < slope * min(d + reach, view[2]):
@@ -129,19 +140,24 @@ def _near(to_world, views, view):
 
 
 @njit(cache=True, fastmath=True)
-def _sees(solids, ground, views, view, k, x, y, z, nx, ny, nz):
-    """Whether viewpoint k sees the surface point with outward normal n."""
-    low, high, within, least = view
+def _sees(solids, ground, views, view, hiders, k, x, y, z, nx, ny, nz):
+    """Whether viewpoint k sees the surface point with outward normal n.
+
+    hiders (K,): the solid that hid the last point from each viewpoint; it mostly hides the next one too, so it is tried first.
+    """
+    low, high, within, least = view  # sines of the lowest and highest beam, metres, sr / m2
     dx, dy, dz = x - views[k, 0], y - views[k, 1], z - views[k, 2]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
     if d > within or d < 1.0 or dx * nx + dy * ny + dz * nz >= -0.01 * d:
         return False
     up = (dx * views[k, 3] + dy * views[k, 4] + dz * views[k, 5]) / d
-    if up < np.sin(low) or up > np.sin(high) or -(dx * nx + dy * ny + dz * nz) < least * d * d * d:
+    if up < low or up > high or -(dx * nx + dy * ny + dz * nz) < least * d * d * d:
         return False
     dx, dy, dz = dx / d, dy / d, dz / d
     reach = d - 0.03
-    if raycast.any_solid(solids, views[k, 0], views[k, 1], views[k, 2], dx, dy, dz, reach):
+    hider = raycast.any_solid(solids, views[k, 0], views[k, 1], views[k, 2], dx, dy, dz, reach, hiders[k])
+    if hider >= 0:
+        hiders[k] = hider
         return False
     return raycast.first_ground(ground, views[k, 0], views[k, 1], views[k, 2], dx, dy, dz, reach) >= reach
 
@@ -157,14 +173,23 @@ def _nearest_view(views, x, y):
 
 
 @njit(cache=True, fastmath=True)
-def _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, stride):
+def _distance(places, x, y):
+    """Metres from x, y to the nearest of the places (C, 2)."""
+    best = 1e30
+    for k in range(len(places)):
+        best = min(best, (places[k, 0] - x) ** 2 + (places[k, 1] - y) ** 2)
+    return np.sqrt(best)
+
+
+@njit(cache=True, fastmath=True)
+def _first_view(solids, ground, views, view, hiders, x, y, z, nx, ny, nz, nearest, stride):
     """The first viewpoint, going outwards from the nearest, that sees the point; -1 if none does."""
     count = len(views)
     for step in range(0, count, stride):
         a, b = nearest + step, nearest - step
-        if a < count and _sees(solids, ground, views, view, a, x, y, z, nx, ny, nz):
+        if a < count and _sees(solids, ground, views, view, hiders, a, x, y, z, nx, ny, nz):
             return a
-        if step > 0 and b >= 0 and _sees(solids, ground, views, view, b, x, y, z, nx, ny, nz):
+        if step > 0 and b >= 0 and _sees(solids, ground, views, view, hiders, b, x, y, z, nx, ny, nz):
             return b
         if (
             step > 0
@@ -184,23 +209,27 @@ def _height(ground, x, y):
 
 
 @njit(cache=True, fastmath=True, parallel=True)
-def _see_ground(solids, ground, views, view, x0, y0, nx, ny, voxel):
+def _see_ground(solids, ground, views, view, around, x0, y0, nx, ny, voxel):
     """Seen voxel columns (nx * PATCH, ny * PATCH) bool of the height field."""
     size = PATCH * voxel
     by = np.full((nx + 1, ny + 1), -1, np.int32)  # the viewpoint that sees each patch corner
     lift = 0.03  # so that a grazing ray is not stopped by the very ground that it looks at
     for i in prange(nx + 1):
+        hiders = np.full(len(views), raycast.MISS, np.int32)
         for j in range(ny + 1):
             x, y = x0 + i * size, y0 + j * size
+            if _distance(around, x, y) > view[2] + MARGIN_M:
+                continue
             nearest = _nearest_view(views, x, y)
             z = _height(ground, x, y) + lift
             last = by[i, j - 1] if j > 0 else -1
-            if last >= 0 and _sees(solids, ground, views, view, last, x, y, z, 0.0, 0.0, 1.0):
+            if last >= 0 and _sees(solids, ground, views, view, hiders, last, x, y, z, 0.0, 0.0, 1.0):
                 by[i, j] = last
             else:
-                by[i, j] = _first_view(solids, ground, views, view, x, y, z, 0.0, 0.0, 1.0, nearest, FAR_STRIDE)
+                by[i, j] = _first_view(solids, ground, views, view, hiders, x, y, z, 0.0, 0.0, 1.0, nearest, FAR_STRIDE)
     seen = np.zeros((nx * PATCH, ny * PATCH), np.bool_)
     for i in prange(nx):
+        hiders = np.full(len(views), raycast.MISS, np.int32)
         for j in range(ny):
             corners = (by[i, j], by[i + 1, j], by[i, j + 1], by[i + 1, j + 1])
             count = 0
@@ -216,7 +245,7 @@ def _see_ground(solids, ground, views, view, x0, y0, nx, ny, voxel):
                     x, y = x0 + (a + 0.5) * voxel, y0 + (b + 0.5) * voxel
                     z = _height(ground, x, y) + lift
                     for c in corners:
-                        if c >= 0 and _sees(solids, ground, views, view, c, x, y, z, 0.0, 0.0, 1.0):
+                        if c >= 0 and _sees(solids, ground, views, view, hiders, c, x, y, z, 0.0, 0.0, 1.0):
                             seen[a, b] = True
                             break
     return seen
@@ -262,7 +291,7 @@ def _face_size(shape, face, sx, sy, sz):
 
 
 @njit(cache=True, fastmath=True)
-def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
+def _see_face(solids, to_world, ground, views, view, hiders, p, face, nearest, out, n):
     """Appends the visible lattice points of one face to out from row n on; the new n."""
     shape, to_local = solids[0], solids[1]
     m = to_world[p]
@@ -293,10 +322,12 @@ def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
             found[probe] = -1
             if nx * nx + ny * ny + nz * nz < 0.5:
                 pass
-            elif last >= 0 and _sees(solids, ground, views, view, last, x, y, z, nx, ny, nz):
+            elif last >= 0 and _sees(solids, ground, views, view, hiders, last, x, y, z, nx, ny, nz):
                 found[probe] = last
             else:
-                found[probe] = _first_view(solids, ground, views, view, x, y, z, nx, ny, nz, nearest, FAR_STRIDE)
+                found[probe] = _first_view(
+                    solids, ground, views, view, hiders, x, y, z, nx, ny, nz, nearest, FAR_STRIDE
+                )
             last = max(last, found[probe])
             hidden += found[probe] < 0
         if hidden == probes:
@@ -311,7 +342,7 @@ def _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n):
                     keep = False
                     for probe in range(probes):
                         k = found[probe]
-                        if k >= 0 and _sees(solids, ground, views, view, k, x, y, z, nx, ny, nz):
+                        if k >= 0 and _sees(solids, ground, views, view, hiders, k, x, y, z, nx, ny, nz):
                             keep = True
                             break
                 if keep:
@@ -360,13 +391,15 @@ def _see_solids(solids, to_world, ground, views, view, chosen):
         room[c + 1] = room[c] + _lattice_size(shape[chosen[c]], to_world[chosen[c]])
     out = np.empty((room[-1], 3), np.float32)
     counts = np.zeros(len(chosen), np.int64)
-    for c in prange(len(chosen)):
-        p = chosen[c]
-        nearest = _nearest_view(views, to_world[p, 0, 3], to_world[p, 1, 3])
-        n = room[c]
-        for face in range(3 if shape[p] == CYLINDER or shape[p] == CONE else 6):
-            n = _see_face(solids, to_world, ground, views, view, p, face, nearest, out, n)
-        counts[c] = n - room[c]
+    for run in prange((len(chosen) + RUN - 1) // RUN):
+        hiders = np.full(len(views), raycast.MISS, np.int32)
+        for c in range(run * RUN, min(run * RUN + RUN, len(chosen))):
+            p = chosen[c]
+            nearest = _nearest_view(views, to_world[p, 0, 3], to_world[p, 1, 3])
+            n = room[c]
+            for face in range(3 if shape[p] == CYLINDER or shape[p] == CONE else 6):
+                n = _see_face(solids, to_world, ground, views, view, hiders, p, face, nearest, out, n)
+            counts[c] = n - room[c]
     at = 0
     for c in range(len(chosen)):
         for k in range(counts[c]):

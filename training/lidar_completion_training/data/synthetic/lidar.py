@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from scipy.special import ndtr
 
 from . import raycast
@@ -251,13 +252,25 @@ OWN_CAR = np.array(
 
 def _own_car(beams: np.ndarray, eye: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distances (R,) with the carrying car in the way, and where it is (R,) bool."""
-    nearest = np.full(len(beams), np.inf)
-    low = np.flatnonzero(beams[:, 2] < -0.15)
-    for box in OWN_CAR:
-        with np.errstate(divide="ignore"):
-            start = np.column_stack([np.zeros((len(low), 2)), eye[low]])
-            a, b = (box[:3] - start) / beams[low], (box[3:] - start) / beams[low]
-        near, far = np.minimum(a, b).max(axis=1), np.maximum(a, b).min(axis=1)
-        nearest[low] = np.where((near <= far) & (near > 0), np.minimum(nearest[low], near), nearest[low])
+    nearest = _nearest_box(OWN_CAR, np.ascontiguousarray(beams), np.ascontiguousarray(eye, dtype=np.float64))
     mine = nearest < distance
     return np.where(mine, nearest, distance), mine
+
+
+@njit(cache=True)
+def _nearest_box(boxes, beams, eye):
+    """Distance (R,) at which rays from (0, 0, eye) enter the first of the boxes (B, 6), lower and upper corner; inf where none."""
+    nearest = np.full(len(beams), np.inf)
+    for r in range(len(beams)):
+        if beams[r, 2] >= -0.15:
+            continue
+        for b in range(len(boxes)):
+            near, far = 0.0, np.inf
+            for axis in range(3):
+                start = eye[r] if axis == 2 else 0.0
+                way = beams[r, axis] if beams[r, axis] != 0.0 else 1e-300
+                t0, t1 = (boxes[b, axis] - start) / way, (boxes[b, 3 + axis] - start) / way
+                near, far = max(near, min(t0, t1)), min(far, max(t0, t1))
+            if 0.0 < near <= far:
+                nearest[r] = min(nearest[r], near)
+    return nearest

@@ -357,30 +357,33 @@ def first_solid(solids, ox, oy, oz, dx, dy, dz, t_max, ray, seed):
 
 
 @njit(cache=True, fastmath=True)
-def any_solid(solids, ox, oy, oz, dx, dy, dz, t_max):
-    """Whether an opaque solid lies between the origin and t_max."""
+def any_solid(solids, ox, oy, oz, dx, dy, dz, t_max, guess):
+    """An opaque solid between the origin and t_max, or MISS; the solid `guess` (or MISS) is tried first."""
     shape, to_local, see_through, bounds, links, order = solids
     if len(shape) == 0:
-        return False
+        return MISS
+    if guess >= 0 and _hit(shape[guess], to_local[guess], ox, oy, oz, dx, dy, dz) < t_max:
+        return guess
     ix, iy, iz = _safe_inverse(dx), _safe_inverse(dy), _safe_inverse(dz)
+    if _enter_box(bounds[0], ox, oy, oz, ix, iy, iz, t_max) > 1e29:
+        return MISS
     stack = np.empty(64, np.int32)
     stack[0] = 0
     depth = 1
     while depth > 0:
         depth -= 1
-        node = stack[depth]
-        if _enter_box(bounds[node], ox, oy, oz, ix, iy, iz, t_max) > 1e29:
-            continue
-        first, count = links[node, 0], links[node, 1]
+        first, count = links[stack[depth], 0], links[stack[depth], 1]
         if count > 0:
             for k in range(first, first + count):
                 p = order[k]
                 if see_through[p] == 0.0 and _hit(shape[p], to_local[p], ox, oy, oz, dx, dy, dz) < t_max:
-                    return True
-        else:
-            stack[depth], stack[depth + 1] = first, first + 1
-            depth += 2
-    return False
+                    return p
+            continue
+        for child in range(first, first + 2):
+            if _enter_box(bounds[child], ox, oy, oz, ix, iy, iz, t_max) < 1e29:
+                stack[depth] = child
+                depth += 1
+    return MISS
 
 
 @njit(cache=True, fastmath=True, inline="always")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from . import raycast
 from .ground_truth import visible_surface
@@ -89,14 +90,16 @@ def _pairs_of_world(seed, count, sensor, moving, max_range_m, threads, parameter
     raycast.set_threads(threads)
     sensor = sensor_of(sensor)
     world = street(seed, **parameters)
-    truth = visible_surface(world, sensor)
+    places = np.arange(-_room_m(world) - 0.5, _room_m(world) + 1.5)
+    around = np.array([world.pose_at(along, sensor.height_m)[:2, 3] for along in places])
+    truth = visible_surface(world, sensor, seen_within_m=50.0, around=around)
     for number in range(count):
         rng = np.random.default_rng([seed, number, 11])
         yield _pair(world, truth, sensor, rng, moving, max_range_m)
 
 
 def _pair(world: World, truth: np.ndarray, sensor, rng, moving: bool, max_range_m: float) -> TrainingPair:
-    room = max(1.0, world.drive_length_m / 2 - 60.0)  # the drive goes on for 60 m before and after
+    room = _room_m(world)
     pose = world.pose_at(rng.uniform(-room, room), sensor.height_m)
     speed, yaw_rate = rng.uniform(0, 14), rng.normal(0, 0.1)
     sweep = scan(
@@ -113,14 +116,35 @@ def _pair(world: World, truth: np.ndarray, sensor, rng, moving: bool, max_range_
     return pair_of(world, truth, sweep, sensor, max_range_m)
 
 
+def _room_m(world: World) -> float:
+    """Sweeps are taken at most this far from the middle of the drive, which goes on for 60 m before and after."""
+    return max(1.0, world.drive_length_m / 2 - 60.0)
+
+
 def pair_of(
     world: World, truth: np.ndarray, sweep: Sweep, sensor: SpinningLidar, max_range_m: float = 50.0
 ) -> TrainingPair:
     """Pair of a sweep and the part of the world's truth (M, 3) within max_range_m and above -4 m."""
-    near = truth[np.hypot(truth[:, 0] - sweep.pose[0, 3], truth[:, 1] - sweep.pose[1, 3]) < max_range_m]
-    local = ((near - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]).astype(np.float32)
-    local = local[(np.linalg.norm(local, axis=1) < max_range_m) & (local[:, 2] > -4.0)]
+    local = _near_pose(truth, sweep.pose, float(max_range_m))
     return TrainingPair(
         sweep.points, sweep.intensity, local, np.array((0, 0, sensor.eyes_m.mean()), np.float32), sweep.ring, sweep.time, sweep.label, sweep.pose,
         world.seed, sensor.name,
     )  # fmt: skip
+
+
+@njit(cache=True)
+def _near_pose(points, pose, max_range_m):
+    """Points (M, 3) float32 of the world within the range of a pose (4, 4) and above -4 m, in the frame of the pose."""
+    kept = np.empty((len(points), 3), np.float32)
+    count = 0
+    for n in range(len(points)):
+        dx, dy, dz = points[n, 0] - pose[0, 3], points[n, 1] - pose[1, 3], points[n, 2] - pose[2, 3]
+        if dx * dx + dy * dy + dz * dz >= max_range_m * max_range_m:
+            continue
+        z = dx * pose[0, 2] + dy * pose[1, 2] + dz * pose[2, 2]
+        if z > -4.0:
+            kept[count, 0] = dx * pose[0, 0] + dy * pose[1, 0] + dz * pose[2, 0]
+            kept[count, 1] = dx * pose[0, 1] + dy * pose[1, 1] + dz * pose[2, 1]
+            kept[count, 2] = z
+            count += 1
+    return kept[:count].copy()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 from . import objects, raycast
 from .objects import GROUND_LABELS, SURFACE_TABLE, TERRAIN, Material, Parts, join
@@ -283,14 +284,8 @@ def _clear_of_drive(parts: Parts, path: np.ndarray) -> Parts:
     """Without the solids that stand in the car's way."""
     centre, reach = parts.to_world[:, :, 3], np.linalg.norm(parts.to_world[:, :2, :3], axis=(1, 2))
     road = path[::2]
-    nearest = np.full(len(parts), 1e9)
-    low = np.full(len(parts), 0.0)
-    for first in range(0, len(parts), 4096):
-        block = slice(first, first + 4096)
-        d = np.hypot(centre[block, None, 0] - road[None, :, 0], centre[block, None, 1] - road[None, :, 1])
-        k = d.argmin(axis=1)
-        nearest[block] = d[np.arange(len(k)), k]
-        low[block] = centre[block, 2] - road[k, 2]
+    nearest, at = cKDTree(road[:, :2]).query(centre[:, :2])
+    low = centre[:, 2] - road[at, 2]
     blocked = (nearest < 1.25 + np.minimum(reach, 0.6)) & (low < 2.6)
     return parts.chosen(~blocked)
 
