@@ -209,3 +209,16 @@ def test_own_architecture_has_ten_inputs_and_four_outputs():
     out = denoiser(own.cloud(points, scan), encoder(own.cloud(scan, scan)), torch.tensor([999]))
     assert out.shape == (120, 4)
     assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("head_width", [20, 64])
+def test_the_head_in_one_loop_is_its_layers(confidence: bool, head_width: int):
+    architecture = dataclasses.replace(TINY, point_offsets=True, point_confidence=confidence, head_width=head_width)
+    _, denoiser = networks(architecture)
+    points = VoxelisedCloud.of(cloud(700, 1), 0.5)
+    features = torch.randn(len(points.features), architecture.channels[8])
+    layers = denoiser.answers(features, points)
+    assert layers.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser.answers(features, points), layers.detach(), rtol=1e-4, atol=1e-5)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lidar_completion.errors import ModelError
+from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import Voxels, voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
@@ -355,7 +356,10 @@ class Denoiser(UNet):
     def forward(
         self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None
     ) -> Tensor:
-        """Noise (N, 3) of each point of `cloud`, with the logit of Architecture.point_confidence (N, 4); t (B,) int64 a scan; tables: condition.nearest_tables, where at hand."""
+        """Noise (N, 3) of each point of `cloud`, with the logit of Architecture.point_confidence (N, 4).
+
+        t (B,) int64 a scan; tables: condition.nearest_tables, where at hand.
+        """
         tables = condition.nearest_tables(cloud.pyramid) if tables is None else tables
         embedding = timestep_embedding(t, self.embedding_channels).to(condition.features.dtype)
         item = condition.voxels.keys >> 54 if len(t) > 1 else torch.zeros_like(condition.voxels.keys)
@@ -366,10 +370,19 @@ class Denoiser(UNet):
                 return features * table
             return features * table.index_select(0, tables[STAGE_LEVEL[stage]])
 
-        features = self.trunk(cloud, gate).index_select(0, cloud.point_row)
-        if self.point_offsets:
-            features = torch.cat([features, cloud.point_offset], dim=1)
-        return self.last(features)
+        return self.answers(self.trunk(cloud, gate), cloud)
+
+    def answers(self, features: Tensor, cloud: VoxelisedCloud) -> Tensor:
+        """The head's output (N, 3 or 4) of every point, from the features (V, c8) of its voxel and its place there."""
+        row, offset = cloud.point_row, cloud.point_offset
+        if not self.point_offsets:  # points of one voxel have one answer
+            return self.last(features).index_select(0, row)
+        first, _, last = self.last
+        if not points_cpu.usable(features, offset, *self.last.parameters()):
+            return self.last(torch.cat([features.index_select(0, row), offset], dim=1))
+        # exact: what a layer makes of a voxel's features and of a point's place are summands
+        of_voxel, of_place = first.weight.split([features.shape[1], 3], dim=1)
+        return points_cpu.head(F.linear(features, of_voxel, first.bias), row, offset, of_place, last.weight, last.bias)
 
     def gate_table(self, stage: str, condition: Condition, embedding: Tensor, item: Tensor) -> Tensor:
         """The gate (C, c) of every condition voxel: a voxel's gate depends only on its nearest condition voxel and t,

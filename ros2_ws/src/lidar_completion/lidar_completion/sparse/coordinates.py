@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse import points_cpu
+
 BITS = 18  # per axis: +-131,072 voxels, 6.5 km at 0.05 m
 LIMIT = 1 << (BITS - 1)
 MAX_BATCH = 1 << (63 - 3 * BITS)
@@ -26,11 +28,15 @@ def quantise(points: Tensor, voxel_size_m: float) -> Tensor:
 
 def pack(xyz: Tensor, batch: Tensor | None = None) -> Tensor:
     """Sortable int64 keys (N,) of coordinates (N, 3); raises ValueError outside +-131,072 voxels."""
-    if len(xyz) and int(xyz.abs().max()) >= LIMIT:
-        raise ValueError(f"a coordinate lies {int(xyz.abs().max())} voxels from the origin; the limit is {LIMIT - 1}")
+    _check_limit(int(xyz.abs().max()) if len(xyz) else 0)
     x, y, z = (xyz.to(torch.int64) + LIMIT).unbind(1)
     key = (x << (2 * BITS)) | (y << BITS) | z
     return key if batch is None else key | (batch.to(torch.int64) << (3 * BITS))
+
+
+def _check_limit(largest: int) -> None:
+    if largest >= LIMIT:
+        raise ValueError(f"a coordinate lies {largest} voxels from the origin; the limit is {LIMIT - 1}")
 
 
 def unpack(keys: Tensor) -> Tensor:
@@ -62,11 +68,22 @@ class Voxels:
 
 def voxelise(points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> tuple[Voxels, Tensor]:
     """The voxels that points (N, 3) occupy, and each point's voxel row (N,) int64."""
-    return unique_voxels(pack(quantise(points, voxel_size_m), batch))
+    if not points_cpu.usable(points):
+        return unique_voxels(pack(quantise(points, voxel_size_m), batch))
+    keys, largest = points_cpu.packed_keys(points, voxel_size_m, BITS)
+    _check_limit(largest)
+    return unique_voxels(keys if batch is None else keys | (batch.to(torch.int64) << (3 * BITS)))
 
 
 def unique_voxels(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
     """Sorted voxels of keys (N,), and the row (N,) of each key in them."""
+    if keys.device.type == "cpu" and (found := points_cpu.sorted_unique(keys, BITS)) is not None:
+        return Voxels(found[0], stride), found[1]
+    return unique_voxels_plain(keys, stride)
+
+
+def unique_voxels_plain(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
+    """The twin of the radix sort on CPUs, for any device."""
     ordered, order = keys.sort()
     changes = torch.ones_like(ordered, dtype=torch.int64)
     changes[1:] = ordered[1:] != ordered[:-1]
@@ -115,6 +132,14 @@ def stride_mask(stride: int) -> int:
 
 def voxel_mean(values: Tensor, row: Tensor, count: int) -> Tensor:
     """Plain mean (count, C) of the values (N, C) that fall into each voxel row."""
+    if points_cpu.usable(values):
+        total, size = points_cpu.sums(values, row, count)
+        return total / size.unsqueeze(1)
+    return voxel_mean_plain(values, row, count)
+
+
+def voxel_mean_plain(values: Tensor, row: Tensor, count: int) -> Tensor:
+    """The twin of the loop on CPUs, for any device, and for gradients."""
     total, size = values.new_zeros(count, values.shape[1]), values.new_zeros(count)
     if values.device.type == "cpu":
         total = total.index_add_(0, row, values)
