@@ -84,6 +84,7 @@ class TeacherRecipe:
     condition_dropout: float = 0.1
     moments_weight: float = 5.0  # on mean^2 + (std - 1)^2 of the prediction (published: 5); for noise around the truth
     metres: bool = False  # weigh each error by its noise scale: metres instead of multiples of the noise
+    even_levels: bool = False  # draw t evenly in noise level instead of in time
     couple_within_m: float = 2.0  # noised around the scan: truth farther than this from every scan point is left out
 
 
@@ -125,8 +126,9 @@ class DistillationRecipe:
     shared_noise: bool = False  # auxiliary models learn on the noised clouds whose scores are taken: a third less work
     steps: list[int] = field(default_factory=lambda: [1])  # of the student's samples, one is drawn
     stop_early: bool = True  # the sample is the clean estimate after any of those steps, so that every step is trained
-    first_score_timestep: int = 20  # noise levels of scores and auxiliary models lie from here
-    last_score_timestep: int = 980  # to here
+    first_score_timestep: int = 0  # timesteps of scores and auxiliary models lie from here
+    last_score_timestep: int = 999  # to here, or to the pipeline's start
+    even_levels: bool = False  # draw them evenly in noise level instead of in time
     metres: bool = False  # weigh scores and errors by the noise scale: metres instead of multiples of the noise
     teacher_guidance: float = 1.0  # of the teacher's scores; above 1 the student learns guidance into one forward
     train_encoder: bool = False

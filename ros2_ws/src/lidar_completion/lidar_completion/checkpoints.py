@@ -49,9 +49,14 @@ class Pipeline:
     published_start: bool = (
         False  # start at p* + lambda eps as the reference's code does, without Eq. 19's sqrt(1 - abar_T)
     )
+    noised_around: str = "truth"  # in training, by Eq. 1; ours: "scan", on the way from the truth to the noised scan
 
     def __post_init__(self) -> None:
-        for name, allowed in (("downsampling", ("voxel", "farthest")), ("sampler", tuple(SAMPLERS))):
+        for name, allowed in (
+            ("downsampling", ("voxel", "farthest")),
+            ("sampler", tuple(SAMPLERS)),
+            ("noised_around", ("truth", "scan")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; it can be one of {', '.join(allowed)}")
         if self.sampler == "dpm_solver" and self.noise_per_metre:

@@ -1,0 +1,69 @@
+"""Noise prediction with condition dropout: the teacher, as LiDiff trains it, or around the scan."""
+
+import torch
+from torch import Tensor, nn
+
+from lidar_completion_training.configuration import Recipe, exported_card
+from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.objectives.chamfer import some_rows
+from lidar_completion_training.objectives.noising import (
+    NoisedCloud,
+    coupled,
+    drawn_timestep,
+    noise_error,
+    noised,
+    predicted,
+)
+from lidar_completion_training.objectives.preparation import (
+    PreparedSweep,
+    completion,
+    encode,
+    nothing_of,
+    prepare,
+    starting_networks,
+)
+
+
+class NoisePrediction:
+    """|| eps - eps_theta(p_t, P, t) ||^2 at random t (Eq. 1), the scan P left out now and then for guidance."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.card = exported_card(recipe)
+        self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
+        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
+        self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
+
+    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Mean squared error of the noise, and as published 5 (mean^2 + (std - 1)^2) of the prediction."""
+        settings = self.recipe.noise_prediction
+        prepared = prepare(sample, self.recipe, generator)
+        dropped = torch.rand((), generator=generator, device=generator.device) < settings.condition_dropout
+        scan = nothing_of(prepared.scan) if dropped else prepared.scan
+        cloud = self.noised_truth(prepared, generator)
+        condition = encode(self.networks["encoder"], scan, self.recipe)
+        tables = condition.nearest_tables(cloud.cloud.pyramid)
+        prediction = predicted(self.networks["denoiser"], cloud, condition, tables)
+        error = noise_error(prediction, cloud, settings.metres)
+        moments = prediction.mean().square() + (prediction.std() - 1.0).square()
+        return {"model": error + settings.moments_weight * moments}, {
+            "error": error.item(),
+            "moments": moments.item(),
+            "sigma": float(self.recipe.schedule.sigma[cloud.t]),
+        }
+
+    def noised_truth(self, prepared: PreparedSweep, generator: torch.Generator) -> NoisedCloud:
+        """As many truth points as there will be completed ones, noised to a random timestep."""
+        settings, pipeline = self.recipe.noise_prediction, self.recipe.pipeline
+        t = drawn_timestep(0, pipeline.start_timestep, settings.even_levels, self.recipe.schedule, generator)
+        rows = len(prepared.replicated)
+        if pipeline.noised_around == "truth":
+            return noised(
+                prepared.truth[some_rows(len(prepared.truth), rows, generator)], None, t, self.recipe, generator
+            )
+        clean, start = coupled(prepared.truth, prepared.scan, rows, settings.couple_within_m, generator)
+        return noised(clean, start, t, self.recipe, generator)
+
+    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A completion of the sample's sweep, (N, 3)."""
+        return completion(self.card, self.exported, sample, generator)
