@@ -8,7 +8,7 @@ import copy
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -377,7 +377,7 @@ class Denoiser(UNet):
         row, offset = cloud.point_row, cloud.point_offset
         if not self.point_offsets:  # points of one voxel have one answer
             return self.last(features).index_select(0, row)
-        first, _, last = self.last
+        first, last = cast(nn.Linear, self.last[0]), cast(nn.Linear, self.last[2])
         if not points_cpu.usable(features, offset, *self.last.parameters()):
             return self.last(torch.cat([features.index_select(0, row), offset], dim=1))
         # exact: what a layer makes of a voxel's features and of a point's place are summands

@@ -18,14 +18,17 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function, reorder_sums: bool = False) -> Function:
-    """The function as machine code, kept in the cache on disk where a folder for it can be written.
+def compiled(function: Function) -> Function:
+    """The function as machine code, kept in the cache on disk where a folder for it can be written."""
+    return _compiled(function, {"nogil": True, "error_model": "numpy"})
 
-    reorder_sums: a sum may be taken in vectors, so in another order than written (the same one every time).
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    if reorder_sums:
-        options["fastmath"] = {"reassoc", "contract", "nsz"}
+
+def compiled_sums(function: Function) -> Function:
+    """As `compiled`, but sums may be taken in vectors: in another order than written, the same one every time."""
+    return _compiled(function, {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}})
+
+
+def _compiled(function: Function, options: dict[str, Any]) -> Function:
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # neither the package's folder nor the user's cache can be written

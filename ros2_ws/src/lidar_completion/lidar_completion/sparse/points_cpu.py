@@ -4,14 +4,17 @@ Half a million points go through here a step, so every loop passes over them onc
 coordinates.py and the networks' layers.
 """
 
-from functools import partial
-
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts, in_parallel
 
+AHEAD = 12  # points: their voxels' rows are asked for before they are needed, as they lie anywhere in memory
 DIGIT_BITS = 11  # of a radix sort: 2048 counters stay in the first-level cache
 
 
@@ -125,15 +128,16 @@ def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: T
     weights = torch.zeros(7, hidden.shape[1])
     weights[:3], weights[3 : 3 + len(last)] = by_offset.T, last
     arrays = [each.detach().contiguous().numpy() for each in (hidden, row, offset, weights, bias)]
-    in_parallel(lambda first, end: _head(*arrays, out.numpy(), first, end), _shares(len(row)))
+    in_parallel(_head, [(*arrays, out.numpy(), first, end) for first, end in _shares(len(row))])
     return out
 
 
-@partial(compiled, reorder_sums=True)
+@compiled_sums
 def _head(hidden, row, offset, weights, bias, out, first, end):  # type: ignore[no-untyped-def]
     leak, outputs = np.float32(0.1), out.shape[1]
     answer = np.empty(4, np.float32)
     for i in range(first, end):
+        _prefetch_row(hidden, row[min(i + AHEAD, end - 1)])  # type: ignore[call-arg]
         voxel = hidden[row[i]]
         x, y, z = offset[i, 0], offset[i, 1], offset[i, 2]
         a = b = c = d = np.float32(0)
@@ -147,6 +151,28 @@ def _head(hidden, row, offset, weights, bias, out, first, end):  # type: ignore[
         answer[0], answer[1], answer[2], answer[3] = a, b, c, d
         for o in range(outputs):
             out[i, o] = answer[o] + bias[o]
+
+
+@intrinsic
+def _prefetch_row(typing, array, row):  # type: ignore[no-untyped-def]
+    """Ask for a row of a contiguous array (V, H) float32, in lines of 64 bytes, without waiting."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        made, int32, int64 = (
+            context.make_array(signature.args[0])(context, builder, args[0]),
+            ir.IntType(32),
+            ir.IntType(64),
+        )
+        width = cgutils.unpack_tuple(builder, made.shape)[1]
+        start, byte = builder.gep(made.data, [builder.mul(args[1], width)]), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        with cgutils.for_range_slice(builder, int64(0), width, int64(16), int64) as (place, _):
+            address = builder.bitcast(builder.gep(start, [place]), byte)
+            builder.call(prefetch, [address, int32(0), int32(3), int32(1)])  # to read, into the nearest cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, row), generate
 
 
 def _shares(count: int) -> list[tuple[int, int]]:
