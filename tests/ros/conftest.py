@@ -165,6 +165,7 @@ def node_process():
     @contextlib.contextmanager
     def start(namespace="", **parameters):
         values = {"diagnostics_period_s": 0.1, **parameters}
+        values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
         arguments = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
         if namespace:
             arguments += ["-r", f"__ns:={namespace}"]

@@ -7,12 +7,14 @@ package_name = "lidar_completion_ros"
 setup(
     name=package_name,
     version="0.1.0",
-    packages=find_packages(),
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
-        (f"share/{package_name}", ["package.xml"]),
+        (f"share/{package_name}", ["package.xml", "CHANGELOG.rst"]),
         (f"share/{package_name}/config", sorted(glob("config/*"))),
         (f"share/{package_name}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{package_name}/layouts", sorted(glob("layouts/*"))),
     ],
     python_requires=">=3.11",
     install_requires=["lidar_completion", "numpy", "rosbags", "typer"],
@@ -24,9 +26,12 @@ setup(
             "ros-sensor-msgs==5.3.6",
             "ros-diagnostic-msgs==5.3.6",
             "ros-std-srvs==5.3.6",
-        ]
+            "ros-nav-msgs==5.3.6",
+            "transforms3d",  # ROS has it inside tf_transformations
+        ],
+        "report": ["jinja2", "matplotlib", "pillow"],
+        "test": ["pytest"],  # where colcon looks for what `colcon test` runs
     },
-    tests_require=["pytest"],
     zip_safe=True,
     author="lidar_completion_ros maintainers",
     maintainer="lidar_completion_ros maintainers",
@@ -34,7 +39,13 @@ setup(
     description="ROS 2 node that completes sparse LiDAR sweeps",
     license="Apache-2.0",
     entry_points={
-        "console_scripts": ["lidar_completion_node = lidar_completion_ros.__main__:main"],
-        "lidar_completion.commands": ["bag = lidar_completion_ros.command_line:bag"],
+        "console_scripts": [
+            "lidar_completion_node = lidar_completion_ros.__main__:main",
+            "lidar_completion_merge = lidar_completion_ros.merge_clouds:main",
+        ],
+        "lidar_completion.commands": [
+            "bag = lidar_completion_ros.command_line:bag",
+            "health = lidar_completion_ros.command_line:health",
+        ],
     },
 )

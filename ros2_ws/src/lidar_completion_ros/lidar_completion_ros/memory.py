@@ -25,6 +25,7 @@ class MemoryLimit:
         self.most_starts: float | None = None
         self._fitted = 0
         self._trial_after = TRIAL_AFTER
+        self._on_trial = False
 
     def limited(self, points: int, wanted: Choice) -> Choice:
         """The part of the wanted work that fits."""
@@ -35,20 +36,21 @@ class MemoryLimit:
 
     def exhausted(self, points: int, choice: Choice) -> Choice | None:
         """The work to try after `choice` did not fit; None where it is the least there is."""
-        if self._fitted == 0 and self.most_starts is not None:  # the trial failed at once
+        if self._on_trial:
             self._trial_after = min(2 * self._trial_after, LONGEST_TRIAL_AFTER)
-        self._fitted = 0
+        self._fitted, self._on_trial = 0, False
         self.most_starts = points * choice.replication / 2
         return None if choice.replication == 1 else replace(choice, replication=max(1, choice.replication // 2))
 
     def fitted(self, points: int, wanted: Choice) -> None:
         """A sweep was completed. After enough of them twice as much is tried, until all that is wanted fits again."""
+        self._on_trial = False
         if self.most_starts is None:
             return
         self._fitted += 1
         if self._fitted < self._trial_after:
             return
-        self._fitted = 0
+        self._fitted, self._on_trial = 0, True
         self.most_starts *= 2
         if self.most_starts >= points * wanted.replication:
             self.most_starts = None
