@@ -1,7 +1,8 @@
 """Start the node lidar_completion: ros2 launch lidar_completion_ros complete.launch.py [ARGUMENT:=VALUE ...]
 
-`--show-args` lists the arguments. The Fast DDS profile is set for the node alone: the LiDAR driver needs it as well,
-see config/fast_dds_profile.xml. A profile that is already named in FASTRTPS_DEFAULT_PROFILES_FILE stays.
+`--show-args` lists the arguments. Made to be included: everything that a vehicle changes is an argument, see
+several_lidars.launch.py and evaluate.launch.py. The Fast DDS profile is set for the node alone: the LiDAR driver needs it
+as well, see config/fast_dds_profile.xml. A profile that is already named in FASTRTPS_DEFAULT_PROFILES_FILE stays.
 """
 
 import os
@@ -40,6 +41,14 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
     DeclareLaunchArgument(
+        "latency_budget_ms",
+        default_value="",
+        description="Steps and replication are chosen to keep it; empty: what params_file says",
+    ),
+    DeclareLaunchArgument(
+        "target_frame", default_value="", description="Frame of the output; empty: what params_file says"
+    ),
+    DeclareLaunchArgument(
         "use_sim_time", default_value="false", choices=BOOLEANS, description="Take the time from /clock"
     ),
     DeclareLaunchArgument(
@@ -48,6 +57,13 @@ ARGUMENTS = [
         choices=BOOLEANS,
         description="Configure and activate the node; false: ros2 lifecycle set does it",
     ),
+    DeclareLaunchArgument(
+        "respawn",
+        default_value="false",
+        choices=BOOLEANS,
+        description="Start the node again whenever it ends, also after a model that cannot be loaded",
+    ),
+    DeclareLaunchArgument("respawn_delay_s", default_value="2.0", description="Time before it is started again"),
     DeclareLaunchArgument(
         "log_level",
         default_value="info",
@@ -61,7 +77,9 @@ def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, with the arguments' values filled in."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     output_topic = value["output_topic"] or value["input_topic"] + "/completed"
-    overrides = {name: value[name] for name in ("model", "device") if value[name]}
+    overrides = {name: value[name] for name in ("model", "device", "target_frame") if value[name]}
+    if value["latency_budget_ms"]:
+        overrides["latency_budget_ms"] = float(value["latency_budget_ms"])
     flags = {name: value[name] == "true" for name in ("use_sim_time", "autostart")}
     return [
         LifecycleNode(
@@ -75,6 +93,8 @@ def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 PROFILE_VARIABLE: os.environ.get(PROFILE_VARIABLE, os.path.join(CONFIG, "fast_dds_profile.xml"))
             },
             arguments=["--ros-args", "--log-level", value["log_level"]],
+            respawn=value["respawn"] == "true",
+            respawn_delay=float(value["respawn_delay_s"]),
             output="screen",
         )
     ]

@@ -1,0 +1,62 @@
+"""An example for a vehicle with several LiDARs: one node each, in a namespace, and one merged cloud in the vehicle's frame.
+
+    ros2 launch lidar_completion_ros several_lidars.launch.py lidars:=front,rear target_frame:=base_link
+
+    /front/velodyne_points -> /front/lidar_completion -> /front/velodyne_points/completed -+
+    /rear/velodyne_points  -> /rear/lidar_completion  -> /rear/velodyne_points/completed  -+-> /lidars/completed
+
+The transforms from the sensors to `target_frame` come from tf; where there is no tf, give every node its sensor_pose in
+a params_file with the nodes' full names (/front/lidar_completion: ros__parameters: ...).
+"""
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
+from launch_ros.actions import Node
+
+ARGUMENTS = [
+    DeclareLaunchArgument("lidars", default_value="front,rear", description="Namespaces of the LiDARs, by commas"),
+    DeclareLaunchArgument("input_topic", default_value="velodyne_points", description="In each namespace"),
+    DeclareLaunchArgument("target_frame", default_value="base_link", description="Frame of all completions"),
+    DeclareLaunchArgument("merged_topic", default_value="lidars/completed", description="Where the merged cloud goes"),
+    DeclareLaunchArgument(
+        "max_stamp_difference_s", default_value="0.06", description="Clouds further apart in time are not merged"
+    ),
+    DeclareLaunchArgument("model", default_value="", description="Of every node; empty: the default model"),
+    DeclareLaunchArgument("params_file", default_value="", description="Of every node; empty: the shipped one"),
+]
+
+
+def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """A completion node for each LiDAR, and the merger."""
+    value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    lidars = [name.strip().strip("/") for name in value["lidars"].split(",") if name.strip()]
+    shared = {name: value[name] for name in ("input_topic", "target_frame", "model", "params_file") if value[name]}
+    complete = PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])
+    return [
+        *(
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(complete),
+                launch_arguments=[*shared.items(), ("namespace", lidar), ("respawn", "true")],
+            )
+            for lidar in lidars
+        ),
+        Node(
+            package="lidar_completion_ros",
+            executable="lidar_completion_merge",
+            parameters=[
+                {
+                    "topics": [f"/{lidar}/{value['input_topic']}/completed" for lidar in lidars],
+                    "max_stamp_difference_s": float(value["max_stamp_difference_s"]),
+                }
+            ],
+            remappings=[("merged", value["merged_topic"])],
+            respawn=True,
+            output="screen",
+        ),
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=nodes)])

@@ -1,0 +1,112 @@
+"""Merges the completions of several LiDARs into one cloud: `lidar_completion_merge`, or python -m.
+
+Every LiDAR has its own completion node, all with the same target_frame, so that merging is a matter of bytes: clouds of one
+layout behind each other. Motion between the sweeps is not taken out: the clouds of one moment are merged, no others.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import PointCloud2
+
+
+class CloudMerger(Node):
+    """Publishes `merged` whenever the newest clouds of all `topics` are of one moment."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__("lidar_completion_merge", **arguments)
+        about = "topics with clouds of one layout in one frame; relative to the namespace unless they start with /"
+        topics = self.declare_parameter(
+            "topics", ["front/completed", "rear/completed"], ParameterDescriptor(description=about, read_only=True)
+        ).value
+        self._apart_s = self.declare_parameter(
+            "max_stamp_difference_s",
+            0.06,
+            ParameterDescriptor(
+                description="clouds whose stamps differ by more are not of one moment [s]",
+                floating_point_range=[FloatingPointRange(from_value=0.0, to_value=10.0)],
+            ),
+        ).value
+        self._newest: dict[str, PointCloud2 | None] = dict.fromkeys(topics)
+        self._merged = self.create_publisher(PointCloud2, "merged", QoSProfile(depth=5))
+        for topic in topics:
+            self.create_subscription(
+                PointCloud2, topic, lambda cloud, topic=topic: self._receive(topic, cloud), QoSProfile(depth=2)
+            )
+
+    def _receive(self, topic: str, cloud: PointCloud2) -> None:
+        self._newest[topic] = cloud
+        clouds = [each for each in self._newest.values() if each is not None]
+        stamps = [_stamp_s(each) for each in clouds]
+        if len(clouds) < len(self._newest) or max(stamps) - min(stamps) > self._apart_s:
+            return
+        try:
+            self._merged.publish(merged(clouds))
+        except ValueError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+        self._newest = dict.fromkeys(self._newest)
+
+
+def merged(clouds: list[PointCloud2]) -> PointCloud2:
+    """All points of `clouds` under the newest stamp. ValueError where frame or layout differ."""
+    first = clouds[0]
+    for cloud in clouds[1:]:
+        if cloud.header.frame_id != first.header.frame_id:
+            raise ValueError(
+                f"frames differ: {first.header.frame_id!r} and {cloud.header.frame_id!r}; give all nodes one target_frame"
+            )
+        if (cloud.fields, cloud.point_step, cloud.is_bigendian) != (first.fields, first.point_step, first.is_bigendian):
+            raise ValueError(
+                f"layouts differ: {[each.name for each in first.fields]} and {[each.name for each in cloud.fields]}; "
+                "give all nodes the same output_fields"
+            )
+    newest = max(clouds, key=_stamp_s)
+    data = array.array("B")
+    for cloud in clouds:
+        data.frombytes(_packed(cloud))
+    count = len(data) // first.point_step
+    return PointCloud2(
+        header=newest.header,
+        height=1,
+        width=count,
+        fields=first.fields,
+        is_bigendian=first.is_bigendian,
+        point_step=first.point_step,
+        row_step=count * first.point_step,
+        data=data,
+        is_dense=all(cloud.is_dense for cloud in clouds),
+    )
+
+
+def _packed(cloud: PointCloud2) -> bytes:
+    """The points without what pads the rows."""
+    data, row = memoryview(cloud.data).cast("B"), cloud.width * cloud.point_step
+    return b"".join(data[start : start + row] for start in range(0, cloud.row_step * cloud.height, cloud.row_step or 1))
+
+
+def _stamp_s(cloud: PointCloud2) -> float:
+    return cloud.header.stamp.sec + cloud.header.stamp.nanosec / 1e9
+
+
+def main() -> None:
+    """Run the merger until SIGINT or SIGTERM."""
+    rclpy.init(args=sys.argv)
+    node = CloudMerger()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
