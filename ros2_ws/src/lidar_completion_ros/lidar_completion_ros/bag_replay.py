@@ -63,7 +63,8 @@ class SweepReplay:
     sent_s: float = 0.0  # since the first sweep was published
     points_out: int | None = None  # None: no completion came back
     latency_s: float | None = None  # from publishing the sweep to receiving its completion
-    steps: int | None = None  # that the node said it used, in the diagnostic that followed the completion
+    steps: int | None = None  # that the node used, as it says in its label of the sweep
+    replication: int | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,6 @@ class Player(Node):
         self._answers = 0
         self._unwritten: deque[tuple[int, bytes]] = deque()  # (bag time, completion): only the main thread writes
         self._untold: deque[Diagnostic] = deque()  # only the main thread tells
-        self._unlabelled: list[int] = []  # completed since the last diagnostic
         self._write: Callable[[int, bytes], None] = lambda time_ns, data: None
         self._tell: Callable[[Diagnostic], None] | None = None
         self._record_every = 1
@@ -243,6 +243,7 @@ class Player(Node):
         self._write = lambda time_ns, data: writer.write(connection, time_ns, data)
         self._record_every, self._tell = record_every, tell
         self.create_subscription(PointCloud2, output_topic, self._record, qos, raw=True)
+        self.create_subscription(DiagnosticArray, f"/{self.node_values['node']}/debug/sweep", self._hear_label, 50)
         self._publisher = self.create_publisher(PointCloud2, self.node_values["input topic"], qos)
         self._await("the node to see both topics", self._connected, 20.0)
         self._counts_before = self._counts()
@@ -309,22 +310,23 @@ class Player(Node):
         for status in message.status:
             if status.hardware_id == "lidar_completion":
                 with self._changed:
-                    self.node_values = {pair.key: pair.value for pair in status.values} | {"message": status.message}
+                    about = {"message": status.message, "node": status.name.partition(":")[0]}
+                    self.node_values = {pair.key: pair.value for pair in status.values} | about
                     self._told_s = time.monotonic()
-                    self._note(int.from_bytes(status.level, "little"), status.message)
+                    if self._tell is not None and self._published_s:
+                        at_s, level = self._told_s - self._published_s[0], int.from_bytes(status.level, "little")
+                        self._untold.append(Diagnostic(at_s, level, status.message, self.node_values))
                     self._changed.notify_all()
 
-    def _note(self, level: int, message: str) -> None:
-        """Keep a diagnostic of the replay for the main thread, and take the steps of the newest completions from it."""
-        if not self._published_s:
+    def _hear_label(self, message: DiagnosticArray) -> None:
+        """What the node says about one sweep, under the sweep's stamp."""
+        index = self._index_by_stamp.get(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+        if index is None or not message.status:
             return
-        if self._tell is not None:
-            self._untold.append(Diagnostic(self._told_s - self._published_s[0], level, message, self.node_values))
-        steps = self.node_values.get("steps used", "")
-        if steps.isdigit():
-            for index in self._unlabelled:
-                self.sweeps[index] = replace(self.sweeps[index], steps=int(steps))
-            self._unlabelled.clear()
+        values = {pair.key: pair.value for pair in message.status[0].values}
+        steps, replication = (int(text) if text.isdigit() else None for text in (values.get(key, "") for key in LABELS))
+        with self._changed:
+            self.sweeps[index] = replace(self.sweeps[index], steps=steps, replication=replication)
 
     def _record(self, data: bytes) -> None:
         now = time.monotonic()
@@ -332,11 +334,10 @@ class Player(Node):
         index = self._index_by_stamp.get(stamp_ns)
         if index is None:
             return  # the answer to another publisher's sweep
-        sweep = self.sweeps[index]
         with self._changed:
+            sweep = self.sweeps[index]
             if index % self._record_every == 0:
                 self._unwritten.append((sweep.bag_time_ns, data))
-            self._unlabelled.append(index)
             self._answers += sweep.latency_s is None
             self.sweeps[index] = replace(sweep, points_out=points, latency_s=now - self._published_s[index])
             self._last_answer_s = now
@@ -373,6 +374,7 @@ class Player(Node):
             return self._changed.wait_for(condition, 0.02)
 
 
+LABELS = ("steps used", "replication used")
 DONE = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
 
 

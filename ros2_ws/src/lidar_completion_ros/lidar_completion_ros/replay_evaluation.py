@@ -154,7 +154,9 @@ def _diagnostics_writer(file: IO[str]) -> Callable[[Diagnostic], None]:
 def _write_sweeps(path: Path, result: ReplayResult) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["number", "stamp_ns", "sent_s", "points_in", "points_out", "latency_ms", "steps"])
+        writer.writerow(
+            ["number", "stamp_ns", "sent_s", "points_in", "points_out", "latency_ms", "steps", "replication"]
+        )
         for number, sweep in enumerate(result.sweeps):
             latency = "" if sweep.latency_s is None else f"{sweep.latency_s * 1e3:.1f}"
             writer.writerow(
@@ -166,6 +168,7 @@ def _write_sweeps(path: Path, result: ReplayResult) -> None:
                     "" if sweep.points_out is None else sweep.points_out,
                     latency,
                     "" if sweep.steps is None else sweep.steps,
+                    "" if sweep.replication is None else sweep.replication,
                 ]
             )
 

@@ -54,7 +54,7 @@ def write_report(evaluation: Evaluation) -> Path:
         duration=clock(round(duration_s, 1), duration_s),
         unanswered=len(result.sweeps) - result.completed,
         latency=_latency_table(evaluation),
-        steps=_steps_table(evaluation),
+        choices=_choices(evaluation),
         stages={stage: result.node_values.get(f"{stage} ms", "") for stage in STAGES},
         charts={name: Markup(svg) for name, svg in _charts(evaluation, diagnostics, duration_s).items()},
         quality=_quality_table(evaluation),
@@ -78,13 +78,13 @@ def _latency_table(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [(name, f"{value:.0f}") for name, value in [*rows, ("max", result.latency_ms(100))]]
 
 
-def _steps_table(evaluation: Evaluation) -> list[tuple[int, int, str]]:
-    """(steps, sweeps, median latency in ms) for each number of steps that was used."""
-    latencies: dict[int, list[float]] = {}
+def _choices(evaluation: Evaluation) -> list[tuple[int, int, int, str]]:
+    """(steps, replication, sweeps, median latency in ms) for each choice of work that the node made."""
+    latencies: dict[tuple[int, int], list[float]] = {}
     for sweep in evaluation.result.sweeps:
         if sweep.steps is not None and sweep.latency_s is not None:
-            latencies.setdefault(sweep.steps, []).append(sweep.latency_s * 1e3)
-    return [(steps, len(each), f"{np.median(each):.0f}") for steps, each in sorted(latencies.items())]
+            latencies.setdefault((sweep.steps, sweep.replication or 0), []).append(sweep.latency_s * 1e3)
+    return [(*choice, len(each), f"{np.median(each):.0f}") for choice, each in sorted(latencies.items(), reverse=True)]
 
 
 def _quality_table(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -139,6 +139,7 @@ def _charts(evaluation: Evaluation, changes: list[tuple[float, int, str]], durat
     sent = np.array([sweep.sent_s for sweep in sweeps])
     latency = np.array([np.nan if sweep.latency_s is None else sweep.latency_s * 1e3 for sweep in sweeps])
     steps = np.array([np.nan if sweep.steps is None else sweep.steps for sweep in sweeps])
+    copies = np.array([np.nan if sweep.replication is None else sweep.replication for sweep in sweeps])
     levels = [(f"p{p} {evaluation.result.latency_ms(p):.0f} ms", evaluation.result.latency_ms(p)) for p in (50, 99)]
     charts = {
         "latency": time_chart(
@@ -149,7 +150,10 @@ def _charts(evaluation: Evaluation, changes: list[tuple[float, int, str]], durat
             marks=sent[np.isnan(latency)],
         ),
         "steps": time_chart(
-            [Series("steps", INK, sent, steps, dots=True)], duration_s, unit="", height=120, whole=True
+            [Series("steps", INK, sent, steps, dots=True)], duration_s, unit="", height=110, whole=True
+        ),
+        "copies": time_chart(
+            [Series("replication", INK, sent, copies, dots=True)], duration_s, unit="", height=110, whole=True
         ),
         "levels": level_bar(
             np.array([seconds for seconds, _, _ in changes]),
