@@ -8,16 +8,22 @@ package_name = "lidar_completion"
 setup(
     name=package_name,
     version="0.1.0",
-    packages=find_packages(),
+    packages=find_packages(exclude=["test"]),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
-        (f"share/{package_name}", ["package.xml"]),
-        *((f"share/{package_name}/models/{Path(folder).name}", sorted(glob(f"{folder}/*"))) for folder in glob("models/*")),
+        (f"share/{package_name}", ["package.xml", "CHANGELOG.rst"]),
+        *(
+            (f"share/{package_name}/models/{Path(folder).name}", sorted(glob(f"{folder}/*")))
+            for folder in glob("models/*")
+        ),
     ],
     python_requires=">=3.11",
     install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],
-    extras_require={"onnx": ["onnx", "onnxruntime"]},
-    tests_require=["pytest"],
+    extras_require={
+        "onnx": ["onnx", "onnxruntime"],
+        "pictures": ["matplotlib", "pillow"],
+        "test": ["pytest"],  # where colcon looks for what `colcon test` runs
+    },
     zip_safe=True,
     author="lidar_completion_ros maintainers",
     maintainer="lidar_completion_ros maintainers",

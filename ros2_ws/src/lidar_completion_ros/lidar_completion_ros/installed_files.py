@@ -12,12 +12,23 @@ PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 def config_file(name: str) -> Path:
     """A file of this package's config folder."""
+    return _file("config", name)
+
+
+def launch_file(name: str) -> Path:
+    """One of the launch files."""
+    return _file("launch", name)
+
+
+def _file(folder: str, name: str) -> Path:
     here = Path(__file__).resolve()
     installed = [parent / "share" / "lidar_completion_ros" for parent in here.parents]
-    candidates = [folder / "config" / name for folder in (here.parents[1], *installed)]
+    candidates = [place / folder / name for place in (here.parents[1], *installed)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"{name}: not in the config folder of lidar_completion_ros; install the package again")
+        raise FileNotFoundError(
+            f"{name}: not in the folder {folder} of lidar_completion_ros; install the package again"
+        )
     return found
 
 
