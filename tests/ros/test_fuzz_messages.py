@@ -180,6 +180,7 @@ RELIABLE = {
     "qos_overrides./velodyne_points.subscription.reliability": "reliable",
     "qos_overrides./velodyne_points.subscription.history": "keep_last",
     "qos_overrides./velodyne_points.subscription.depth": 20,
+    "warm_up": "false",
 }
 
 
