@@ -93,7 +93,17 @@ def test_weights_that_are_no_safetensors(folder: Path):
         (b'{"name": "x", "pipeline": {"sampler": "magic"}}', "pipeline.sampler is 'magic'"),
         (b'{"name": "x", "networks": ["encoder", "decoder"]}', "unknown networks"),
         (b'{"name": "x", "networks": "encoder"}', "networks"),
-        (b'{"name": "x", "confidence": {"range_m": [1]}}', "expected lists range_m and probability"),
+        (b'{"name": "x", "confidence": {"range_m": [1]}}', "expected range_m, probability and"),
+        (
+            b'{"name": "x", "confidence": {"range_m": [2, 1], "probability": [1, 1]}}',
+            r"range_m is \[2, 1\], expected rising",
+        ),
+        (b'{"name": "x", "confidence": {"range_m": [1, 2], "probability": [1, 2]}}', "probability has shape"),
+        (b'{"name": "x", "confidence": {"range_m": [1, 2], "probability": ["1", 1]}}', "probability has shape"),
+        (
+            b'{"name": "x", "confidence": {"range_m": [1, 2], "distance_m": [0, 1], "probability": [[1, 1], [1]]}}',
+            r"expected \(2, 2\) numbers from 0 to 1",
+        ),
         (b'{"name": "x", "format_version": 9}', "format_version 9, this program reads 1"),
     ],
 )

@@ -8,7 +8,8 @@ from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, sa
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Architecture
-from lidar_completion.visibility import calibrated_confidence
+from lidar_completion.scan import voxel_downsample
+from lidar_completion.visibility import TrustRules, calibrated_confidence
 
 
 def sweep(n: int = 400, seed: int = 0) -> np.ndarray:
@@ -145,8 +146,9 @@ def test_refiner_gives_six_points_for_one(tmp_path: Path):
     )
     save_model(tmp_path, card, build_networks(card))
     completer = SceneCompleter.load(tmp_path, device="cpu")
-    assert len(completer.complete(sweep()).completed_points) == 6 * len(
-        completer.complete(sweep(), refine=False).completed_points
+    everything = TrustRules(free_space=None, below_ground_m=None)
+    assert len(completer.complete(sweep(), trust=everything).completed_points) == 6 * len(
+        completer.complete(sweep(), trust=everything, refine=False).completed_points
     )
 
 
@@ -187,5 +189,44 @@ def test_unusable_choices(tiny_model: Path, tmp_path: Path):
 def test_confidence_is_interpolated_and_held_beyond_the_rings():
     table = {"range_m": [10.0, 20.0, 40.0], "probability": [0.9, 0.7, 0.1]}
     points = torch.tensor([[5.0, 0, 0], [15, 0, 0], [0, 30, 0], [0, 0, 80]])
-    torch.testing.assert_close(calibrated_confidence(points, table), torch.tensor([0.9, 0.8, 0.4, 0.1]))
-    assert calibrated_confidence(points, {}).tolist() == [0.5] * 4
+    to_scan = torch.zeros(4)
+    torch.testing.assert_close(calibrated_confidence(points, to_scan, table), torch.tensor([0.9, 0.8, 0.4, 0.1]))
+    assert calibrated_confidence(points, to_scan, {}).tolist() == [0.5] * 4
+
+
+def test_measured_points_keep_their_intensity_and_completed_ones_get_that_of_the_nearest(completer: SceneCompleter):
+    points, intensity = sweep(), np.arange(400, dtype=np.float32)
+    points[5] = np.nan
+    result = completer.complete(points, intensity=intensity)
+    measured = len(result.measured_rows)
+    assert result.intensity is not None
+    assert result.intensity[:measured].tobytes() == intensity[result.measured_rows].tobytes()
+    scan = voxel_downsample(torch.from_numpy(points[result.measured_rows]), 0.5).numpy()
+    near = np.linalg.norm(result.completed_points[:, None] - scan[None], axis=2)
+    nearest = scan[near.argmin(axis=1)]
+    expected = [intensity[(points == point).all(axis=1)][0] for point in nearest]
+    np.testing.assert_array_equal(result.intensity[measured:], expected)
+    assert completer.complete(points).intensity is None
+    with pytest.raises(SweepError, match=r"intensity has shape \(3,\)"):
+        completer.complete(points, intensity=intensity[:3])
+
+
+@pytest.mark.parametrize("most", [50, 410, 500])
+def test_at_most_so_many_points_the_measured_first(completer: SceneCompleter, most: int):
+    everything = completer.complete(sweep())
+    result = completer.complete(sweep(), max_points=most)
+    assert len(result.points) == most
+    assert len(result.measured_rows) == min(most, 400)
+    assert result.removed["max_points"] == len(everything.points) - most
+    np.testing.assert_array_equal(result.points[: len(result.measured_rows)], sweep()[result.measured_rows])
+
+
+def test_what_is_not_trusted_goes(completer: SceneCompleter):
+    everything = completer.complete(sweep(), trust=TrustRules(free_space=None, below_ground_m=None))
+    assert sum(everything.removed.values()) == 0
+    box = TrustRules(free_space=None, below_ground_m=None, ego_box_m=(-8, -8, -8, 8, 8, 8))
+    result = completer.complete(sweep(), trust=box)
+    assert result.removed["ego_box"] == len(everything.points) - len(result.points) > 0
+    assert len(result.measured_rows) == 400
+    doubted = completer.complete(sweep(), trust=TrustRules(min_confidence=0.6))  # an uncalibrated model says 0.5
+    assert len(doubted.completed_points) == 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -79,7 +80,8 @@ class ModelCard:
     pipeline: Pipeline = field(default_factory=Pipeline)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     networks: tuple[str, ...] = ("encoder", "denoiser")
-    confidence: dict[str, list[float]] = field(default_factory=dict)  # calibration: range_m -> probability within 0.2 m
+    # calibration: probability (R, D) to lie within 0.2 m of a surface at range_m (R,) and distance_m (D,) from the scan
+    confidence: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     weights: str = WEIGHTS_NAME
     sha256: str = ""
@@ -137,17 +139,34 @@ def load_card(folder: str | Path) -> ModelCard:
 
 
 def _check_confidence(table: Any, path: Path) -> None:
-    """Empty, or rising `range_m` and as many `probability`; anything else would fail only at the first sweep."""
+    """Empty, or what visibility.calibrated_confidence reads; anything else would fail only at the first sweep."""
     if table == {}:
         return
-    columns: list[Any] = [table.get(name) for name in ("range_m", "probability")] if isinstance(table, dict) else []
-    numbers = all(isinstance(c, list) and all(isinstance(v, int | float) for v in c) for c in columns)
-    if not columns or not numbers or len(columns[0]) != len(columns[1]) or len(columns[0]) < 2:
+    known = {"range_m", "distance_m", "probability"}
+    if not isinstance(table, dict) or not {"range_m", "probability"} <= table.keys() <= known:
+        raise ModelError(f"{path}: confidence is {table!r}, expected range_m, probability and, if known, distance_m")
+    shape = []
+    for name in ("range_m", "distance_m"):
+        if name in table:
+            places = _numbers(table[name])
+            if places.ndim != 1 or len(places) < 2 or not (np.diff(places) > 0).all():
+                raise ModelError(f"{path}: confidence.{name} is {table[name]!r}, expected rising distances, 2 or more")
+            shape.append(len(places))
+    probability = _numbers(table["probability"])
+    if probability.shape != tuple(shape) or not ((probability >= 0) & (probability <= 1)).all():
         raise ModelError(
-            f"{path}: confidence is {table!r}, expected lists range_m and probability of one length, 2 or more"
+            f"{path}: confidence.probability has shape {probability.shape}, expected {tuple(shape)} numbers from 0 to 1, "
+            "one for each range (and distance); calibrate the model again"
         )
-    if sorted(set(columns[0])) != columns[0]:
-        raise ModelError(f"{path}: confidence.range_m is {columns[0]!r}, expected rising ranges")
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Nested lists of numbers as an array; an empty one for anything else."""
+    try:
+        array = np.array(values)
+    except ValueError:  # rows of different lengths
+        return np.zeros(0)
+    return array if array.dtype.kind in "fi" else np.zeros(0)
 
 
 def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,17 @@ from lidar_completion import scan as sweeps
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
 from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, noise_like, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
+from lidar_completion.nearest_points import nearest_points
 from lidar_completion.networks import Condition, VoxelisedCloud, fold_batch_norm
-from lidar_completion.visibility import COMPLETED, MEASURED, calibrated_confidence
+from lidar_completion.visibility import (
+    COMPLETED,
+    MEASURED,
+    REACH_M,
+    TrustRules,
+    calibrated_confidence,
+    evenly,
+    untrusted,
+)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,6 +39,12 @@ class Completion:
     measured_rows: np.ndarray  # (n,) int64: the input's rows that are the first n points (its finite points)
     timings: dict[str, float]  # seconds: preprocess, denoise, postprocess, total
     steps: int
+    intensity: np.ndarray | None = (
+        None  # (M,) float32 where the input had it; completed points: of the nearest measured
+    )
+    removed: Mapping[str, int] = field(
+        default_factory=dict
+    )  # points taken out, by reason (visibility.untrusted, max_points)
 
     @property
     def completed_points(self) -> np.ndarray:
@@ -96,11 +111,15 @@ class SceneCompleter:
         min_range_m: float | None = None,
         max_range_m: float | None = None,
         refine: bool = True,
+        intensity: np.ndarray | Tensor | None = None,
+        trust: TrustRules | None = None,
+        max_points: int | None = None,
         seed: int = 0,
     ) -> Completion:
         """Complete one sweep (N, 3) float32, metres, sensor frame; None means the model card's value.
 
-        The same seed on the same device gives the same scene. Raises SweepError where nothing can be completed.
+        intensity (N,) of the sweep gives one to completed points; trust: which of them are taken out again (None: TrustRules());
+        max_points: at most so many points in all, the measured ones first, the rest thinned evenly. The same seed on the same device gives the same scene. Raises SweepError where nothing can be completed.
         """
         settings = self.card.pipeline
         steps = settings.steps if steps is None else steps
@@ -132,10 +151,18 @@ class SceneCompleter:
         completed = sweeps.post_crop(sweeps.remove_invalid(completed), near, max_range_m)
         if refine and "refiner" in self.networks:
             completed = self.refine(completed)
-        confidence = calibrated_confidence(completed, self.card.confidence)
-        cloud, provenance, trust, rows = label(measured, measured_rows, completed, confidence)
+        to_scan, _ = nearest_points(completed, scan, REACH_M)
+        confidence = calibrated_confidence(completed, to_scan, self.card.confidence)
+        rays = measured[
+            measured.norm(dim=1) > min_range_m
+        ]  # nearer is the vehicle itself, or (0, 0, 0) for "no return"
+        kept, removed = untrusted(completed, to_scan, confidence, rays, trust or TrustRules())
+        kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
+        completed, confidence = completed[kept], confidence[kept]
+        light = None if intensity is None else intensities(completed, scan, sweep, measured_rows, intensity)
+        cloud, provenance, certainty, rows = label(sweep[measured_rows], measured_rows, completed, confidence)
         clock.stop("postprocess")
-        return Completion(cloud, provenance, trust, rows, clock.timings(), steps)
+        return Completion(cloud, provenance, certainty, rows, clock.timings(), steps, light, removed)
 
     def denoiser(self, scan: Tensor, guidance: float = 1.0) -> Denoise:
         """eps(points, t) of the scan (N, 3): the condition is encoded once, here, and both branches share every kernel map.
@@ -193,6 +220,35 @@ def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tenso
     if settings.downsampling == "farthest":
         return sweeps.farthest_point_sample(points, settings.farthest_points)
     return sweeps.voxel_downsample(points, voxel_size_m)
+
+
+def capped(completed: Tensor, measured: Tensor, max_points: int | None) -> tuple[Tensor, Tensor, int]:
+    """Rows of completed and of measured points thinned evenly to max_points in all, measured points first; and how many went."""
+    if max_points is None:
+        return completed, measured, 0
+    count = len(completed) + len(measured)
+    measured = measured[evenly(len(measured), max_points, measured.device)]
+    completed = completed[evenly(len(completed), max_points - len(measured), completed.device)]
+    return completed, measured, count - len(completed) - len(measured)
+
+
+FAR_M = 5.0  # a completed point farther than this from every measured one has the intensity 0
+
+
+def intensities(
+    completed: Tensor, scan: Tensor, sweep: Tensor, measured_rows: Tensor, intensity: np.ndarray | Tensor
+) -> np.ndarray:
+    """Intensity (n + C,) float32: of the measured points as given, of completed ones (C, 3) that of the nearest of the thinned scan."""
+    given = torch.as_tensor(intensity).to(sweep.device, torch.float32)
+    if given.shape != sweep.shape[:1]:
+        raise SweepError(
+            f"intensity has shape {tuple(given.shape)}, expected one value for each of {len(sweep)} points"
+        )
+    finite = sweeps.finite_rows(sweep)
+    _, row = nearest_points(scan, sweep[finite], REACH_M)
+    _, nearest = nearest_points(completed, scan, FAR_M)
+    of_completed = torch.where(nearest < 0, 0.0, given[finite][row][nearest])
+    return torch.cat([given[measured_rows], of_completed]).cpu().numpy()
 
 
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -1,22 +1,244 @@
-"""What the sensor measured and what was imagined: provenance and confidence of the points of a completion."""
+"""What the sensor measured and what was imagined: which completed points the sweep refutes, and how far to trust the rest."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from lidar_completion.sparse.compiled import compiled
 
 MEASURED, COMPLETED = 0, 1
+REACH_M = 0.9  # a completed point farther than this from every point of the thinned sweep is far: how far makes no odds
 
 
-def calibrated_confidence(points: Tensor, calibration: dict[str, list[float]]) -> Tensor:
-    """Probability (N,) float32 that a completed point (N, 3) lies within 0.2 m of a surface, by its range.
+# ---------------------------------------------------------------------------------------------------------------------
+# Free space
 
-    calibration: `range_m`, the rings' centres, and `probability`, the share found on held-back scenes; linear between
-    them. An uncalibrated model (no table) says 0.5: it does not know.
+
+@dataclass(frozen=True)
+class FreeSpaceRules:
+    """When a ray refutes a completed point: how near in angle it has to pass, and how far beyond it has to go.
+
+    The defaults suit spinning sensors with 0.1 to 0.4 degrees between firings; where rings are farther apart than
+    max_gap_deg, the space between them is not seen, and what is completed there stays. Measured in docs/visibility.md.
+    """
+
+    margin_m: float = 0.3  # a ray says nothing about its last stretch: range noise, footprint of the beam
+    near_m: float = 0.25  # a completed point this near to a point of the thinned sweep lies on a measured surface
+    azimuth_deg: float = 0.2  # width of a column; a column takes the nearest return of itself and both neighbours
+    elevation_deg: float = 0.1  # height of a row, and how far above and below itself a ray speaks: its divergence
+    max_gap_deg: float = 0.6  # between two rays no farther apart than this, what is before the nearer one was seen
+
+
+def refuted(points: Tensor, measured: Tensor, rules: FreeSpaceRules | None = None) -> Tensor:
+    """Which completed points (N, 3) lie before what the sensor measured (M, 3) in their direction, (N,) bool.
+
+    Both in the sensor frame, metres, in any order, finite. A direction without a return refutes nothing: it may be sky, glass
+    or a black car. Whether a point lies near a measured surface is the caller's question (near_m).
+    """
+    rules = rules or FreeSpaceRules()
+    refuting = torch.zeros_like(points[:, 0], dtype=torch.bool)
+    if not len(points) or not len(measured):
+        return refuting
+    distance, azimuth, elevation = _polar(measured)
+    lowest = float(elevation.min())
+    columns = round(360.0 / rules.azimuth_deg)
+    column, row = _bins(azimuth, elevation, lowest, columns, rules)
+    rows = int(row.max()) + 1
+    image = torch.full((rows * columns,), torch.inf, device=points.device)
+    image.scatter_reduce_(0, row * columns + column, distance, "amin")
+    clear = clear_distance(image.view(rows, columns), round(rules.max_gap_deg / rules.elevation_deg))
+    distance, azimuth, elevation = _polar(points)
+    column, row = _bins(azimuth, elevation, lowest, columns, rules)
+    inside = (row >= 0) & (row < rows)
+    seen = clear.reshape(-1)[row.clamp_(0, rows - 1) * columns + column]
+    return inside & (distance < seen - rules.margin_m)
+
+
+def clear_distance(image: Tensor, max_gap: int) -> Tensor:
+    """How far every direction of a range image (rows, columns) was seen to be clear, metres; 0 where no ray went.
+
+    image: nearest return of each bin, inf where there is none; rows by rising elevation, columns once around. A bin takes the nearer of
+    the returns above and below it where these are at most `max_gap` rows apart, else one that is at most a row away.
+    """
+    nearer = torch.minimum(image, torch.minimum(image.roll(1, 1), image.roll(-1, 1)))
+    if image.device.type == "cpu":
+        clear = np.zeros(tuple(image.shape), np.float32)
+        _clear_distance(nearer.numpy(), max_gap, clear)
+        return torch.from_numpy(clear)
+    return clear_distance_plain(nearer, max_gap)
+
+
+def clear_distance_plain(image: Tensor, max_gap: int) -> Tensor:
+    """The twin of the loop on CPUs, for any device."""
+    rows, far = len(image), 10 * max(len(image), max_gap) + 10
+    here = torch.arange(rows, device=image.device)[:, None]
+    hit = torch.isfinite(image)
+    below = torch.where(hit, here, -far).cummax(0).values
+    above = torch.where(hit, here, far).flip(0).cummin(0).values.flip(0)
+    range_below, range_above = (image.gather(0, each.clamp(0, rows - 1)) for each in (below, above))
+    clear = torch.zeros_like(image)
+    clear = torch.where(above - here <= 1, range_above, clear)
+    clear = torch.where(here - below <= 1, range_below, clear)
+    return torch.where(above - below <= max_gap, torch.minimum(range_below, range_above), clear)
+
+
+@compiled
+def _clear_distance(image, max_gap, clear):  # type: ignore[no-untyped-def]
+    rows, columns = image.shape
+    far = 10 * max(rows, max_gap) + 10
+    above = np.empty((rows, columns), np.int32)
+    for row in range(rows - 1, -1, -1):
+        for column in range(columns):
+            if np.isfinite(image[row, column]):
+                above[row, column] = row
+            else:
+                above[row, column] = above[row + 1, column] if row + 1 < rows else far
+    below = np.full(columns, -far, np.int32)
+    for row in range(rows):
+        for column in range(columns):
+            up = above[row, column]
+            if up == row:
+                below[column] = row
+            down = below[column]
+            if up - down <= max_gap:
+                clear[row, column] = min(image[up, column], image[down, column])
+            elif row - down <= 1:
+                clear[row, column] = image[down, column]
+            elif up - row <= 1:
+                clear[row, column] = image[up, column]
+
+
+def _polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance in metres, azimuth and elevation in radians of points (N, 3), each (N,)."""
+    x, y, z = points.float().unbind(1)
+    flat = torch.hypot(x, y)
+    return torch.hypot(flat, z), torch.atan2(y, x), torch.atan2(z, flat)
+
+
+def _bins(
+    azimuth: Tensor, elevation: Tensor, lowest: float, columns: int, rules: FreeSpaceRules
+) -> tuple[Tensor, Tensor]:
+    """Column and row (N,) int64 of directions; rows may lie outside of the image."""
+    column = ((azimuth + torch.pi) * (columns / (2 * torch.pi))).long().clamp_(0, columns - 1)
+    row = ((elevation - lowest) / np.radians(rules.elevation_deg)).floor().long()
+    return column, row
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ground and the vehicle itself
+
+GROUND_CELL_M = 2.0
+
+
+def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor:
+    """Which completed points (N, 3) lie more than tolerance_m below the lowest measured point around them, (N,) bool.
+
+    Around: in the same 2 m cell or its eight neighbours, so that slopes and kerbs stay; where nothing was measured, nothing is said.
+    """
+    if not len(points) or not len(measured):
+        return torch.zeros_like(points[:, 0], dtype=torch.bool)
+    corner = measured[:, :2].amin(0) - GROUND_CELL_M
+    cell = ((measured[:, :2] - corner) / GROUND_CELL_M).long()
+    width, height = (cell.amax(0) + 2).tolist()
+    lowest = torch.full((width * height,), torch.inf, device=points.device)
+    lowest.scatter_reduce_(0, cell[:, 0] * height + cell[:, 1], measured[:, 2].float(), "amin")
+    lowest = -functional.max_pool2d(-lowest.view(1, 1, width, height), 3, stride=1, padding=1)[0, 0]
+    mine = ((points[:, :2] - corner) / GROUND_CELL_M).floor().long()
+    inside = ((mine >= 0) & (mine < torch.tensor([width, height], device=points.device))).all(dim=1)
+    floor = lowest[mine[:, 0].clamp(0, width - 1), mine[:, 1].clamp(0, height - 1)]
+    return inside & torch.isfinite(floor) & (points[:, 2] < floor - tolerance_m)
+
+
+def inside_box(points: Tensor, box_m: Sequence[float]) -> Tensor:
+    """Which points (N, 3) lie in the box (x, y, z of its lowest corner, then of its highest), (N,) bool."""
+    low, high = points.new_tensor(box_m).view(2, 3)
+    return ((points >= low) & (points <= high)).all(dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes
+
+
+@dataclass(frozen=True)
+class TrustRules:
+    """Which completed points are taken out again; None switches a rule off."""
+
+    free_space: FreeSpaceRules | None = field(default_factory=FreeSpaceRules)
+    below_ground_m: float | None = 0.2  # below the lowest measured point around by more than this
+    ego_box_m: tuple[float, ...] | None = None  # the vehicle itself: x, y, z of two corners in the sensor frame
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        box = self.ego_box_m
+        if box is not None and (len(box) != 6 or any(low >= high for low, high in zip(box[:3], box[3:], strict=True))):
+            raise ValueError(f"ego_box_m is {box!r}; expected x, y, z of the lowest corner, then of the highest")
+
+
+def untrusted(
+    points: Tensor, to_scan: Tensor, confidence: Tensor, measured: Tensor, rules: TrustRules
+) -> tuple[Tensor, dict[str, int]]:
+    """Rows (K,) int64 of the completed points (N, 3) that stay, and how many went, each counted under its first reason.
+
+    to_scan (N,): distance to the nearest point of the thinned sweep; confidence (N,); measured (M, 3): all returns.
+    """
+    nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
+    space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
+    reasons = {
+        "free_space": nothing if space is None else refuted(points, measured, space) & (to_scan > space.near_m),
+        "below_ground": nothing if ground is None else below_ground(points, measured, ground),
+        "ego_box": nothing if box is None else inside_box(points, box),
+        "low_confidence": confidence < rules.min_confidence,
+    }
+    gone, removed = nothing, {}
+    for reason, found in reasons.items():
+        removed[reason] = int((found & ~gone).sum())
+        gone = gone | found
+    return (~gone).nonzero().squeeze(1), removed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Confidence
+
+
+def calibrated_confidence(points: Tensor, to_scan: Tensor, calibration: Mapping[str, list]) -> Tensor:
+    """Probability (N,) float32 that a completed point (N, 3) lies within 0.2 m of a surface.
+
+    to_scan (N,): distance to the nearest point of the thinned sweep, metres. calibration: `range_m` (R,), `distance_m` (D,)
+    and `probability` (R, D), the share found on held-back scenes, linear between the knots; without `distance_m`, probability (R,) by range alone.
+    An uncalibrated model (no table) says 0.5: it does not know.
     """
     if not calibration:
         return torch.full_like(points[:, 0], 0.5)
-    centres = torch.tensor(calibration["range_m"], dtype=points.dtype, device=points.device)
-    shares = torch.tensor(calibration["probability"], dtype=points.dtype, device=points.device)
-    distance = points.norm(dim=1).clamp(float(centres[0]), float(centres[-1]))
-    right = torch.searchsorted(centres, distance).clamp_(1, len(centres) - 1)
-    part = (distance - centres[right - 1]) / (centres[right] - centres[right - 1])
-    return torch.lerp(shares[right - 1], shares[right], part).clamp_(0.0, 1.0)
+    table = points.new_tensor(calibration["probability"])
+    ring, share = knots(points.norm(dim=1), calibration["range_m"])
+    if "distance_m" not in calibration:
+        return torch.lerp(table[ring - 1], table[ring], share)
+    step, part = knots(to_scan, calibration["distance_m"])
+    width, table = table.shape[1], table.reshape(-1)
+    corner = ring * width + step
+    inner = torch.lerp(table[corner - width - 1], table[corner - width], part)
+    return torch.lerp(inner, torch.lerp(table[corner - 1], table[corner], part), share)
+
+
+def knots(values: Tensor, at: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Of values (N,): the knot after each, 1 to len(at) - 1, and how far it is on the way there from the one before, in [0, 1]."""
+    places = values.new_tensor(at)
+    values = values.clamp(float(places[0]), float(places[-1]))
+    after = torch.searchsorted(places, values).clamp_(1, len(places) - 1)
+    before = places[after - 1]
+    return after, (values - before) / (places[after] - before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fewer points
+
+
+def evenly(count: int, at_most: int, device: torch.device | None = None) -> Tensor:
+    """Rows (min(count, at_most),) int64 of an even choice; completed points lie copy after copy in voxel order, so it is even in space."""
+    if count <= at_most:
+        return torch.arange(count, device=device)
+    return torch.arange(at_most, device=device) * count // at_most
