@@ -34,7 +34,7 @@ from lidar_completion_training.published import PublishedRow
 from lidar_completion_training.scenes import Scene, SceneSource
 from lidar_completion_training.statistics import Interval, PairedDifference, mean_interval, paired_difference
 
-RESULT_VERSION = 1  # raise it when a figure changes its meaning: older results are then computed again
+RESULT_VERSION = 2  # raise it when a figure changes its meaning: older results are then computed again
 
 
 # --- rows -------------------------------------------------------------------------------------------------------
@@ -281,18 +281,40 @@ def _write_whole(path: Path, content: bytes) -> None:
 # --- summary ----------------------------------------------------------------------------------------------------
 
 # figure -> (heading, unit scale, digits, better)
-HEADLINE: dict[str, tuple[str, float, int, str]] = {
+FIGURES: dict[str, tuple[str, float, int, str]] = {
     "cd": ("CD m", 1, 3, "lower"),
-    "jsd_bev": ("JSD", 1, 3, "lower"),
-    "emd_as_published": ("EMD*", 1, 2, "lower"),
-    "w1": ("W1 m", 1, 3, "lower"),
+    "cd_clamped": ("CD to 1 m", 1, 3, "lower"),
     "f_0.2": ("F@0.2 %", 100, 1, "higher"),
     "cd_observed": ("CD obs m", 1, 3, "lower"),
     "f_observed_0.2": ("F obs %", 100, 1, "higher"),
     "violations": ("free viol %", 100, 2, "lower"),
     "ghost_rate": ("ghost %", 100, 2, "lower"),
+    "jsd_bev": ("JSD", 1, 3, "lower"),
+    "emd_as_published": ("EMD*", 1, 2, "lower"),
+    "w1": ("W1 m", 1, 3, "lower"),
+    "jsd_3d": ("JSD 3-D", 1, 3, "lower"),
+    "rmse_as_published": ("RMSE* m", 1, 3, "lower"),
+    "iou_0.5": ("IoU 0.5 %", 100, 1, "higher"),
+    "iou_0.2": ("IoU 0.2 %", 100, 1, "higher"),
+    "iou_0.1": ("IoU 0.1 %", 100, 1, "higher"),
+    "precision_as_published": ("P* %", 1, 1, "higher"),
+    "recall_as_published": ("R* %", 1, 1, "higher"),
+    "f_as_published": ("F* %", 1, 1, "higher"),
 }
-PAIRED = ("cd", "jsd_bev", "f_0.2", "cd_observed", "f_observed_0.2", "violations")
+# What a reader sees first, what a driver needs, and what else the paper's tables hold.
+PAPER = ("cd", "jsd_bev", "emd_as_published", "w1")
+DRIVING = ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations", "ghost_rate")
+FURTHER = (
+    "jsd_3d",
+    "rmse_as_published",
+    "iou_0.5",
+    "iou_0.2",
+    "iou_0.1",
+    "precision_as_published",
+    "recall_as_published",
+    "f_as_published",
+)
+PAIRED = ("cd", "jsd_bev", *DRIVING)
 
 
 @dataclass(frozen=True)
@@ -378,11 +400,26 @@ def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:
 
 
 def text_table(summary: Summary, section: str = "completed") -> str:
-    """The table in the paper's form, with 95 % intervals and the difference to the best trivial row."""
-    shown = [name for name in HEADLINE if any(name in row.figures[section] for row in summary.rows)]
-    head = ["method", *(HEADLINE[name][0] for name in shown), "CD to best trivial", "s/scene", "scenes"]
-    lines = [[row.name, *(_cell(row, name, section) for name in shown), *_tail(summary, row)] for row in summary.rows]
-    lines += [_published_line(row, shown) for row in summary.published if section == "completed"]
+    """Three tables under each other, with 95 % intervals: the paper's with the difference to the best trivial row, what a
+    driver needs, and the paper's further figures."""
+    parts = [_text_table(summary, section, names) for names in (PAPER, DRIVING, FURTHER)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that some row has."""
+    return [name for name in names if any(name in row.figures[section] for row in summary.rows)]
+
+
+def _text_table(summary: Summary, section: str, names: tuple[str, ...]) -> str:
+    shown = shown_figures(summary, section, names)
+    with_tail = names is PAPER
+    head = ["method", *(FIGURES[name][0] for name in shown)]
+    lines = [[row.name, *(_cell(row, name, section) for name in shown)] for row in summary.rows]
+    if with_tail:
+        head += ["CD to best trivial", "s/scene", "scenes"]
+        lines = [line + _tail(summary, row) for line, row in zip(lines, summary.rows, strict=True)]
+        lines += [_published_line(row, shown) for row in summary.published if section == "completed"]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     return "\n".join(
         "  ".join(word.ljust(width) if column == 0 else word.rjust(width) for column, (word, width) in enumerate(pairs))
@@ -391,7 +428,7 @@ def text_table(summary: Summary, section: str = "completed") -> str:
 
 
 def _cell(row: RowSummary, name: str, section: str) -> str:
-    _, scale, digits, _ = HEADLINE[name]
+    _, scale, digits, _ = FIGURES[name]
     interval = row.figures[section].get(name)
     if interval is None:
         return "–"
@@ -413,7 +450,7 @@ def _tail(summary: Summary, row: RowSummary) -> list[str]:
 
 def _published_line(row: PublishedRow, shown: list[str]) -> list[str]:
     values = {name: getattr(row, name, None) for name in shown}
-    cells = [f"{value:.{HEADLINE[name][2]}f}" if value is not None else "–" for name, value in values.items()]
+    cells = [f"{value:.{FIGURES[name][2]}f}" if value is not None else "–" for name, value in values.items()]
     return [f"{row.name} (published)", *cells, "–", f"{row.seconds:.2f}", "published"]
 
 

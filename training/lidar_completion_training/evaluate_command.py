@@ -32,8 +32,12 @@ def evaluate_command(
     ] = "",
     published: Annotated[str, typer.Option(help="show published figures beside: semantic-kitti or kitti-360")] = "",
     published_rules: Annotated[
-        bool, typer.Option(help="cut the truth to the 10 m view cells, as published; default: all within 50 m")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="cut the truth to the 10 m cells that the sweep touches, as published, or take all within 50 m; "
+            "default: cut synthetic scenes, take all of drives"
+        ),
+    ] = None,
     poses: Annotated[Path | None, typer.Option(help="pose file of a folder or bag (KITTI or TUM rows)")] = None,
     topic: Annotated[str | None, typer.Option(help="cloud topic of a bag; default: the only one")] = None,
     odometry_topic: Annotated[str | None, typer.Option(help="odometry or pose topic of a bag")] = None,
@@ -90,11 +94,12 @@ def _source(
     from lidar_completion_training.ground_truth_map import DRIVE_RULES, PUBLISHED_RULES, build_map
     from lidar_completion_training.scenes import DriveScenes, SyntheticScenes
 
-    rules = PUBLISHED_RULES if published_rules else DRIVE_RULES
+    cut = published_rules if published_rules is not None else data == "synthetic-test"
+    rules = PUBLISHED_RULES if cut else DRIVE_RULES
     if benchmark is not None:
         drive, rules, moving = benchmark.open(Path(data)), benchmark.rules, benchmark.moving
     elif data == "synthetic-test":
-        return SyntheticScenes(scenes or 100, sensor)
+        return SyntheticScenes(scenes or 100, sensor, rules=rules)
     else:
         drive = open_drive(data, poses=poses, topic=topic, odometry_topic=odometry_topic)
     truth = build_map(drive, output / "map.npz", rules, moving=moving, deskew=deskew)

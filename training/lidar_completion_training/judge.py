@@ -27,6 +27,7 @@ class JudgeRules:
     height_edges_m: tuple[float, ...] = (-4.0, -1.4, -0.9, 0.1, 1.1, 4.4)  # of the sensor, 1.7 m above the road
     band_threshold_m: float = 0.2
     curve_m: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
+    clamp_m: float = 1.0  # of the clamped CD: farther than this is a miss, whatever the distance
     published_emd: bool = True
     transport: bool = False  # true W1: half a minute and more a scene
 
@@ -53,16 +54,17 @@ def figures(scene: Scene, points: np.ndarray, distances: NearestDistances, rules
     """All figures of points (N, 3) against the scene's truth."""
     return (
         {"points": len(points)}
-        | _distance_figures(distances)
+        | _distance_figures(distances, rules)
         | _published_figures(points, scene.truth, distances, rules)
         | _observed_figures(scene, points, distances, rules)
         | _places(points, scene.truth, distances, rules)
     )
 
 
-def _distance_figures(distances: NearestDistances) -> dict[str, Any]:
+def _distance_figures(distances: NearestDistances, rules: JudgeRules) -> dict[str, Any]:
     result: dict[str, Any] = {
         "cd": distances.chamfer,
+        "cd_clamped": distances.clamped_chamfer(rules.clamp_m),
         "cd_squared": distances.squared_chamfer,
         "to_truth": distances.mean_to_truth,
         "to_prediction": distances.mean_to_prediction,

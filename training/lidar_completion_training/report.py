@@ -12,10 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from lidar_completion_training.evaluate import HEADLINE, RowSummary, Summary, picture_file
+from lidar_completion_training.evaluate import (
+    DRIVING,
+    FIGURES,
+    FURTHER,
+    PAPER,
+    RowSummary,
+    Summary,
+    picture_file,
+    shown_figures,
+)
 from lidar_completion_training.pictures import ERROR_COLOURS, ERROR_STOPS_M
 
 TRIVIAL_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b")
+MAIN = (PAPER[0], *DRIVING, *PAPER[1:])
 MODEL_COLOURS = ("#0f766e", "#b4338a", "#2563eb", "#d9680b", "#6d28d9", "#15803d", "#be123c", "#0e7490")
 
 
@@ -34,7 +44,9 @@ def write_report(
         title=title,
         date=date.today().isoformat(),
         summary=summary,
-        tables=[_table(summary, section) for section in ("completed", "with_measured")],
+        tables=[_table(summary, section, MAIN) for section in ("completed", "with_measured")],
+        further=_table(summary, "completed", FURTHER),
+        also=_also(summary),
         charts=_charts(summary),
         scenes=_scene_cards(summary, output, scenes_each),
         all_scenes=_all_scenes(summary),
@@ -50,8 +62,8 @@ def write_report(
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
-def _table(summary: Summary, section: str) -> dict[str, Any]:
-    shown = [name for name in HEADLINE if any(name in row.figures[section] for row in summary.rows)]
+def _table(summary: Summary, section: str, names: tuple[str, ...]) -> dict[str, Any]:
+    shown = shown_figures(summary, section, names)
     best = {name: _best_row(summary, section, name) for name in shown}
     rows = [
         {
@@ -73,19 +85,25 @@ def _table(summary: Summary, section: str) -> dict[str, Any]:
         }
         for row in (summary.published if section == "completed" else ())
     ]
-    heads = [(HEADLINE[name][0], HEADLINE[name][3]) for name in shown]
+    heads = [(FIGURES[name][0], FIGURES[name][3]) for name in shown]
     return {
         "section": section,
         "heads": heads,
         "rows": rows,
         "published": published,
-        "whiskers": _whiskers(summary, section),
+        "whiskers": [
+            {"heading": heading, "bars": _whiskers(summary, section, figure)}
+            for figure, heading in (
+                ("cd", "Chamfer distance"),
+                ("cd_clamped", "Chamfer distance, every distance counted to 1 m"),
+            )
+        ],
     }
 
 
 def _best_row(summary: Summary, section: str, name: str) -> RowSummary | None:
     rows = [row for row in summary.rows if name in row.figures[section]]
-    sign = 1 if HEADLINE[name][3] == "lower" else -1
+    sign = 1 if FIGURES[name][3] == "lower" else -1
     return min(rows, key=lambda row: sign * row.figures[section][name].mean, default=None)
 
 
@@ -101,8 +119,28 @@ def _cell(row: RowSummary, section: str, name: str, best: bool) -> dict[str, Any
 
 
 def _number(value: float | None, name: str) -> str:
-    _, scale, digits, _ = HEADLINE[name]
+    _, scale, digits, _ = FIGURES[name]
     return "–" if value is None else f"{scale * value:.{digits}f}"
+
+
+def _also(summary: Summary) -> list[dict[str, str]]:
+    """The focus row against the best trivial row in the figures beside CD."""
+    shown = []
+    for name in ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations"):
+        paired = summary.against_trivial(summary.focus, name)
+        if paired is not None:
+            heading, scale, digits, better = FIGURES[name]
+            interval, sign = paired.difference, 1 if better == "lower" else -1
+            good, bad = (interval.upper < 0, interval.lower > 0)[::sign]
+            shown.append(
+                {
+                    "name": heading,
+                    "text": f"{scale * interval.mean:+.{digits}f}",
+                    "interval": f"{scale * interval.lower:+.{digits}f} … {scale * interval.upper:+.{digits}f}",
+                    "verdict": "better" if good else "worse" if bad else "open",
+                }
+            )
+    return shown
 
 
 def _paired(summary: Summary, row: RowSummary) -> dict[str, Any] | None:
@@ -120,16 +158,16 @@ def _paired(summary: Summary, row: RowSummary) -> dict[str, Any] | None:
     }
 
 
-def _whiskers(summary: Summary, section: str) -> list[dict[str, Any]]:
-    """Bars of CD with their intervals, in percent of the widest, for drawing in the page."""
-    rows = [row for row in summary.rows if "cd" in row.figures[section]]
+def _whiskers(summary: Summary, section: str, figure: str) -> list[dict[str, Any]]:
+    """Bars of a figure in metres with their intervals, in percent of the widest, for drawing in the page."""
+    rows = [row for row in summary.rows if figure in row.figures[section]]
     if not rows:
         return []
-    widest = 1.05 * max(row.figures[section]["cd"].upper for row in rows)
+    widest = 1.05 * max(row.figures[section][figure].upper for row in rows)
     colours = _colours(summary)
     bars = []
     for row in rows:
-        cd = row.figures[section]["cd"]
+        cd = row.figures[section][figure]
         bars.append(
             {
                 "name": row.name,

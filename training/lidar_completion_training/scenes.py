@@ -6,7 +6,7 @@ Sources: held-back synthetic scenes (exact truth) and drives (truth aggregated f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from lidar_completion.metrics import NearestDistances, nearest_distances
 from lidar_completion_training.data.drives import Drive, transform
 from lidar_completion_training.ground_truth_map import (
     DRIVE_RULES,
+    PUBLISHED_RULES,
     GroundTruthMap,
     MapRules,
     in_range,
+    in_view_cells,
     in_window,
     truth_for_sweep,
 )
@@ -41,6 +43,11 @@ class Scene:
         return nearest_distances(self.sweep, self.truth)
 
 
+def _cut(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The part of the surface (M, 3) that counts as truth; what is cut off still occupies observed space."""
+    return surface if rules.view_cell_m is None else surface[in_view_cells(surface, sweep, rules)]
+
+
 class SceneSource(ABC):
     """Scenes by number: names and load(index); picklable, so that every worker process opens its own."""
 
@@ -58,12 +65,15 @@ class SceneSource(ABC):
 
 @dataclass
 class SyntheticScenes(SceneSource):
-    """The held-back test scenes of the synthetic street world. Truth is exact; observed space is that of a drive past."""
+    """The held-back test scenes of the synthetic street world. Truth is exact; observed space is that of a drive past.
+
+    The drive past sees streets that one sweep cannot know of, so the truth is cut to the view cells of the sweep by default.
+    """
 
     count: int = 100
     sensor: str = "HDL-64E"
     drive_by_m: tuple[float, ...] = (-30.0, -20.0, -10.0, -5.0, 5.0, 10.0, 20.0, 30.0)
-    rules: MapRules = DRIVE_RULES
+    rules: MapRules = PUBLISHED_RULES
     rays: RayRules = field(default_factory=RayRules)
 
     def __post_init__(self) -> None:
@@ -74,9 +84,9 @@ class SyntheticScenes(SceneSource):
 
         pair = test_pair(index, self.sensor)
         sweep = in_range(pair.sweep, self.rules)
-        truth = in_window(pair.truth, self.rules)
-        rays = [(np.zeros(3), pair.sweep), *self._drive_by(pair)]
-        return Scene(self.names[index], sweep, truth, observe(rays, [truth, sweep], self.rays))
+        surface = in_window(pair.truth, self.rules)
+        observed = observe([(np.zeros(3), pair.sweep), *self._drive_by(pair)], [surface, sweep], self.rays)
+        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed)
 
     def _drive_by(self, pair) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rays of further sweeps along the drive, in the frame of the pair's sweep."""
@@ -125,8 +135,10 @@ class DriveScenes(SceneSource):
         static = measured.static if self.drop_moving_input else None
         sweep = in_range(measured.points if static is None else measured.points[static], self.rules)
         self._map = self._map or GroundTruthMap(self.map_file)
-        truth = truth_for_sweep(self._map.around(pose[:3, 3], self.rules.max_range_m), pose, self.rules, sweep)
-        return Scene(self.names[index], sweep, truth, observe(self._rays(number), [truth, sweep], self.rays))
+        around = self._map.around(pose[:3, 3], self.rules.max_range_m)
+        surface = truth_for_sweep(around, pose, replace(self.rules, view_cell_m=None))
+        observed = observe(self._rays(number), [surface, sweep], self.rays)
+        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed)
 
     def _rays(self, number: int):
         pose = self.drive.T_map_sensor[number]

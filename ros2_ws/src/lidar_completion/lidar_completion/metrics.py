@@ -54,6 +54,11 @@ class NearestDistances:
         """The mean of the two mean *squared* nearest distances, square metres."""
         return float(np.square(self.prediction_to_truth).mean() + np.square(self.truth_to_prediction).mean()) / 2
 
+    def clamped_chamfer(self, limit_m: float = 1.0) -> float:
+        """CD with every distance counted as at most limit_m: a street that nobody could see weighs no more than a miss."""
+        to_truth = np.minimum(self.prediction_to_truth, limit_m).mean()
+        return float(to_truth + np.minimum(self.truth_to_prediction, limit_m).mean()) / 2
+
     @cached_property
     def mean_to_truth(self) -> float:
         """Mean distance prediction -> truth, metres. The published tables call this RMSE."""
