@@ -282,8 +282,8 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """(B, channels): channels/2 sines, then as many cosines, of t * exp(-i ln(10000) / (channels/2 - 1)), raw integer t."""
     half = channels // 2
     # in float64 first: at t = 999 the rounding of a float32 exponent moves the sines by 6e-5
-    frequency = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
-    angle = t.to(torch.float32)[:, None] * frequency.to(t.device, torch.float32)[None]
+    frequency = torch.exp(torch.arange(half, dtype=torch.float64, device=t.device) * (-math.log(10000.0) / (half - 1)))
+    angle = t.to(torch.float32)[:, None] * frequency.to(torch.float32)[None]
     embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
     return F.pad(embedding, (0, channels - 2 * half))
 
