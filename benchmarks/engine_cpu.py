@@ -27,7 +27,7 @@ from lidar_completion import scan as sweeps
 from lidar_completion.diffusion import guide
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, VoxelisedCloud, fold_batch_norm
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion.sparse import convolution
+from lidar_completion.sparse import convolution, convolution_torch
 from lidar_completion.sparse.nearest import nearest_rows
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +202,7 @@ def print_backends(width: float) -> None:
     plain = golden_networks(width)
     encoder, denoiser = (fold_batch_norm(network) for network in plain)
     cloud, condition, t = scene.cloud(), encoder(VoxelisedCloud.of(scene.scan, VOXEL_M)), torch.tensor([999])
-    backend = convolution.BACKENDS["torch"]
+    backend = convolution_torch.convolve
     print("| backend | CPU s | clock s |\n|---|---|---|")
 
     def only_plain(features, kernel, kernel_map, *_, bias=None, residual=None, relu=False):  # type: ignore[no-untyped-def]

@@ -3,11 +3,11 @@ import torch
 from torch import Tensor
 
 from lidar_completion.sparse import convolution_cpu
-from lidar_completion.sparse.convolution import BACKENDS, convolve
+from lidar_completion.sparse.convolution import backend_of, convolve, unusable
 from lidar_completion.sparse.coordinates import Voxels, pack, unique_voxels
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid, kernel_map
 
-FAST = sorted(BACKENDS.keys() - {"torch"})
+FAST = ["cpu"]  # Triton's twin test is test_convolution_triton.py
 
 
 def pyramid(n: int, items: int = 1, seed: int = 0) -> VoxelPyramid:
@@ -120,16 +120,44 @@ def test_a_pointwise_kernel_is_a_matrix_product():
     torch.testing.assert_close(convolve(features, kernel, None), features @ kernel)  # type: ignore[arg-type]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["neighbours", "down", "up"])
-def test_cuda_agrees_with_the_cpu(kind: str):
-    table = maps(3000, 2)[kind]
-    features, kernel = inputs(table, 32, 24, torch.float32)
-    on_gpu = KernelMap(
-        table.in_rows.cuda(), table.out_rows.cuda(), table.counts, table.num_in, table.num_out, table.identity
-    )
-    ours = convolve(features.cuda(), kernel.cuda(), on_gpu).cpu()
-    torch.testing.assert_close(ours, convolve(features, kernel, table, "torch"), rtol=1e-3, atol=1e-3)
+def test_the_backend_of_a_cpu():
+    assert backend_of(torch.device("cpu")) == "cpu"
+
+
+def test_a_backend_that_cannot_be_used_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    table = maps(10, 1)["neighbours"]
+    features, kernel = inputs(table, 4, 4, torch.float32)
+    with pytest.raises(
+        ValueError, match=r"'triton' cannot be used: triton runs on CUDA devices, .* on cpu; use 'auto'"
+    ):
+        convolve(features, kernel, table, "triton")
+    with pytest.raises(ValueError, match="one of torch, cpu, triton, minkowski, not 'trition'"):
+        convolve(features, kernel, table, "trition")
+    assert "use 'auto'" in unusable("cpu", torch.device("cuda"))
+
+
+no_minkowski = unusable("minkowski", torch.device("cpu"))
+
+
+@pytest.mark.skipif(not no_minkowski, reason="MinkowskiEngine is installed")
+def test_minkowski_that_is_missing_is_an_error():
+    table = maps(10, 1)["neighbours"]
+    with pytest.raises(ValueError, match="import MinkowskiEngine failed"):
+        convolve(*inputs(table, 4, 4, torch.float32), table, "minkowski")
+
+
+@pytest.mark.skipif(bool(no_minkowski), reason=no_minkowski)
+@pytest.mark.parametrize("kind", ["neighbours", "down", "up", "dilated", "strided"])
+def test_minkowski_agrees_in_values_and_gradients(kind: str):
+    table = maps(300, 2)[kind]
+    features, kernel = inputs(table, 8, 16, torch.float32)
+    results = []
+    for name in ("torch", "minkowski"):
+        out = convolve(features, kernel, table, name)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (features, kernel))))
+    for plain, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(theirs, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [(8, 16), (13, 7), (70, 64)])

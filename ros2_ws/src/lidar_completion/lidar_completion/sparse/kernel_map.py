@@ -5,7 +5,7 @@ Kernel order is x fastest, k = ix + ks*iy + ks*ks*iz; odd kernels are centred (o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,17 @@ from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, coarsen_t
 Pairs = tuple[Tensor, Tensor, list[int]]
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """What a map was made from; a transposed map goes from `outputs` to `inputs`."""
+
+    inputs: Voxels
+    outputs: Voxels
+    kernel_size: int
+    dilation: int = 1
+    transposed: bool = False
+
+
 class KernelMap:
     """Which input row reaches which output row at every kernel offset. Two forms, each made from the other when first asked for:
 
@@ -25,7 +36,7 @@ class KernelMap:
     table    (K, V_out) int32: the input row that reaches the output row, or -1. What GPUs work on: no size in it hangs on
              what a search finds, so the host never waits for the device.
 
-    `identity` is the offset, if any, that maps every row to itself.
+    `identity` is the offset, if any, that maps every row to itself; `geometry` the voxels that the map was made from.
     """
 
     def __init__(
@@ -36,21 +47,27 @@ class KernelMap:
         num_in: int,
         num_out: int,
         identity: int | None = None,
+        geometry: "Geometry | None" = None,
     ) -> None:
         self.__dict__["_pairs"] = (in_rows, out_rows, counts)
-        self.num_in, self.num_out, self.identity = num_in, num_out, identity
-        self.volume = len(counts)
-        self._forms: dict[str, Any] = {}
+        self._describe(len(counts), num_in, num_out, identity, geometry)
 
     @classmethod
-    def from_table(cls, table: Tensor, num_in: int, identity: int | None = None) -> "KernelMap":
+    def from_table(
+        cls, table: Tensor, num_in: int, identity: int | None = None, geometry: "Geometry | None" = None
+    ) -> "KernelMap":
         """The map of a table (K, V_out) int32."""
         made = cls.__new__(cls)
         made.__dict__["table"] = table
-        made.num_in, made.num_out, made.identity = num_in, table.shape[1], identity
-        made.volume = len(table)
-        made._forms = {}
+        made._describe(len(table), num_in, table.shape[1], identity, geometry)
         return made
+
+    def _describe(
+        self, volume: int, num_in: int, num_out: int, identity: int | None, geometry: "Geometry | None"
+    ) -> None:
+        self.volume, self.num_in, self.num_out = volume, num_in, num_out
+        self.identity, self.geometry = identity, geometry
+        self._forms: dict[str, Any] = {}
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -81,9 +98,12 @@ class KernelMap:
     @cached_property
     def transposed(self) -> "KernelMap":
         """The same pairs the other way round: the map of the transposed convolution, and of the gradient."""
+        geometry = None if self.geometry is None else replace(self.geometry, transposed=not self.geometry.transposed)
         if "_pairs" in self.__dict__:
-            return KernelMap(self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity)
-        return KernelMap.from_table(transpose_table(self.table, self.num_in), self.num_out, self.identity)
+            return KernelMap(
+                self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity, geometry
+            )
+        return KernelMap.from_table(transpose_table(self.table, self.num_in), self.num_out, self.identity, geometry)
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """(input rows, output rows) of each offset; within one offset both are rising."""
@@ -115,7 +135,8 @@ def kernel_offsets(kernel_size: int, step: int) -> list[tuple[int, int, int]]:
 def kernel_map(inputs: Voxels, outputs: Voxels, kernel_size: int, dilation: int = 1) -> KernelMap:
     """The map of any kernel between any two sets of voxels."""
     offsets = kernel_offsets(kernel_size, inputs.stride * dilation)
-    return KernelMap.from_table(search_table(inputs.keys, outputs.keys, offsets), len(inputs))
+    geometry = Geometry(inputs, outputs, kernel_size, dilation)
+    return KernelMap.from_table(search_table(inputs.keys, outputs.keys, offsets), len(inputs), geometry=geometry)
 
 
 def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
@@ -124,13 +145,13 @@ def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
         return submanifold_map_plain(voxels, dilation)
     shifts = [key_offset(*offset) for offset in kernel_offsets(3, voxels.stride * dilation)]
     ins, outs, counts = search_cpu.neighbour_pairs(voxels.keys, shifts)
-    return KernelMap(ins, outs, counts, len(voxels), len(voxels), identity=13)
+    return KernelMap(ins, outs, counts, len(voxels), len(voxels), 13, Geometry(voxels, voxels, 3, dilation))
 
 
 def submanifold_map_plain(voxels: Voxels, dilation: int = 1) -> KernelMap:
     """The twin of the merge on CPUs, for any device."""
     table = search_table(voxels.keys, voxels.keys, kernel_offsets(3, voxels.stride * dilation))
-    return KernelMap.from_table(table, len(voxels), identity=13)
+    return KernelMap.from_table(table, len(voxels), 13, Geometry(voxels, voxels, 3, dilation))
 
 
 def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
@@ -138,7 +159,8 @@ def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMa
     if children.keys.device.type != "cpu":
         return child_map_plain(children, parents, parent_row)
     order, counts = search_cpu.order_by_octant(children.keys, children.stride, BITS)
-    return KernelMap(order, parent_row[order], counts, len(children), len(parents))
+    geometry = Geometry(children, parents, 2)
+    return KernelMap(order, parent_row[order], counts, len(children), len(parents), geometry=geometry)
 
 
 def child_map_plain(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
@@ -146,7 +168,8 @@ def child_map_plain(children: Voxels, parents: Voxels, parent_row: Tensor) -> Ke
     table = torch.full((8 * len(parents),), -1, dtype=torch.int32, device=parent_row.device)
     rows = torch.arange(len(children), dtype=torch.int32, device=parent_row.device)
     table.scatter_(0, octants(children) * len(parents) + parent_row, rows)
-    return KernelMap.from_table(table.view(8, len(parents)), len(children))
+    geometry = Geometry(children, parents, 2)
+    return KernelMap.from_table(table.view(8, len(parents)), len(children), geometry=geometry)
 
 
 def octants(voxels: Voxels) -> Tensor:

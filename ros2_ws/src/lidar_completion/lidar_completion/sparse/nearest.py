@@ -3,12 +3,15 @@
 Nearest by squared distance of the strided coordinates; of equally near ones the lexicographically smallest (x, y, z).
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from lidar_completion.sparse.coordinates import Voxels
+from lidar_completion.sparse.coordinates import LIMIT, Voxels
 
 # Moving a query by -(2^-20, 2^-28, 2^-36) voxels adds 2 * shift . p to every squared distance: less than the 1 that
 # separates two different integers, and ordered as (x, y, z) is, so a nearest search of real numbers breaks ties as we
@@ -16,26 +19,65 @@ from lidar_completion.sparse.coordinates import Voxels
 SHIFT = np.array([2.0**-20, 2.0**-28, 2.0**-36])
 SHIFT_LIMIT = 700
 CHUNK = 1 << 24  # distances held at once by the plain search
+ITEM_SPACING = (
+    8 * LIMIT
+)  # along x between batch items: the nearest voxel of the same item is less than 2 sqrt(3) LIMIT away
 
 
 def nearest_rows(queries: Voxels, condition: Voxels) -> Tensor:
-    """Row (V,) int64 in `condition` of the voxel nearest to each query voxel, within the same batch item."""
+    """Row (V,) int64 in `condition` of the voxel nearest to each query voxel, within the same batch item.
+
+    On CPUs, a batch item without condition voxels is a ValueError. On GPUs the host does not wait to see one: its rows
+    are -1, which no gather accepts.
+    """
     if len(condition) == 1:
         return torch.zeros(len(queries), dtype=torch.int64, device=queries.keys.device)
-    search = _nearest_tree if queries.keys.device.type == "cpu" else nearest_rows_plain
-    return _per_item(search, queries.coordinates, condition.coordinates)
+    if queries.keys.device.type != "cpu":
+        return nearest_rows_together(queries, condition, _search_of(queries.keys.device))
+    return _per_item(_nearest_tree, queries.coordinates, condition.coordinates)
+
+
+Search = Callable[[Tensor, Tensor], Tensor]
+
+
+def nearest_rows_together(queries: Voxels, condition: Voxels, search: Search) -> Tensor:
+    """`nearest_rows` of all batch items in one search and without waiting for the device."""
+    if not len(condition):
+        raise ValueError("there are no condition voxels")
+    q, p = (spread_items(voxels.coordinates) for voxels in (queries, condition))
+    rows = search(q, p)
+    mine = p[:, 0].index_select(0, rows) - q[:, 0]
+    return torch.where(mine.abs() < ITEM_SPACING // 2, rows, -1)
+
+
+def spread_items(coordinates: Tensor) -> Tensor:
+    """Coordinates (V, 4) int32 -> (V, 3) int64 with the batch items so far apart along x that none reaches into another."""
+    item, xyz = coordinates[:, 0].long(), coordinates[:, 1:].long()
+    return torch.stack([item * ITEM_SPACING + xyz[:, 0], xyz[:, 1], xyz[:, 2]], dim=1)
 
 
 def nearest_rows_plain(queries: Tensor, condition: Tensor) -> Tensor:
-    """Brute force over all pairs: queries (V, 3), condition (C, 3), sorted, -> rows (V,) int64. The twin of the tree search."""
+    """Brute force over all pairs: queries (V, 3), condition (C, 3), sorted, -> rows (V,) int64. The twin of the other searches."""
     condition = condition.to(torch.int64)
+    row = torch.arange(len(condition), device=condition.device)
     chunks = []
     for chunk in queries.to(torch.int64).split(max(1, CHUNK // len(condition))):
-        squared = (chunk[:, None] - condition[None]).square_().sum(dim=2)
-        chunks.append(
-            (squared * len(condition) + torch.arange(len(condition), device=condition.device)).amin(1) % len(condition)
-        )
+        squared = sum((chunk[:, None, axis] - condition[None, :, axis]).square_() for axis in range(3))
+        nearest = squared.amin(1, keepdim=True)
+        chunks.append(torch.where(squared == nearest, row, len(row)).amin(1))
     return torch.cat(chunks) if chunks else queries.new_empty(0, dtype=torch.int64)
+
+
+@cache
+def _search_of(device: torch.device) -> Search:
+    """The Triton search where it works on this device, else the plain one."""
+    from lidar_completion.sparse.convolution import backend_of
+
+    if backend_of(device) != "triton":
+        return nearest_rows_plain
+    from lidar_completion.sparse import nearest_triton
+
+    return nearest_triton.nearest_rows
 
 
 def _nearest_tree(queries: Tensor, condition: Tensor) -> Tensor:
