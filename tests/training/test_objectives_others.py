@@ -1,0 +1,293 @@
+"""Teacher, refiner, Diffusion-DPO, and the terms that distillation can take along, on a wall made small."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lidar_completion.checkpoints import load_model, save_model
+from lidar_completion.diffusion import SAMPLERS
+from lidar_completion_training.configuration import FreeSpaceRecipe, RecipeError, load_recipe, model_card
+from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.objectives import OBJECTIVES, objective_of
+from lidar_completion_training.objectives.free_space import free_space_violation
+from lidar_completion_training.objectives.noising import coupled, drawn_timestep, noised
+from lidar_completion_training.objectives.preparation import encode, prepare, starting_networks
+from lidar_completion_training.objectives.structural import landmark_term, landmarks, scene_term
+
+TINY = [
+    "architecture.width=0.125",
+    "architecture.voxel_size_m=1.0",
+    "pipeline.downsample_voxel_m=1.0",
+    "pipeline.replication=2",
+    "direct.queries=200",
+]
+
+
+def wall(seed: int = 0) -> Sample:
+    generator = torch.Generator().manual_seed(seed)
+    size, corner = torch.tensor([12.0, 12.0, 0.1]), torch.tensor([4.0, -6.0, -1.7])
+    truth = torch.rand(1500, 3, generator=generator) * size + corner
+    return Sample(truth[::8].contiguous(), truth)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("models") / "truth")
+    torch.manual_seed(0)
+    recipe = load_recipe(None, TINY)
+    save_model(folder, model_card(recipe), starting_networks(recipe))
+    return folder
+
+
+def objective(*entries: str, start_from: str | None = None):
+    base = TINY if start_from is None else [f"start_from={start_from}", "pipeline.replication=2"]
+    return objective_of(load_recipe(None, [*base, *entries]))
+
+
+def loss_of(one, seed: int = 1) -> tuple[torch.Tensor, dict[str, float]]:
+    losses, numbers = one.losses(wall(), torch.Generator().manual_seed(seed))
+    assert set(losses) == {"model"}
+    return losses["model"], numbers
+
+
+# --- the forward process ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", ["truth", "scan"])
+@pytest.mark.parametrize("per_metre", [0.0, 0.02])
+def test_the_clean_points_are_the_noised_ones_without_their_noise(around, per_metre):
+    recipe = load_recipe(None, [*TINY, f"pipeline.noised_around={around}", f"pipeline.noise_per_metre={per_metre}"])
+    clean, scan = wall().truth, wall(1).truth
+    for t in (0, 400, 999):
+        cloud = noised(clean, scan, t, recipe, torch.Generator().manual_seed(2))
+        sigma = float(recipe.schedule.sigma[t])
+        torch.testing.assert_close(cloud.points - sigma * cloud.scale * cloud.noise, clean, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("start", [999, 500])
+def test_noised_around_the_scan_it_ends_where_inference_starts(start):
+    recipe = load_recipe(None, [*TINY, "pipeline.noised_around=scan", f"pipeline.start_timestep={start}"])
+    clean, scan = wall().truth, wall(1).truth
+    cloud = noised(clean, scan, start, recipe, torch.Generator().manual_seed(2))
+    eps = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    sigma = float(recipe.schedule.sigma[start])
+    torch.testing.assert_close(cloud.points, scan + sigma * recipe.pipeline.noise_scale(scan) * eps)
+
+
+def test_a_perfect_prediction_of_noise_around_the_scan_is_integrated_to_the_truth():
+    recipe = load_recipe(None, [*TINY, "pipeline.noised_around=scan"])
+    truth, scan = wall().truth, wall(1).truth
+    scale = recipe.pipeline.noise_scale(scan)
+    start = noised(truth, scan, 999, recipe, torch.Generator().manual_seed(2)).points
+
+    def perfect(points: torch.Tensor, t: int) -> torch.Tensor:
+        return (points - truth) / (float(recipe.schedule.sigma[t]) * scale)
+
+    timesteps = recipe.schedule.timesteps_by_level(8)
+    reached = SAMPLERS["deterministic"](perfect, scan, start, timesteps, recipe.schedule, None, scale)
+    torch.testing.assert_close(reached, truth, rtol=0, atol=1e-4)
+
+
+def test_truth_starts_at_its_nearest_scan_point_and_every_scan_point_starts_equally_often():
+    scan = torch.tensor([[0.0, 0, 0], [10, 0, 0], [20, 0, 0], [30, 0, 0]])
+    truth = torch.tensor([[0.1, 0, 0], [0.2, 0, 0], [0.3, 0, 0], [10.1, 0, 0], [23.0, 0, 0]])
+    clean, start = coupled(truth, scan, 400, 2.0, torch.Generator().manual_seed(0))
+    assert (clean - start).norm(dim=1).max() < 0.31
+    counts = {float(x): int((start[:, 0] == x).sum()) for x in scan[:, 0]}
+    assert counts == {0.0: 100, 10.0: 100, 20.0: 0, 30.0: 0}  # 23 m is too far from any scan point
+    shares = [(clean[:, 0] == x).sum().item() for x in truth[:3, 0]]
+    assert min(shares) > 20
+
+
+def test_timesteps_are_drawn_even_in_time_or_in_noise_level():
+    schedule, generator = load_recipe().schedule, torch.Generator().manual_seed(0)
+    in_time = [drawn_timestep(20, 980, False, schedule, generator) for _ in range(400)]
+    by_level = [drawn_timestep(20, 980, True, schedule, generator) for _ in range(400)]
+    assert min(in_time + by_level) >= 20
+    assert max(in_time + by_level) <= 980
+    assert np.mean(in_time) == pytest.approx(500, abs=50)
+    levels = schedule.sigma[by_level]
+    assert levels.mean().item() == pytest.approx(float(schedule.sigma[20] + schedule.sigma[980]) / 2, abs=0.05)
+
+
+# --- teacher ------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_loss_is_the_published_one():
+    """Evaluated by hand from the same draws."""
+    entries = ["objective=teacher", "pipeline.noise_per_metre=0", "noise_prediction.condition_dropout=0"]
+    one = objective(*entries)
+    loss, numbers = loss_of(one)
+    generator = torch.Generator().manual_seed(1)
+    prepared = prepare(wall(), one.recipe, generator)
+    torch.rand((), generator=generator)  # of the dropout
+    cloud = one.noised_truth(prepared, generator)
+    condition = encode(one.networks["encoder"], prepared.scan, one.recipe)
+    prediction = one.networks["denoiser"](cloud.cloud, condition, torch.tensor([cloud.t]))
+    expected = (prediction - cloud.noise).square().mean()
+    moments = prediction.mean() ** 2 + (prediction.std() - 1) ** 2
+    assert numbers["error"] == pytest.approx(expected.item(), rel=1e-4)
+    assert loss.item() == pytest.approx((expected + 5 * moments).item(), rel=1e-4)
+    plain, _ = loss_of(objective(*entries, "noise_prediction.moments_weight=0"))
+    assert plain.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_without_its_condition_a_teacher_does_not_see_the_scan():
+    one = objective("objective=teacher", "noise_prediction.condition_dropout=1")
+    seen = []
+    one.networks["encoder"].register_forward_hook(lambda network, inputs, out: seen.append(len(out.voxels)))
+    loss_of(one)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "pipeline.noised_around=scan",
+        "noise_prediction.metres=true",
+        "noise_prediction.even_levels=true",
+        "noise_prediction.condition_dropout=1",
+    ],
+)
+def test_a_switch_of_the_teacher_changes_its_loss(entry):
+    before, _ = loss_of(objective("objective=teacher"))
+    after, _ = loss_of(objective("objective=teacher", entry))
+    assert after.item() != pytest.approx(before.item(), rel=1e-4)
+
+
+def test_a_teacher_around_the_scan_learns():
+    uniform = ["pipeline.noise_per_metre=0", "noise_prediction.moments_weight=0"]  # noise beyond the size of a voxel
+    one = objective("objective=teacher", "pipeline.noised_around=scan", *uniform)
+    optimiser = torch.optim.Adam(one.trained["model"].parameters(), lr=0.01)
+    errors = []
+    for i in range(30):
+        loss = one.losses(wall(i), torch.Generator().manual_seed(i))[0]["model"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        errors.append(loss.item())
+    assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:5]), errors
+
+
+# --- refiner ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", ["jitter", "completion"])
+def test_a_refiner_learns_alone_and_is_exported_with_its_model(model, inputs):
+    one = objective("objective=refiner", f"refiner.inputs={inputs}", "refiner.points=300", start_from=model)
+    loss, _ = loss_of(one)
+    loss.backward()
+    assert {n.split(".")[0] for n, p in one.networks.named_parameters() if p.grad is not None} == {"refiner"}
+    assert set(one.exported) == {"encoder", "denoiser", "refiner"}
+    rough = one.rough(prepare(wall(), one.recipe, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
+    assert rough.shape == (300, 3)
+    _, before = load_model(model)
+    for name, network in before.items():
+        assert all(torch.equal(value, one.exported[name].state_dict()[k]) for k, value in network.state_dict().items())
+
+
+def test_the_jitter_of_a_refiners_input_is_clipped(model):
+    one = objective("objective=refiner", "refiner.points=2000", "refiner.jitter_m=0.2", start_from=model)
+    prepared = prepare(wall(), one.recipe, torch.Generator().manual_seed(0))
+    rows = torch.randint(len(prepared.truth), (2000,), generator=torch.Generator().manual_seed(3))
+    moved = one.rough(prepared, torch.Generator().manual_seed(3)) - prepared.truth[rows]
+    assert moved.abs().max() <= 0.3 + 1e-5
+    assert moved.std() == pytest.approx(0.18, abs=0.02)  # 0.2 without its tails
+
+
+# --- Diffusion-DPO ------------------------------------------------------------------------------------------------
+
+DPO = ["objective=diffusion_dpo", "diffusion_dpo.pair_steps=2", "diffusion_dpo.draws=2"]
+
+
+def test_diffusion_dpo_starts_at_log_two_and_its_gradient_is_that_of_the_plain_difference(model):
+    """With the model still the reference, the gradient is beta / 2 times that of (error of winner - error of loser)."""
+    one = objective(*DPO, "diffusion_dpo.beta=10", "diffusion_dpo.draws=1", start_from=model)
+    loss, _ = loss_of(one)
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in one.networks.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in found} == {"denoiser"}
+    one.networks.zero_grad(set_to_none=True)
+    generator = torch.Generator().manual_seed(1)
+    prepared = prepare(wall(), one.recipe, generator)
+    condition = encode(one.networks["encoder"], prepared.scan, one.recipe)
+    (winner, loser), costs = one.pair(prepared, condition, generator)
+    assert costs[0] < costs[1]
+    t, seed = one.timestep(generator), int(torch.randint(2**62, (), generator=generator))
+    difference = one.gain(winner, t, seed, prepared, condition) - one.gain(loser, t, seed, prepared, condition)
+    (10 / 2 * difference).backward()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, one.networks.get_parameter(name).grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_of_diffusion_dpo_prefers_the_winner(model):
+    one = objective(*DPO, "diffusion_dpo.beta=100", start_from=model)
+    optimiser = torch.optim.SGD(one.trained["model"].parameters(), lr=1e-4)
+    before, _ = loss_of(one)
+    before.backward()
+    optimiser.step()
+    after, numbers = loss_of(one)
+    assert after.item() < before.item()
+    assert numbers["margin"] > 0
+
+
+# --- terms --------------------------------------------------------------------------------------------------------
+
+
+def test_a_point_in_front_of_what_was_measured_is_pushed_out_along_its_ray():
+    sweep = torch.tensor([[10.0, 0, 0], [0, 10.0, 0]])
+    completed = torch.tensor([[4.0, 0, 0], [12.0, 0, 0], [9.9, 0, 0], [3.0, 3.0, 0]], requires_grad=True)
+    recipe = FreeSpaceRecipe(within_deg=1.0, margin_m=0.2, clamp_m=10.0, queries=4000)
+    value = free_space_violation(completed, sweep, torch.zeros(3), recipe, torch.Generator().manual_seed(0))
+    assert value.item() == pytest.approx(5.8 / 4, rel=0.1)  # only the first point; a quarter of the draws
+    value.backward()
+    assert completed.grad[0, 0] < 0  # descending moves it away from the sensor
+    assert completed.grad[1:].abs().sum() == 0
+    clamped = FreeSpaceRecipe(within_deg=1.0, margin_m=0.2, clamp_m=1.0, queries=4000)
+    less = free_space_violation(completed, sweep, torch.zeros(3), clamped, torch.Generator().manual_seed(0))
+    assert less.item() == pytest.approx(0.25, rel=0.1)
+
+
+def test_structural_terms_are_zero_on_the_truth_alone():
+    truth = wall().truth
+    generator = torch.Generator().manual_seed(0)
+    shifted = truth + 0.3 * torch.randn(truth.shape, generator=generator)
+    assert scene_term(truth, truth, 500, generator).item() == pytest.approx(0, abs=1e-9)
+    assert landmark_term(truth, truth, generator).item() == pytest.approx(0, abs=1e-7)
+    completed = shifted.requires_grad_()
+    (scene_term(completed, truth, 500, generator) + landmark_term(completed, truth, generator)).backward()
+    assert completed.grad.abs().sum() > 0
+
+
+def test_landmarks_lie_where_the_surface_bends():
+    generator = torch.Generator().manual_seed(0)
+    floor = torch.rand(1000, 3, generator=generator) * torch.tensor([10.0, 5.0, 0.0])
+    facade = torch.rand(500, 3, generator=generator) * torch.tensor([10.0, 0.0, 5.0])
+    marks = landmarks(torch.cat([floor, facade]), generator)
+    edge = (marks[:, 1] < 1.0) & (marks[:, 2] < 1.0)
+    assert len(marks) == 500
+    assert edge[: len(marks) // 3].float().mean() > 0.9  # highest curvature first
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if n not in ("direct", "teacher")])
+def test_what_needs_a_model_to_start_from_says_so(name):
+    with pytest.raises(RecipeError, match="start_from"):
+        objective(f"objective={name}")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_repeats_itself_and_previews(model, name):
+    entries = [f"objective={name}", "refiner.points=200", "diffusion_dpo.pair_steps=1"]
+    one = objective(*entries, start_from=model)
+    again = objective(*entries, start_from=model)
+    first, second = (o.losses(wall(), torch.Generator().manual_seed(3)) for o in (one, again))
+    assert {k: v.item() for k, v in first[0].items()} == {k: v.item() for k, v in second[0].items()}
+    assert first[1] == second[1]
+    assert set(first[0]) == set(one.trained)
+    sum(first[0].values()).backward()
+    trained = {id(p) for group in one.trained.values() for p in group.parameters()}
+    assert all(id(p) in trained for p in one.networks.parameters() if p.grad is not None)
+    assert len(one.preview(wall(), torch.Generator().manual_seed(0))) > 100

@@ -1,0 +1,65 @@
+"""The refiner, as LiDiff trains it: six offsets a point, a Chamfer distance between the denser cloud and the truth."""
+
+import torch
+from torch import Tensor, nn
+
+from lidar_completion.checkpoints import NETWORKS
+from lidar_completion.diffusion import noise_like
+from lidar_completion.networks import VoxelisedCloud
+from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
+from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.objectives.chamfer import some_rows, squared_chamfer
+from lidar_completion_training.objectives.preparation import (
+    PreparedSweep,
+    completion,
+    encode,
+    needed,
+    networks_of,
+    prepare,
+)
+from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
+
+INPUTS = ("jitter", "completion")
+
+
+class Refinement:
+    """Squared Chamfer distance of a jittered truth, or of a completion, with six offsets a point, to the truth.
+
+    The model that it will refine is exported with it, unchanged.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        if recipe.refiner.inputs not in INPUTS:
+            raise RecipeError(f"refiner.inputs is {recipe.refiner.inputs!r}; it can be one of {', '.join(INPUTS)}")
+        self.recipe = recipe
+        self.card = exported_card(recipe)
+        networks = networks_of(needed(recipe.start_from, "refiner"), recipe.architecture)
+        networks.setdefault("refiner", NETWORKS["refiner"](recipe.architecture))
+        self.networks = self.exported = nn.ModuleDict(networks).requires_grad_(False).eval()
+        self.trained: dict[str, nn.Module] = {"model": self.networks["refiner"].requires_grad_(True).train()}
+
+    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Square metres."""
+        prepared = prepare(sample, self.recipe, generator)
+        points = self.rough(prepared, generator)
+        offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.recipe.architecture.voxel_size_m)).float()
+        refined = (points[:, None] + offsets).reshape(-1, 3)
+        loss = squared_chamfer(refined, prepared.truth, self.recipe.refiner.queries, generator)
+        return {"model": loss}, {"offset_m": offsets.detach().norm(dim=2).mean().item()}
+
+    @torch.no_grad()
+    def rough(self, prepared: PreparedSweep, generator: torch.Generator) -> Tensor:
+        """The cloud that is refined, (refiner.points, 3)."""
+        settings = self.recipe.refiner
+        if settings.inputs == "jitter":
+            points = prepared.truth[some_rows(len(prepared.truth), settings.points, generator)]
+            limit = settings.jitter_clip_m
+            return points + (settings.jitter_m * noise_like(points, generator)).clamp(-limit, limit)
+        condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
+        timesteps = drawn_timesteps([self.recipe.pipeline.steps], False, self.recipe, generator)
+        completed = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
+        return completed[some_rows(len(completed), settings.points, generator)]
+
+    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A refined completion of the sample's sweep, (N, 3)."""
+        return completion(self.card, self.exported, sample, generator)
