@@ -8,6 +8,7 @@ import yaml
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
 
+from lidar_completion.visibility import TrustRules
 from lidar_completion_ros.installed_files import config_file
 from lidar_completion_ros.node import CompletionNode
 from lidar_completion_ros.parameters import SCHEMA_NAME, ParameterError, Parameters, descriptor, json_schema
@@ -66,6 +67,8 @@ def test_every_parameter_is_described(name, node):
         ("sensor_pose", [1.0, 2.0, 3.0]),
         ("sensor_pose", [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]),
         ("precision", "float16"),
+        ("ego_box_m", [1.0, -1.0, -2.0, -1.0, 1.0, 0.5]),
+        ("min_confidence", 1.5),
     ],
 )
 def test_nonsense_is_refused_with_the_name_of_the_parameter(name, value, node):
@@ -97,7 +100,7 @@ def test_a_dynamic_parameter_takes_effect(node):
 
 def test_zero_leaves_the_choice_to_the_model_card():
     options = Parameters().completion_options()
-    assert options.pop("seed") == 0
+    assert (options.pop("seed"), options.pop("trust")) == (0, TrustRules())
     assert set(options.values()) == {None}
     assert Parameters(min_range_m=0.0).completion_options()["min_range_m"] == 0.0
 

@@ -144,6 +144,32 @@ def test_too_little_memory_is_an_error_with_smaller_work_until_it_fits(start, pe
     peer.until(lambda: peer.values["memory"] == "all work fits")
 
 
+# ---- what is taken out, and what is filled in ----
+
+
+def test_what_is_taken_out_is_counted_in_the_label_and_in_the_diagnostics(start, peer, street, cloud):
+    start(replication=8, max_points=3000, ego_box_m=[-4.0, -4.0, -3.0, 4.0, 4.0, 3.0])
+    labels = listen(peer, DiagnosticArray, "/lidar_completion/debug/sweep")
+    completion = peer.complete(cloud(street()))
+    peer.until(lambda: labels)
+    label = {pair.key: pair.value for pair in labels[0].status[0].values}
+    points = read_sweep(completion).points
+    provenance = np.frombuffer(completion.data, np.uint8).reshape(-1, 24)[:, 16]
+    assert completion.width <= 3000
+    assert not (np.abs(points[provenance == 1]) <= (4.0, 4.0, 3.0)).all(axis=1).any()
+    assert int(label["removed: ego_box"]) > 0
+    assert int(label["removed: max_points"]) > 0
+    assert "removed: free_space" in label
+    peer.until(lambda: peer.values.get("removed: ego_box") == label["removed: ego_box"])
+
+
+def test_completed_points_have_an_intensity_from_the_nearest_measured_one(start, peer, street, cloud):
+    start()
+    completion = read_sweep(peer.complete(cloud(street() + 0.0)))
+    provenance = np.frombuffer(peer.completions[-1].data, np.uint8).reshape(-1, 24)[:, 16]
+    assert (completion.intensity[provenance == 1] > 0).mean() > 0.9
+
+
 # ---- model ----
 
 

@@ -82,7 +82,10 @@ class Inference:
     # ---- a sweep ----
 
     def complete(self, points: np.ndarray, wish: Wish, options: Mapping[str, Any]) -> tuple[Completion, Choice]:
-        """Complete points (N, 3) with as much of the wished work as budget and memory allow; the work that was done."""
+        """Complete points (N, 3) with as much of the wished work as budget and memory allow; the work that was done.
+
+        options: further arguments of `SceneCompleter.complete`.
+        """
         self._adopt(wish)
         choice = wish.most if self._deadline is None else self._deadline.choose(len(points))
         completion, done = self._complete(points, choice, options)

@@ -51,7 +51,7 @@ from lidar_completion_ros.parameters import (
     read_only_while_configured,
     read_parameters,
 )
-from lidar_completion_ros.point_cloud_messages import MessageError, Sweep, completion_message, read_sweep
+from lidar_completion_ros.point_cloud_messages import MessageError, completion_message, read_sweep
 
 NODE_NAME = "lidar_completion"
 INPUT_TOPIC = "velodyne_points"  # relative: a namespace gives every LiDAR its own
@@ -403,8 +403,9 @@ class CompletionNode(LifecycleNode):
             return
         sweep = read_sweep(message, parameters.max_input_points)
         header, T_target_sensor = self._output_frame(message)
-        completion, done = inference.complete(sweep.points, wish, parameters.completion_options())
-        self._publish(header, sweep, completion, T_target_sensor, parameters)
+        options = parameters.completion_options() | {"intensity": sweep.intensity}
+        completion, done = inference.complete(sweep.points, wish, options)
+        self._publish(header, completion, T_target_sensor, parameters)
         ended_s = time.monotonic()
         record = SweepRecord(
             completion.timings,
@@ -414,6 +415,7 @@ class CompletionNode(LifecycleNode):
             points_out=len(completion.points),
             replication=done.replication,
             age_s=age_s,
+            removed=dict(completion.removed),
         )
         inference.answered(len(sweep.points), done, completion, ended_s - began_s, record.latency_s)
         self._log.completed_sweep(record)
@@ -431,14 +433,13 @@ class CompletionNode(LifecycleNode):
     def _publish(
         self,
         header: Header,
-        sweep: Sweep,
         completion: Completion,
         T_target_sensor: RigidTransform,
         parameters: Parameters,
     ) -> None:
         assert self._completions is not None
         assert self._completed_only is not None
-        columns = _columns(sweep, completion, T_target_sensor)
+        columns = _columns(completion, T_target_sensor)
         if self._completions.get_subscription_count() or not parameters.lazy:
             self._completions.publish(completion_message(header, output_fields=parameters.output_fields, **columns))
         if self._completed_only.get_subscription_count():
@@ -559,11 +560,11 @@ def _stamp_ns(message: PointCloud2) -> int:
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
-def _columns(sweep: Sweep, completion: Completion, T_target_sensor: RigidTransform) -> dict[str, np.ndarray]:
-    """The output's columns, measured points first. Completed points have intensity 0: nobody measured one."""
-    intensity = np.zeros(len(completion.points), np.float32)
-    if sweep.intensity is not None:
-        intensity[: len(completion.measured_rows)] = sweep.intensity[completion.measured_rows]
+def _columns(completion: Completion, T_target_sensor: RigidTransform) -> dict[str, np.ndarray]:
+    """The output's columns, measured points first. A sweep without intensity gives 0."""
+    intensity = completion.intensity
+    if intensity is None:
+        intensity = np.zeros(len(completion.points), np.float32)
     return {
         "points": T_target_sensor.apply(completion.points),
         "intensity": intensity,

@@ -17,7 +17,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lidar_completion_ros.frames import POSE_HELP, FrameError, pose
+from lidar_completion.visibility import FreeSpaceRules, TrustRules
+from lidar_completion_ros.frames import POSE_HELP, pose
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS
 
 CARD = "the model card's value"
@@ -100,6 +101,33 @@ class Parameters:
         low=0.0,
         high=60_000.0,
     )
+    free_space_filter: bool = _parameter(
+        True, "Take out completed points that lie before what the sensor measured in their direction"
+    )
+    free_space_margin_m: float = _parameter(
+        FreeSpaceRules().margin_m, "Last stretch of a ray that refutes nothing", unit="m", low=0.0, high=10.0
+    )
+    below_ground_m: float = _parameter(
+        0.2,
+        "Take out completed points that lie deeper below the lowest measured point around them; negative: none",
+        unit="m",
+        low=-1.0,
+        high=10.0,
+    )
+    ego_box_m: tuple[float, ...] = _parameter(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        "Box of the vehicle itself in the sensor's frame, x, y, z of its lowest and of its highest corner: no completed point "
+        "stays in it; all 0: none",
+        unit="m",
+    )
+    min_confidence: float = _parameter(0.0, "Take out completed points with less", low=0.0, high=1.0)
+    max_points: int = _parameter(
+        0,
+        "Most points of the output, measured ones first, thinned evenly; 0: no limit",
+        unit="points",
+        low=0,
+        high=10_000_000,
+    )
     sweep_timeout_s: float = _parameter(
         2.0, "Diagnostics warn when no sweep came for so long", unit="s", low=0.1, high=3600.0
     )
@@ -134,7 +162,8 @@ class Parameters:
                 raise ParameterError(f"{name}: expected a finite number, found {value}")
         try:
             pose(self.sensor_pose)
-        except FrameError as error:
+            self.trust_rules()
+        except ValueError as error:
             raise ParameterError(str(error)) from error
 
     def completion_options(self) -> dict[str, Any]:
@@ -144,8 +173,19 @@ class Parameters:
             "voxel_size_m": self.voxel_size_m or None,
             "min_range_m": None if self.min_range_m < 0 else self.min_range_m,
             "max_range_m": self.max_range_m or None,
+            "trust": self.trust_rules(),
+            "max_points": self.max_points or None,
             "seed": self.seed,
         }
+
+    def trust_rules(self) -> TrustRules:
+        """Which completed points are taken out again."""
+        return TrustRules(
+            free_space=FreeSpaceRules(margin_m=self.free_space_margin_m) if self.free_space_filter else None,
+            below_ground_m=None if self.below_ground_m < 0 else self.below_ground_m,
+            ego_box_m=self.ego_box_m if any(self.ego_box_m) else None,
+            min_confidence=self.min_confidence,
+        )
 
 
 def declare_parameters(node: Node) -> Parameters:
