@@ -1,6 +1,8 @@
-"""lidar-completion-train: trains models."""
+"""lidar-completion-train: trains, distils and exports models."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,23 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Train, distil and export completion models."
 )
 
+OBJECTIVES = {
+    "direct": "Train in one or two passes from the noised sweep with a Chamfer distance.",
+    "teacher": "Pre-train by noise prediction with condition dropout (LiDiff).",
+    "refiner": "Train the refiner: six offsets a point, a Chamfer distance.",
+    "diffusion-dpo": "Fine-tune a teacher on pairs of its own completions (Eq. 10).",
+    "score-distillation": "Distil a teacher by score distillation (Eq. 6).",
+    "distillation-dpo": "Distil a teacher by Distillation-DPO (Eq. 16 to 20).",
+}
+
+Recipe = Annotated[Path | None, typer.Option(help="YAML recipe; without one, the defaults")]
+Run = Annotated[Path | None, typer.Option(help="folder of the run, gone on with where it is; default runs/OBJECTIVE")]
+Output = Annotated[Path | None, typer.Option(help="write the model folder here at the end")]
+Minutes = Annotated[float | None, typer.Option(help="save and stop after so many minutes; the same command goes on")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the training process")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="entry=value, such as iterations=100")]
+
 
 @app.callback()
 def main() -> None:
@@ -17,32 +36,106 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-@app.command()
-def direct(
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe; without one, the defaults")] = None,
-    run: Annotated[Path, typer.Option(help="folder of the run; a run that was stopped goes on from it")] = Path(
-        "runs/direct"
-    ),
-    output: Annotated[Path | None, typer.Option(help="write the model folder here at the end")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the training process")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="entry=value, such as iterations=100")] = None,
-) -> None:
-    """Train in one or two passes from the noised sweep with a Chamfer distance (the direct objective)."""
-    import torch
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of the user's input end the command with their message alone."""
+    from lidar_completion.errors import ModelError
+    from lidar_completion_training.configuration import RecipeError
+    from lidar_completion_training.curves import CurvesError
+    from lidar_completion_training.train import TrainingError
 
-    from lidar_completion_training.configuration import RecipeError, load_recipe
-    from lidar_completion_training.train import Trainer, TrainingError
-
-    if threads:
-        torch.set_num_threads(threads)
     try:
-        trainer = Trainer(load_recipe(recipe, overrides), run)
-        trainer.run()
-    except (RecipeError, TrainingError) as error:
+        yield
+    except (CurvesError, ModelError, RecipeError, TrainingError) as error:
         raise SystemExit(f"lidar-completion-train: {error}") from error
-    if output:
-        card = trainer.export(output)
-        print(f"{output}: {card.name}, sha256 {card.sha256[:12]}")
+
+
+def add_objective(name: str, text: str) -> None:
+    """The command that trains one objective."""
+
+    def command(
+        recipe: Recipe = None,
+        run: Run = None,
+        output: Output = None,
+        minutes: Minutes = None,
+        device: Device = "auto",
+        threads: Threads = None,
+        overrides: Overrides = None,
+    ) -> None:
+        import torch
+
+        from lidar_completion_training.configuration import load_recipe
+        from lidar_completion_training.runs import train
+
+        if threads:
+            torch.set_num_threads(threads)
+        with explained():
+            mine = load_recipe(recipe, [*(overrides or []), f"objective={name.replace('-', '_')}"])
+            train(mine, run or Path("runs") / name, output=output, minutes=minutes, device=device)
+
+    app.command(name, help=text)(command)
+
+
+for _name, _text in OBJECTIVES.items():
+    add_objective(_name, _text)
+
+
+@app.command()
+def chain(
+    recipes: Annotated[Path, typer.Argument(help="folder of recipes; they run in the order of their file names")],
+    runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
+    scenes: Annotated[int, typer.Option(help="synthetic test scenes of the evaluation at the end; 0: none")] = 3,
+    device: Device = "auto",
+    overrides: Annotated[list[str] | None, typer.Argument(help="entry=value, for every recipe")] = None,
+) -> None:
+    """Train a folder of recipes one after the other, export each, and judge the last; what is done is not done again."""
+    from lidar_completion_training.runs import train_chain
+
+    with explained():
+        train_chain(recipes, runs, scenes=scenes, device=device, overrides=overrides)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="folder of a run, or of a model that gets its .onnx files")],
+    output: Annotated[
+        Path | None, typer.Option(help="model folder that a run is written to; default RUN/model")
+    ] = None,
+    refiner: Annotated[Path | None, typer.Option(help="model folder whose refiner goes into the model")] = None,
+    onnx: Annotated[
+        bool, typer.Option(help="also ONNX (standard operators, dynamic sizes) for the onnx backend")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="entry=value, such as name=edge pipeline.steps=2")
+    ] = None,
+) -> None:
+    """Write a run's averaged weights as a model folder, with or without ONNX."""
+    from lidar_completion.checkpoints import CARD_NAME
+    from lidar_completion_training.runs import export_onnx, export_to
+
+    with explained():
+        if (source / CARD_NAME).is_file():
+            export_onnx(source)
+            return
+        output = output or source / "model"
+        export_to(source, output, refiner=refiner, overrides=overrides)
+        if onnx:
+            export_onnx(output)
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs, or their log.csv")],
+    output: Annotated[Path, typer.Option(help="the picture")] = Path("curves.png"),
+    number: Annotated[list[str] | None, typer.Option(help="which number; may be repeated; default: all")] = None,
+    smooth: Annotated[float, typer.Option(min=0, max=1, help="share of the rows that the running mean spans")] = 0.02,
+) -> None:
+    """Draw the logs of runs: a panel a number, a line a run."""
+    from lidar_completion_training.curves import draw_curves
+
+    with explained():
+        draw_curves(runs, output, number, smooth)
+    print(output)
 
 
 @app.command()
@@ -60,20 +153,6 @@ def calibrate(
         raise SystemExit(f"lidar-completion-train: {error}") from error
     for ring, share in zip(table["range_m"], table["probability"], strict=True):
         print(f"{ring:5.1f} m  {share:.3f}")
-
-
-@app.command()
-def export(model: Annotated[Path, typer.Argument(help="model folder; the .onnx files are written into it")]) -> None:
-    """Export a model to ONNX (standard operators, dynamic sizes) for the onnx backend."""
-    from lidar_completion.errors import ModelError
-    from lidar_completion.onnx_export import export_model
-
-    try:
-        files = export_model(model)
-    except ModelError as error:
-        raise SystemExit(f"lidar-completion-train: {error}") from error
-    for path in files:
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command("map")

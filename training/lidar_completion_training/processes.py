@@ -4,6 +4,7 @@ Every process holds all networks and takes its own samples; gradients are averag
 whatever the objective did before. So objectives run their networks as often as they like, without knowing of processes.
 """
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -29,6 +30,10 @@ def fabric_of(precision: str = "32-true", device: str = "auto") -> Fabric:
         precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if processes > 1:
+        atexit.register(
+            torch.distributed.destroy_process_group
+        )  # gloo's threads abort a process that leaves them behind
     return fabric
 
 

@@ -1,0 +1,337 @@
+"""The trainer: a run that is killed, split over processes, or fails, on streets made small."""
+
+import csv
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lidar_completion.checkpoints import load_model
+from lidar_completion_training import train as training
+from lidar_completion_training.configuration import RecipeError, load_recipe
+from lidar_completion_training.curves import CurvesError, draw_curves, running_mean
+from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.processes import fabric_of
+from lidar_completion_training.runs import export_to, run_name
+from lidar_completion_training.train import Trainer, TrainingError, differences, learning_rate, load_state
+from lidar_completion_training.training_log import TrainingLog, read_log
+
+SMALL = [
+    "iterations=4",
+    "save_every=2",
+    "architecture.width=0.125",
+    "architecture.voxel_size_m=1.0",
+    "pipeline.downsample_voxel_m=1.0",
+    "pipeline.replication=2",
+    "direct.queries=500",
+    "data.workers=0",
+    "data.sensor=VLP-16",
+    "optimiser.warm_up_iterations=2",
+]
+TRAIN = [sys.executable, "-m", "lidar_completion_training", "direct", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def walls(monkeypatch):
+    """Samples that cost nothing: points of a wall, a sweep of every eighth."""
+
+    def wall(number: int) -> Sample:
+        generator = torch.Generator().manual_seed(number)
+        size, corner = torch.tensor([20.0, 0.1, 4.0]), torch.tensor([4.0, 5.0, -1.7])
+        truth = torch.rand(4000, 3, generator=generator) * size + corner
+        return Sample(truth[::8].contiguous(), truth)
+
+    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: map(wall, itertools.count(first, step)))
+
+
+def train(folder: Path, *entries: str, minutes: float | None = None) -> Trainer:
+    trainer = Trainer(load_recipe(None, [*SMALL, *entries]), folder)
+    trainer.run(minutes, progress=False)
+    return trainer
+
+
+def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    entries = [*SMALL, "iterations=9", "save_every=4"]
+    command = [*TRAIN, "--run", str(tmp_path / "killed"), *entries]
+    with (tmp_path / "out.txt").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            wait_until(lambda: rows_of(tmp_path / "killed") >= 6, process)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert load_state(tmp_path / "killed")["iteration"] == 4
+    assert rows_of(tmp_path / "killed") < 9
+    train(tmp_path / "killed", "iterations=9", "save_every=4")
+    train(tmp_path / "whole", "iterations=9", "save_every=4")
+    assert_same_state(tmp_path / "killed", tmp_path / "whole")
+    assert (tmp_path / "killed" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
+
+
+def wait_until(condition, process: subprocess.Popen, seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def rows_of(run: Path) -> int:
+    path = run / "log.csv"
+    return len(read_log(path)) if path.is_file() else 0
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    one, other = load_state(one), load_state(other)
+    assert one["iteration"] == other["iteration"]
+    for part in ("networks", "average"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), (part, name)
+
+
+def test_stopping_for_the_time_keeps_the_step(tmp_path, walls):
+    assert train(tmp_path / "pieces", minutes=0.0).iteration == 0
+    train(tmp_path / "pieces")
+    train(tmp_path / "whole")
+    assert_same_state(tmp_path / "pieces", tmp_path / "whole")
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+    entries = ["optimiser.kind=sgd", "optimiser.learning_rate=0.05", "iterations=3"]
+    train(tmp_path / "one", "batch=2", *entries, "data.workers=2")  # the same number of workers in all
+    run_twice(
+        [
+            "-m",
+            "lidar_completion_training",
+            "--",
+            *TRAIN[3:],
+            "--run",
+            str(tmp_path / "two"),
+            *SMALL,
+            *entries,
+            "data.workers=1",
+        ]
+    )
+    one, two = load_state(tmp_path / "one")["networks"], load_state(tmp_path / "two")["networks"]
+    fresh = Trainer(load_recipe(None, SMALL), tmp_path).objective.networks.state_dict()
+    for name in fresh:
+        if not name.endswith(
+            ("running_mean", "running_var", "num_batches_tracked")
+        ):  # of its own sweeps, then averaged
+            moved = (one[name] - fresh[name]).abs().max()
+            assert (one[name] - two[name]).abs().max() <= 1e-6 + 1e-3 * moved, name
+    for mine, theirs in zip(
+        read_log(tmp_path / "one" / "log.csv"), read_log(tmp_path / "two" / "log.csv"), strict=True
+    ):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+EXCHANGE = """
+import sys
+import torch
+from lidar_completion_training import processes
+
+fabric = processes.fabric_of(device="cpu")
+rank = fabric.global_rank
+norm = torch.nn.BatchNorm1d(1)
+norm.running_mean.fill_(2.0 + 2.0 * rank)
+both, first, none = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
+both.grad = torch.full((1,), 1.0 + 2.0 * rank)
+if rank == 0:
+    first.grad = torch.full((1,), 2.0)
+processes.average_gradients(fabric, [both, first, none])
+processes.average_buffers(fabric, [norm])
+assert both.grad.item() == 2.0
+assert first.grad.item() == 1.0
+assert none.grad is None
+assert norm.running_mean.item() == 3.0
+assert processes.average_numbers(fabric, {"loss": 1.0 + rank}) == {"loss": 1.5}
+"""
+
+
+def test_gradients_statistics_and_numbers_are_means_over_processes(tmp_path):
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    run_twice([str(tmp_path / "exchange.py")])
+
+
+def run_twice(program: list[str]) -> None:
+    """Run a Python program in two gloo processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_batch_has_the_mean_gradient_of_its_sweeps(tmp_path, walls):
+    def gradients(batch: int, first: int) -> torch.Tensor:
+        trainer = Trainer(load_recipe(None, [*SMALL, f"batch={batch}"]), tmp_path)
+        trainer.iteration = first
+        stream = trainer._stream()
+        for place in range(batch):
+            trainer._backward(place, next(stream))
+        return torch.cat([p.grad.flatten() for p in trainer.objective.networks.parameters() if p.grad is not None])
+
+    both = gradients(2, 0)
+    assert torch.allclose(both, (gradients(1, 0) + gradients(1, 1)) / 2, atol=1e-5 * float(both.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"), [("16-mixed", "needs a GPU"), ("bf16-mixed", "needs a GPU"), ("8", "one of")]
+)
+def test_a_precision_that_cannot_be_had_is_refused(tmp_path, precision, reason):
+    fabric = fabric_of(device="cpu")
+    with pytest.raises(RecipeError, match=reason):
+        Trainer(load_recipe(None, [*SMALL, f"precision={precision}"]), tmp_path, fabric)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_trains_close_to_full_precision(tmp_path, walls, precision):
+    train(tmp_path / "full")
+    mixed = train(tmp_path / "mixed", f"precision={precision}")
+    assert next(mixed.objective.networks.parameters()).dtype == torch.float32
+    one, other = (read_log(tmp_path / name / "log.csv") for name in ("full", "mixed"))
+    assert [row["model_loss"] for row in one] == pytest.approx([row["model_loss"] for row in other], rel=0.1)
+
+
+def test_a_sweep_that_does_not_fit_into_memory_is_explained(tmp_path, walls):
+    train(tmp_path)
+    with pytest.raises(TrainingError, match=r"out of memory.*fewer points.*state\.pt holds iteration 4"):
+        train(tmp_path, "iterations=6", f"pipeline.replication={10**9}")
+
+
+def test_a_loss_that_diverges_is_explained_and_the_state_before_it_kept(tmp_path, walls):
+    train(tmp_path)
+    with pytest.raises(TrainingError, match=r"(nan|inf|finite).*learning_rate.*state\.pt holds iteration 4"):
+        train(
+            tmp_path, "iterations=20", "save_every=50", "optimiser.learning_rate=1e25", "optimiser.warm_up_iterations=0"
+        )
+    assert all(bool(torch.isfinite(value).all()) for value in load_state(tmp_path)["networks"].values())
+    train(tmp_path, "iterations=6")
+    assert load_state(tmp_path)["iteration"] == 6
+
+
+def test_a_data_worker_that_is_killed_is_explained(tmp_path):
+    def kill_worker() -> None:
+        while rows_of(tmp_path) < 3:
+            time.sleep(0.02)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_worker, daemon=True)
+    killer.start()
+    with pytest.raises(TrainingError, match=r"data worker died.*data\.workers.*state\.pt holds iteration"):
+        train(tmp_path, "data.workers=1", "iterations=2000", "save_every=2")
+    killer.join()
+
+
+def test_a_damaged_state_names_its_file(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(TrainingError, match=r"state\.pt: damaged"):
+        train(tmp_path)
+
+
+def test_a_state_of_another_network_is_refused(tmp_path, walls):
+    train(tmp_path)
+    with pytest.raises(TrainingError, match=r"state\.pt: does not fit this recipe"):
+        train(tmp_path, "architecture.width=0.25")
+
+
+def test_going_on_with_other_settings_says_so(tmp_path, walls, capsys):
+    train(tmp_path)
+    train(tmp_path, "iterations=5")
+    assert "goes on with" not in capsys.readouterr().out
+    train(tmp_path, "iterations=6", "optimiser.learning_rate=0.001")
+    assert "goes on with optimiser.learning_rate 0.001, which was 0.002 until 5" in capsys.readouterr().out
+
+
+def test_pictures_are_drawn_while_it_trains(tmp_path, walls):
+    train(tmp_path, "picture_every=2", "iterations=2")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["000002.png"]
+    assert (tmp_path / "pictures" / "000002.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_exports_its_average(tmp_path, walls):
+    trainer = train(tmp_path / "run", "name=small")
+    export_to(tmp_path / "run", tmp_path / "model")
+    card, networks = load_model(tmp_path / "model")
+    assert card.name == "small"
+    assert "synthetic" in card.training_data
+    for name, value in networks["denoiser"].named_parameters():
+        average = trainer.average["denoiser"].get_parameter(name)
+        assert torch.allclose(value, average, rtol=1e-3, atol=1e-5)
+    with pytest.raises(TrainingError, match=r"nowhere.*no such file"):
+        export_to(tmp_path / "nowhere", tmp_path / "model")
+
+
+def test_the_log_survives_a_torn_row_and_takes_new_numbers(tmp_path):
+    log = TrainingLog(tmp_path)
+    for iteration in range(1, 4):
+        log.append(iteration, {"loss": 1.0 / iteration})
+    log.append(4, {"loss": 0.25, "late": 7.0})
+    with log.path.open("a") as file:
+        file.write("5,0.1")
+    log = TrainingLog(tmp_path)
+    log.cut(4)
+    log.append(5, {"loss": 0.125, "late": 8.0})
+    with log.path.open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["iteration", "loss", "late"]
+    assert rows[1:] == [
+        ["1", "1", ""],
+        ["2", "0.5", ""],
+        ["3", "0.333333", ""],
+        ["4", "0.25", "7"],
+        ["5", "0.125", "8"],
+    ]
+    log.cut(0)
+    assert not log.path.exists()
+
+
+def test_curves_of_several_runs(tmp_path):
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        log = TrainingLog(tmp_path / run)
+        for iteration in range(1, 200):
+            log.append(iteration, {"loss": 1 / iteration, **({"extra": 1.0} if run == "a" else {})})
+    draw_curves([tmp_path / "a", tmp_path / "b"], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    with pytest.raises(CurvesError, match="loss, extra"):
+        draw_curves([tmp_path / "a"], tmp_path / "curves.png", ["accuracy"])
+    with pytest.raises(CurvesError, match="no such log"):
+        draw_curves([tmp_path / "c"], tmp_path / "curves.png")
+    assert running_mean(torch.arange(5.0).numpy(), 2).tolist() == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    settings = load_recipe(None, ["optimiser.warm_up_iterations=10", "optimiser.learning_rate=1.0"]).optimiser
+    rates = [learning_rate(settings, i, 100) for i in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(settings.final_fraction)
+    settings.decay, settings.step_iterations = "steps", 40
+    assert [learning_rate(settings, i, 100) for i in (39, 40, 80)] == [1.0, 0.5, 0.25]
+
+
+def test_differences_of_recipes_are_named():
+    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}}) == {"b.c": (2, 4)}
+
+
+def test_a_chain_names_runs_after_its_recipes():
+    assert [run_name(Path(name)) for name in ("03_diffusion_dpo.yaml", "teacher.yaml")] == ["diffusion_dpo", "teacher"]
