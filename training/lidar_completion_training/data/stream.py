@@ -1,15 +1,20 @@
-"""An endless, reproducible stream of training pairs from worker processes."""
+"""An endless, reproducible stream of training pairs from worker processes: synthetic streets, or recorded drives."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lidar_completion_training.configuration import DataRecipe
+from lidar_completion_training.configuration import DataRecipe, RecipeError
+from lidar_completion_training.data.drives import Drive
+from lidar_completion_training.data.open import open_drive
 from lidar_completion_training.data.synthetic import training_pairs
+from lidar_completion_training.ground_truth_map import PUBLISHED_RULES, GroundTruthMap, in_range, truth_for_sweep
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,67 @@ class PairStream(IterableDataset):
                 yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m, pair.origin)
 
 
+class DriveStream(IterableDataset):
+    """Samples number first_sample, first_sample + step, ... of recorded drives with maps: all sweeps in random order, again
+    and again. Sample n is the same sweep for any number of processes and workers.
+
+    The reference's rules: no moving or unlabelled points where there are labels, the truth within 50 m and z > -4 m, cut
+    to the cells that the sweep touches. Raises RecipeError where drives or maps are missing.
+    """
+
+    def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
+        self.recipe = recipe
+        self.first_sample = first_sample
+        self.step = step
+        self.rules = replace(PUBLISHED_RULES, view_cell_m=recipe.view_cell_m, max_z_m=np.inf)
+        if not recipe.drives:
+            raise RecipeError("data.drives is empty, but data.source is 'drives'; set data.drives=[folder,folder]")
+        self.drives = [open_drive(folder) for folder in recipe.drives]
+        self.maps = [_map_of(drive, folder, recipe) for drive, folder in zip(self.drives, recipe.drives, strict=True)]
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = get_worker_info()
+        if info:
+            torch.set_num_threads(1)
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        truth = [GroundTruthMap(file) for file in self.maps]  # a file handle of this worker's own
+        ends = np.cumsum([len(drive) for drive in self.drives])
+        order = cache(lambda turn: np.random.default_rng([self.recipe.first_seed, turn]).permutation(ends[-1]))
+        number = self.first_sample + self.step * worker
+        while True:
+            turn, place = divmod(number, int(ends[-1]))
+            row = int(order(turn)[place])
+            which = int(np.searchsorted(ends, row, side="right"))
+            yield self._sample(self.drives[which], truth[which], row - int(ends[which]) + len(self.drives[which]))
+            number += self.step * workers
+
+    def _sample(self, drive: Drive, truth: GroundTruthMap, index: int) -> Sample:
+        pose, measured = drive.T_map_sensor[index], drive.read(index)
+        points = measured.points
+        if self.recipe.drop_moving and measured.static is not None:
+            points = points[measured.static]
+        sweep = in_range(points, self.rules)
+        around = truth.around(pose[:3, 3], self.rules.max_range_m)
+        known = truth_for_sweep(around, pose, self.rules, sweep)
+        return Sample(torch.from_numpy(np.ascontiguousarray(sweep, np.float32)), torch.from_numpy(known))
+
+
+def _map_of(drive: Drive, folder: str, recipe: DataRecipe) -> Path:
+    path = Path(recipe.maps) / f"{drive.name}.npz"
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such map; build it: lidar-completion-train map {folder} --output {path}")
+    return path
+
+
+STREAMS = {"synthetic": PairStream, "drives": DriveStream}
+
+
 def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sample]:
     """Samples number first_sample, first_sample + step, ...: process r of W starts at a multiple of W plus r, with step W."""
+    if recipe.source not in STREAMS:
+        raise RecipeError(f"data.source is {recipe.source!r}; it can be one of {', '.join(STREAMS)}")
     loader = DataLoader(
-        PairStream(recipe, first_sample, step),
+        STREAMS[recipe.source](recipe, first_sample, step),
         batch_size=None,
         num_workers=recipe.workers,
         prefetch_factor=4 if recipe.workers else None,
