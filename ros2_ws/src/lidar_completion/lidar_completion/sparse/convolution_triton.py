@@ -48,12 +48,12 @@ def convolve_fused(
     partial = out if out.dtype == torch.float32 or len(passes) == 1 else torch.empty_like(out, dtype=torch.float32)
     features, first = features.contiguous(), 0
     residual = None if residual is None else residual.contiguous()
-    for i, plan in enumerate(passes):  # a pass adds to what the passes before it left
-        last = i == len(passes) - 1
-        weights = kernel[first : first + len(plan.table)]
-        target = out if last else partial
-        _launch(features, weights, plan, bias if last else None, residual if i == 0 else partial, relu and last, target)
-        first += len(plan.table)
+    with torch.cuda.device_of(features):  # Triton launches on the current device
+        for i, plan in enumerate(passes):  # a pass adds to what the passes before it left
+            last = i == len(passes) - 1
+            weights, added = kernel[first : first + len(plan.table)], residual if i == 0 else partial
+            _launch(features, weights, plan, bias if last else None, added, relu and last, out if last else partial)
+            first += len(plan.table)
     return out
 
 
@@ -266,24 +266,25 @@ def kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel_map: 
     tiles = triton.cdiv(c_in, block_m), triton.cdiv(c_out, block_n)
     shares = max(1, min(32, 1024 // (volume * tiles[0] * tiles[1]), kernel_map.num_out // 1024))
     parts = torch.empty(shares, *kernel.shape, dtype=torch.float32, device=kernel.device)
-    _kernel_gradient_tile[(volume, tiles[0] * tiles[1], shares)](
-        features.contiguous(),
-        grad.contiguous(),
-        in_rows,
-        out_rows,
-        counts,
-        parts,
-        in_rows.shape[1],
-        c_in,
-        c_out,
-        PRECISION=FLOAT32_PRECISION,
-        DTYPE=DTYPES[kernel.dtype],
-        BLOCK_M=block_m,
-        BLOCK_N=block_n,
-        BLOCK_P=32,
-        num_warps=4,
-        num_stages=2,
-    )
+    with torch.cuda.device_of(features):
+        _kernel_gradient_tile[(volume, tiles[0] * tiles[1], shares)](
+            features.contiguous(),
+            grad.contiguous(),
+            in_rows,
+            out_rows,
+            counts,
+            parts,
+            in_rows.shape[1],
+            c_in,
+            c_out,
+            PRECISION=FLOAT32_PRECISION,
+            DTYPE=DTYPES[kernel.dtype],
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            BLOCK_P=32,
+            num_warps=4,
+            num_stages=2,
+        )
     return parts.sum(0).to(kernel.dtype)
 
 

@@ -17,9 +17,10 @@ def nearest_rows(queries: Tensor, condition: Tensor) -> Tensor:
     rows = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
     if len(queries):
         q, p = (each.T.contiguous() for each in (queries, condition))  # x, y, z each in one piece
-        _nearest_block[(triton.cdiv(len(queries), BLOCK_Q),)](
-            q, p, rows, len(queries), len(condition), BLOCK_Q=BLOCK_Q, BLOCK_P=BLOCK_P, num_warps=4
-        )
+        with torch.cuda.device_of(rows):  # Triton launches on the current device
+            _nearest_block[(triton.cdiv(len(queries), BLOCK_Q),)](
+                q, p, rows, len(queries), len(condition), BLOCK_Q=BLOCK_Q, BLOCK_P=BLOCK_P, num_warps=4
+            )
     return rows
 
 
