@@ -23,7 +23,7 @@ from lidar_completion.sparse.nearest import nearest_rows
 
 Network = TypeVar("Network", bound=nn.Module)
 
-WIDE_CHANNELS = 96  # layers of at least as many channels are worth rounding to bfloat16
+WIDE_CHANNELS = 64  # layers of at least as many channels are worth rounding to bfloat16
 LOCAL_FEATURES = 10  # columns of VoxelisedCloud.beside
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
@@ -386,11 +386,20 @@ class Denoiser(UNet):
 
     def gate_table(self, stage: str, condition: Condition, embedding: Tensor, item: Tensor) -> Tensor:
         """The gate (C, c) of every condition voxel: a voxel's gate depends only on its nearest condition voxel and t,
-        so it is computed here and gathered, instead of on every voxel."""
-        part = getattr(self, f"latent_{stage}")(condition.features)
-        time = getattr(self, f"{stage}_temp")(embedding)[item]
-        both = (time, part) if stage == "up1" else (part, time)
-        return getattr(self, f"latemp_{stage}")(torch.cat(both, dim=1))
+        so it is computed here and gathered, instead of on every voxel.
+
+        Exact: latemp's first layer adds what it makes of the condition and of the time, which is one row a scan; and no
+        activation stands between latent's last layer and it, so the two are one.
+        """
+        latent, temp, latemp = (getattr(self, n) for n in (f"latent_{stage}", f"{stage}_temp", f"latemp_{stage}"))
+        first, last = latemp[0], latent[2]
+        halves = first.weight.chunk(2, dim=1)
+        of_part, of_time = reversed(halves) if stage == "up1" else halves
+        part = F.linear(
+            latent[1](latent[0](condition.features)), of_part @ last.weight, of_part @ last.bias + first.bias
+        )
+        time = F.linear(temp(embedding), of_time)
+        return latemp[2](latemp[1](part + time[item]))
 
 
 class Refiner(UNet):

@@ -39,12 +39,15 @@ def convolve(
     installed), or "auto": backend_of the features' device. A backend that cannot be used is a ValueError.
     A half-precision kernel multiplies in half precision and sums in float32; the result has the features' dtype.
     """
+    learns = torch.is_grad_enabled() and _learns(features, kernel)
+    if kernel.dim() == 2 and _chosen(backend, features) == "cpu" and not learns:
+        return convolution_cpu.pointwise_fused(features, kernel, bias, residual, relu)
     if kernel.dim() == 2:
         out = (features.to(kernel.dtype) @ kernel).to(features.dtype)
     else:
         assert kernel_map is not None
         module = _module(_chosen(backend, features))
-        if module.__name__.endswith(FUSED) and not (torch.is_grad_enabled() and _learns(features, kernel)):
+        if module.__name__.endswith(FUSED) and not learns:
             return module.convolve_fused(features, kernel, kernel_map, bias, residual, relu)
         out = module.convolve(features, kernel, kernel_map)
     if bias is not None:
