@@ -17,6 +17,7 @@ from lidar_completion_ros.point_cloud_messages import (
     cloud_message,
     completion_message,
     output_layout,
+    point_times,
     read_sweep,
 )
 
@@ -208,3 +209,47 @@ def test_output_carries_the_fields_that_are_asked_for(fields):
         kind = np.uint8 if each.name == "provenance" else np.float32
         column = np.ndarray(4, kind, buffer=message.data, offset=each.offset, strides=(message.point_step,))
         np.testing.assert_array_equal(column, columns[each.name])
+
+
+STAMP_NS = 1_700_000_000 * 10**9 + 250_000_000
+OFFSETS = np.array([0.0, 0.025, 0.0999])
+
+
+def timed(name, kind, values, stamp_ns=STAMP_NS):
+    """A message of points with a time field of a driver."""
+    layout = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), (name, kind)])
+    buffer, points = allocate_points(len(values), layout)
+    points[name] = values
+    header = Header()
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    return cloud_message(header, buffer, layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values"),
+    [
+        ("time", "<f4", OFFSETS),  # Velodyne
+        ("time", "<f4", OFFSETS - 0.1),  # Velodyne, stamped at the end of the sweep
+        ("t", "<u4", OFFSETS * 1e9),  # Ouster
+        ("time_stamp", "<u4", OFFSETS * 1e9),  # Autoware
+        ("timestamp", "<f8", OFFSETS + STAMP_NS / 1e9),  # Hesai, RoboSense
+        ("timestamp", "<f8", OFFSETS * 1e9 + STAMP_NS),  # Livox
+    ],
+)
+def test_the_times_of_points_are_read_as_each_driver_writes_them(name, kind, values):
+    expected = OFFSETS - 0.1 if values[0] == -0.1 else OFFSETS
+    np.testing.assert_allclose(point_times(timed(name, kind, values)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values"),
+    [
+        ("ring", "<u2", [0, 1, 2]),  # no times
+        ("time", "<f4", [0.0, 0.05, 7.0]),  # too long for a sweep
+        ("timestamp", "<f8", OFFSETS + STAMP_NS / 1e9 + 3600),  # another clock
+        ("time", "<f4", [np.nan] * 3),
+        ("t", "<u4", []),
+    ],
+)
+def test_what_cannot_be_the_times_of_a_sweep_is_none(name, kind, values):
+    assert point_times(timed(name, kind, values)) is None

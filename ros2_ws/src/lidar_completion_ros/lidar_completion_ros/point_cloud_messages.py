@@ -29,6 +29,9 @@ NUMPY_TYPES = {
 POINT_FIELD_TYPES = {name: datatype for datatype, name in NUMPY_TYPES.items()}
 FLOAT_TYPES = (PointField.FLOAT32, PointField.FLOAT64)
 
+TIME_FIELDS = ("time", "t", "timestamp", "time_stamp", "offset_time", "point_time_offset")  # as drivers name it
+LONGEST_SWEEP_S = 1.0
+
 OUTPUT_FIELDS = {"intensity": np.float32, "provenance": np.uint8, "confidence": np.float32}
 
 
@@ -58,6 +61,37 @@ def read_sweep(message: PointCloud2, max_points: int | None = None) -> Sweep:
         points=_columns(message, axes),
         intensity=None if intensity is None else _float32(_column(message, intensity)).reshape(-1),
     )
+
+
+def point_times(message: PointCloud2) -> np.ndarray | None:
+    """Seconds (N,) float64 of each point after the header's stamp, for a message that `read_sweep` accepts.
+
+    Integers are nanoseconds (Ouster, Livox, Autoware), floating-point numbers are seconds (Velodyne, Hesai) or, where they are too
+    large for that, nanoseconds; times since 1970 are told by their size. None where the message has no such field, or
+    where what it holds cannot be the times of a sweep: more than a second long, or more than a second off the stamp.
+    """
+    fields = {field.name: field for field in message.fields}
+    name = next((each for each in TIME_FIELDS if each in fields), None)
+    if name is None:
+        return None
+    try:
+        field = _readable_field(message, fields, name, tuple(NUMPY_TYPES))
+    except MessageError:
+        return None
+    raw = _column(message, field).reshape(-1)
+    stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    first = raw[np.isfinite(raw)][:1] if raw.dtype.kind == "f" else raw[:1]
+    if not len(first):
+        return None
+    nanoseconds = raw.dtype.kind in "iu" or abs(float(first[0])) > 1e15
+    if abs(float(first[0])) > (1e15 if nanoseconds else 1e6):  # since 1970; subtracted in float64's full precision
+        raw = raw.astype(np.float64) - (stamp_ns if nanoseconds else stamp_ns / 1e9)
+    times = raw.astype(np.float64) * (1e-9 if nanoseconds else 1.0)
+    inside = np.isfinite(times)
+    if not inside.any() or np.abs(times[inside]).max() > LONGEST_SWEEP_S or np.ptp(times[inside]) > LONGEST_SWEEP_S:
+        return None
+    times[~inside] = 0.0
+    return times
 
 
 def completion_message(
