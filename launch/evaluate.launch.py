@@ -4,8 +4,6 @@ The node is that of complete.launch.py, with the vehicle's parameters; the bag i
 --wait-for-node`. All ends when either of them does. `--show-args` lists the arguments.
 """
 
-import sys
-
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -18,6 +16,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
+from launch_ros.substitutions import ExecutableInPackage
 
 # Arguments that become options of `lidar-completion bag`; empty ones are left out.
 OPTIONS = [
@@ -61,7 +60,7 @@ def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         if value[option.name]
         for part in (f"--{option.name.replace('_', '-')}", value[option.name])
     ]
-    command = [sys.executable, "-m", "lidar_completion.command_line", "bag", value["bag"]]
+    command = [ExecutableInPackage(package="lidar_completion", executable="lidar-completion"), "bag", value["bag"]]
     return [
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])),

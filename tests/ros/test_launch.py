@@ -1,0 +1,170 @@
+"""The launch files: their arguments fit each other everywhere; where launch is installed they run the real node."""
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from lidar_completion_ros.merge_clouds import CloudMerger, merged
+from lidar_completion_ros.parameters import Parameters
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
+
+
+def declared(name):
+    """Argument -> default (None: required) of a launch file, read from its source, so that launch is not needed."""
+    found = {}
+    for call in ast.walk(ast.parse((LAUNCH / name).read_text())):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "DeclareLaunchArgument":
+            keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+            assert "description" in keywords, call.args[0].value
+            found[call.args[0].value] = keywords.get("default_value")
+    return found
+
+
+def test_all_launch_files_are_here():
+    assert FILES == ["complete.launch.py", "evaluate.launch.py", "several_lidars.launch.py"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_passed_on_is_declared_there(name):
+    """Names of arguments that are included files' too mean the same; the node's parameters exist."""
+    complete = declared("complete.launch.py")
+    own = declared(name)
+    assert own
+    parameters = {"model", "device", "latency_budget_ms", "target_frame", "use_sim_time", "autostart"}
+    assert parameters - {"use_sim_time"} <= set(Parameters.__dataclass_fields__)
+    assert parameters <= set(complete)
+    if name == "several_lidars.launch.py":
+        assert set(own) - {"lidars", "merged_topic", "max_stamp_difference_s"} <= set(complete)
+
+
+def test_the_options_of_the_evaluation_are_those_of_the_command():
+    source = (ROOT / "ros2_ws/src/lidar_completion_ros/lidar_completion_ros/command_line.py").read_text()
+    command = next(each for each in ast.parse(source).body if getattr(each, "name", "") == "bag")
+    options = {argument.arg for argument in command.args.args}
+    node_arguments = {"model", "device", "latency_budget_ms", "log_level", "params_file"}
+    assert set(declared("evaluate.launch.py")) - node_arguments <= options
+
+
+def test_the_aggregator_collects_every_node():
+    file = ROOT / "ros2_ws/src/lidar_completion_ros/config/diagnostic_aggregator.param.yaml"
+    analyzer = yaml.safe_load(file.read_text())["analyzers"]["ros__parameters"]["lidar_completion"]
+    (part,) = analyzer["contains"]
+    for name in ("lidar_completion: completion", "front/lidar_completion: completion"):
+        assert part in name
+    assert analyzer["timeout"] > next(f.default for f in [Parameters.__dataclass_fields__["diagnostics_period_s"]])
+
+
+# ---- the merger ----
+
+
+def row(values, stamp_ns=0, frame="base_link", name="x", row_padding=0):
+    rows = [bytes(np.float32(values))] if not row_padding else [bytes(np.float32(values)) + b"\xee" * row_padding]
+    message = PointCloud2(height=1, width=len(values), point_step=4, row_step=len(rows[0]), data=rows[0])
+    message.fields = [PointField(name=name, offset=0, datatype=PointField.FLOAT32, count=1)]
+    message.header = Header(frame_id=frame)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    return message
+
+
+def test_clouds_are_put_behind_each_other_without_padding():
+    both = merged([row([1, 2], 5, row_padding=3), row([3], 7)])
+    assert np.frombuffer(both.data, np.float32).tolist() == [1, 2, 3]
+    assert (both.width, both.height, both.row_step) == (3, 1, 12)
+    assert both.header.stamp.nanosec == 7
+
+
+@pytest.mark.parametrize("other", [row([1], frame="rear"), row([1], name="y")])
+def test_clouds_that_do_not_fit_are_refused_by_name(other):
+    with pytest.raises(ValueError, match=r"target_frame|output_fields"):
+        merged([row([1]), other])
+
+
+def test_clouds_of_one_moment_are_merged_and_no_others(ros, peer):
+    merger = CloudMerger()
+    peer.executor.add_node(merger)
+    got = []
+    peer.node.create_subscription(PointCloud2, "merged", got.append, 10)
+    sides = [peer.node.create_publisher(PointCloud2, f"{side}/completed", 10) for side in ("front", "rear")]
+    peer.until(lambda: all(side.get_subscription_count() for side in sides))
+    peer.until(lambda: merger.count_subscribers("merged"))
+    sides[0].publish(row([1], 10**9))
+    sides[1].publish(row([2], 2 * 10**9))  # a second later: another moment
+    sides[0].publish(row([3], 2 * 10**9 + 10**7))
+    peer.until(lambda: got)
+    assert sorted(np.frombuffer(got[0].data, np.float32).tolist()) == [2, 3]
+    assert len(got) == 1
+    peer.executor.remove_node(merger)
+    merger.destroy_node()
+
+
+# ---- real launches ----
+
+needs_launch = pytest.mark.skipif(
+    find_spec("launch_ros") is None or find_spec("ros2launch") is None,
+    reason="needs launch_ros and ros2launch, which PyPI does not have: run in a ROS 2 installation",
+)
+
+
+@contextmanager
+def launched(name, **arguments):
+    given = [f"{key}:={value}" for key, value in arguments.items()]
+    ros2 = "import sys; from ros2cli.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", ros2, "launch", str(LAUNCH / name), *given]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def process_of(executable, session):
+    """Process id of the program of that name in a session."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if executable in (folder / "cmdline").read_text() and os.getsid(int(folder.name)) == session:
+                return int(folder.name)
+    raise AssertionError(f"{executable} does not run in the session {session}")
+
+
+@needs_launch
+@pytest.mark.slow
+def test_a_launched_node_completes_and_is_started_again_when_it_dies(make_peer, tiny_model, street, cloud):
+    with (
+        make_peer("/front") as peer,
+        launched("complete.launch.py", namespace="front", model=tiny_model, respawn="true") as launch,
+    ):
+        for round_number in range(2):
+            seen = len(peer.diagnostics)
+            peer.until(lambda seen=seen: len(peer.diagnostics) > seen and peer.values["state"] == "active", 240)
+            peer.until_connected()
+            peer.complete(cloud(street(), stamp_ns=10**18 + round_number))
+            if round_number == 0:
+                os.kill(process_of("lidar_completion_node", launch.pid), signal.SIGKILL)
+
+
+@needs_launch
+@pytest.mark.slow
+def test_a_launched_evaluation_writes_its_report(ros, tiny_model, tmp_path):
+    arguments = {"bag": ROOT / "samples" / "street", "rate": 0, "report": tmp_path / "report", "model": tiny_model}
+    with launched("evaluate.launch.py", **arguments) as process:
+        assert process.wait(400) == 0
+    assert "6 / 6" in (tmp_path / "report" / "report.html").read_text()
