@@ -9,6 +9,7 @@ import pytest
 import torch
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
@@ -16,11 +17,12 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSLivelinessPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lidar_completion_ros.frames import tf_is_installed
 from lidar_completion_ros.node import CompletionNode
-from lidar_completion_ros.point_cloud_messages import read_sweep
+from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message, read_sweep
 
 RELIABLE = {"qos_overrides./velodyne_points.subscription.reliability": "reliable"}
 
@@ -305,6 +307,34 @@ def test_the_output_comes_in_the_target_frame(start, peer, street, cloud):
     assert peer.completions[-1].header.stamp == sweep.header.stamp
     expected = np.stack([1 - measured[:, 1], measured[:, 0], measured[:, 2] + 1.8], axis=1)
     np.testing.assert_allclose(out[: len(measured)], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("motion", ["twist", "odometry"])
+def test_a_sweep_with_times_is_freed_of_the_motion(motion, start, peer, street):
+    """At 10 m/s a point that was measured 0.1 s after the stamp lies 1 m farther ahead in the sensor's frame of the stamp."""
+    if motion == "twist":
+        kind, message = TwistStamped, TwistStamped()
+        message.header.frame_id, twist = "velodyne", message.twist
+    else:
+        kind = pytest.importorskip("nav_msgs.msg", reason="needs nav_msgs").Odometry
+        message = kind(child_frame_id="velodyne")
+        twist = message.twist.twist
+    twist.linear.x, message.header.stamp.sec = 10.0, 10**9
+    start(motion=motion)
+    layout = np.dtype([(name, "<f4") for name in ("x", "y", "z", "time")])
+    buffer, points = allocate_points(len(street()), layout)
+    for axis, name in enumerate("xyz"):
+        points[name] = street()[:, axis]
+    points["time"][::2] = 0.1
+    sweep = cloud_message(Header(stamp=message.header.stamp, frame_id="velodyne"), buffer, layout)
+    speed = peer.node.create_publisher(kind, motion, 10)
+    peer.until(lambda: speed.get_subscription_count() > 0)
+    speed.publish(message)
+    while peer.values.get("deskewed") != "yes":  # the twist and the sweep come by different ways
+        peer.complete(sweep)
+        peer.until_diagnosed(lambda status: True)
+    out = read_sweep(peer.completions[-1]).points[: len(points)]
+    np.testing.assert_allclose(out[:, 0] - points["x"], points["time"] * 10, rtol=0, atol=1e-4)
 
 
 def test_a_target_frame_without_a_transform_is_told_at_configure(ros, tiny_model):

@@ -16,9 +16,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Twist as GeometryTwist
+from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import ParameterType, SetParametersResult
 from rcl_interfaces.srv import SetParametersAtomically
@@ -43,6 +46,7 @@ from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTr
 from lidar_completion_ros.inference import Inference, Wish
 from lidar_completion_ros.installed_files import model_folder
 from lidar_completion_ros.mailbox import Mailbox
+from lidar_completion_ros.motion import Motion, Twist, deskewed
 from lidar_completion_ros.parameters import (
     ParameterError,
     Parameters,
@@ -51,7 +55,10 @@ from lidar_completion_ros.parameters import (
     read_only_while_configured,
     read_parameters,
 )
-from lidar_completion_ros.point_cloud_messages import MessageError, completion_message, read_sweep
+from lidar_completion_ros.point_cloud_messages import MessageError, completion_message, point_times, read_sweep
+
+if TYPE_CHECKING:
+    from nav_msgs.msg import Odometry
 
 NODE_NAME = "lidar_completion"
 INPUT_TOPIC = "velodyne_points"  # relative: a namespace gives every LiDAR its own
@@ -104,7 +111,9 @@ class CompletionNode(LifecycleNode):
         self._completed_only: Publisher | None = None
         self._sweep_labels: Publisher | None = None
         self._debug_publishers: dict[str, Publisher] = {}
-        self._frames: Frames | None = None
+        self._frames: Frames = FixedFrames(RigidTransform.identity)
+        self._motion = Motion()
+        self._motion_subscription: Subscription | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetParametersAtomically, "~/set_steps", self._set_steps)
         self.create_service(Trigger, "~/reload_model", self._reload_model)
@@ -139,6 +148,7 @@ class CompletionNode(LifecycleNode):
         self._log, self._reported_troubles, self._reload_error = SweepLog(), Counter(), ""
         try:
             self._frames = self._source_of_frames()
+            self._motion_subscription = self._subscribe_to_motion()
             self._create_publishers()
         except Exception as error:  # an impossible QoS override, no source of transforms
             self._release()
@@ -239,7 +249,10 @@ class CompletionNode(LifecycleNode):
         self._debug_publishers = {}
         if isinstance(self._frames, TfFrames):
             self._frames.close()
-        self._inference = self._frames = None
+        if self._motion_subscription is not None:
+            self.destroy_subscription(self._motion_subscription)
+        self._motion_subscription, self._inference = None, None
+        self._frames = FixedFrames(RigidTransform.identity)
 
     def _subscribe(self) -> Subscription:
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
@@ -266,20 +279,35 @@ class CompletionNode(LifecycleNode):
             for topic in topics
         }
 
-    def _source_of_frames(self) -> Frames | None:
-        """Where the transform to `target_frame` comes from; None where the output stays in the sweep's frame."""
+    def _source_of_frames(self) -> Frames:
+        """Where the transforms to `target_frame` and from the frame of the motion come from."""
         parameters = self.parameters
-        if not parameters.target_frame:
-            return None
+        if not parameters.target_frame and parameters.motion == "none":
+            return FixedFrames(RigidTransform.identity)
         given = any(parameters.sensor_pose[:6])
         if parameters.transforms == "tf" or (parameters.transforms == "auto" and not given and tf_is_installed()):
             return TfFrames(self)
-        if parameters.transforms == "auto" and not given:
+        if parameters.transforms == "auto" and not given and parameters.target_frame:
             raise FrameError(
                 f"target_frame {parameters.target_frame!r}: tf2_ros is not installed and sensor_pose is not given; "
                 "set sensor_pose, or transforms to 'parameters' where the pose is the identity"
             )
         return FixedFrames(lambda: pose(self.parameters.sensor_pose))
+
+    def _subscribe_to_motion(self) -> Subscription | None:
+        if self.parameters.motion == "twist":
+            return self.create_subscription(TwistStamped, "twist", self._hear_twist, qos_profile_sensor_data)
+        if self.parameters.motion == "odometry":
+            from nav_msgs.msg import Odometry  # not among what rclpy needs: only where it is asked for
+
+            return self.create_subscription(Odometry, "odometry", self._hear_odometry, qos_profile_sensor_data)
+        return None
+
+    def _hear_twist(self, message: TwistStamped) -> None:
+        self._motion.add(twist_of(message, message.twist, message.header.frame_id))
+
+    def _hear_odometry(self, message: Odometry) -> None:
+        self._motion.add(twist_of(message, message.twist.twist, message.child_frame_id))
 
     # ---- parameters ----
 
@@ -379,6 +407,7 @@ class CompletionNode(LifecycleNode):
     def _forget_recent(self) -> None:
         """What lies before a jump in time says nothing about what comes after it."""
         self._log.forget_recent()
+        self._motion.clear()
 
     def _complete_sweeps(self) -> None:
         """The inference thread. A sweep that cannot be completed is counted, and the next one gets its chance."""
@@ -404,7 +433,8 @@ class CompletionNode(LifecycleNode):
         sweep = read_sweep(message, parameters.max_input_points)
         header, T_target_sensor = self._output_frame(message)
         options = parameters.completion_options() | {"intensity": sweep.intensity}
-        completion, done = inference.complete(sweep.points, wish, options)
+        points = self._deskewed(message, sweep.points)
+        completion, done = inference.complete(points, wish, options)
         self._publish(header, completion, T_target_sensor, parameters)
         ended_s = time.monotonic()
         record = SweepRecord(
@@ -415,6 +445,7 @@ class CompletionNode(LifecycleNode):
             points_out=len(completion.points),
             replication=done.replication,
             age_s=age_s,
+            deskewed=points is not sweep.points,
             removed=dict(completion.removed),
         )
         inference.answered(len(sweep.points), done, completion, ended_s - began_s, record.latency_s)
@@ -423,12 +454,22 @@ class CompletionNode(LifecycleNode):
 
     def _output_frame(self, message: PointCloud2) -> tuple[Header, RigidTransform]:
         """The output's header, and the transform of the points into its frame."""
-        header, frames = message.header, self._frames
-        if frames is None:
+        header, target = message.header, self.parameters.target_frame
+        if not target:
             return header, RigidTransform.identity()
-        target = self.parameters.target_frame
-        moved = frames.transform(target, header.frame_id, _stamp_ns(message))
+        moved = self._frames.transform(target, header.frame_id, _stamp_ns(message))
         return Header(stamp=header.stamp, frame_id=target), moved
+
+    def _deskewed(self, message: PointCloud2, points: np.ndarray) -> np.ndarray:
+        """The points as they would have been measured all at the stamp; as they are where times or motion are missing."""
+        if self._motion_subscription is None:
+            return points
+        twist, times_s = self._motion.at(_stamp_ns(message)), point_times(message)
+        if twist is None or times_s is None:
+            return points
+        sensor = message.header.frame_id
+        T_body_sensor = self._frames.transform(twist.frame or sensor, sensor, _stamp_ns(message))
+        return deskewed(points, times_s, twist.seen_from(T_body_sensor))
 
     def _publish(
         self,
@@ -555,7 +596,13 @@ def _wish(inference: Inference, parameters: Parameters) -> Wish:
     return inference.wish(parameters.steps, parameters.replication, parameters.latency_budget_ms)
 
 
-def _stamp_ns(message: PointCloud2) -> int:
+def twist_of(message: Any, twist: GeometryTwist, frame: str) -> Twist:
+    """The twist of a message with a header; frame: in which it is given."""
+    linear, angular = (np.array([each.x, each.y, each.z]) for each in (twist.linear, twist.angular))
+    return Twist(_stamp_ns(message), linear, angular, frame)
+
+
+def _stamp_ns(message: Any) -> int:
     """Nanoseconds of the header's stamp. Not by rclpy's Time, which raises where a broken stamp is negative."""
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 

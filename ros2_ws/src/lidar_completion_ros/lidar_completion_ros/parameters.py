@@ -25,6 +25,7 @@ CARD = "the model card's value"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 BACKENDS = ("torch", "onnx")
 PRECISIONS = ("float32", "bfloat16")
+MOTIONS = ("none", "twist", "odometry")
 TRANSFORMS = ("auto", "tf", "parameters")
 SCHEMA_NAME = "complete.schema.json"
 
@@ -131,6 +132,12 @@ class Parameters:
     sweep_timeout_s: float = _parameter(
         2.0, "Diagnostics warn when no sweep came for so long", unit="s", low=0.1, high=3600.0
     )
+    motion: str = _parameter(
+        "none",
+        "Where the vehicle's motion comes from, of which a sweep with times of its points is freed: twist "
+        "(geometry_msgs/TwistStamped on twist), odometry (nav_msgs/Odometry on odometry), none",
+        dynamic=False,
+    )
     target_frame: str = _parameter(
         "", "Frame of the output; empty: that of the sweep, and measured points stay bit-exact", dynamic=False
     )
@@ -141,11 +148,17 @@ class Parameters:
         dynamic=False,
     )
     sensor_pose: tuple[float, ...] = _parameter(
-        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), f"Pose of the sensor in target_frame, where tf does not tell: {POSE_HELP}"
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        f"Pose of the sensor in target_frame and in the frame of the motion, where tf does not tell: {POSE_HELP}",
     )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("backend", BACKENDS), ("precision", PRECISIONS), ("transforms", TRANSFORMS)):
+        for name, allowed in (
+            ("backend", BACKENDS),
+            ("precision", PRECISIONS),
+            ("transforms", TRANSFORMS),
+            ("motion", MOTIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ParameterError(f"{name}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
         unknown = [name for name in self.output_fields if name not in OUTPUT_FIELDS]
@@ -288,7 +301,9 @@ def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
         described |= {"type": names[type(default)]}
     if about["low"] is not None:
         described |= {"minimum": about["low"], "maximum": about["high"]}
-    choices = {"backend": BACKENDS, "precision": PRECISIONS, "transforms": TRANSFORMS}.get(field.name)
+    choices = {"backend": BACKENDS, "precision": PRECISIONS, "transforms": TRANSFORMS, "motion": MOTIONS}.get(
+        field.name
+    )
     if choices:
         described["enum"] = list(choices)
     return described
