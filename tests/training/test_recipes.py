@@ -1,0 +1,92 @@
+"""The recipes that ship: every one is read, makes its objective, and chains with those before it; and the smoke chain, whole."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import lidar_completion_training
+from lidar_completion.checkpoints import load_model, save_model
+from lidar_completion_training.configuration import load_recipe, model_card
+from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives.preparation import starting_networks
+
+RECIPES = Path(lidar_completion_training.__file__).parent / "recipes"
+CHAINS = ("paper", "small", "smoke")
+TINY = ["architecture.width=0.125", "architecture.voxel_size_m=1.0"]
+
+
+def names(chain: str) -> list[Path]:
+    return sorted((RECIPES / chain).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small model with the pipeline of a chain's teacher: the recipes after it take their defaults from it."""
+    made: dict[str, str] = {}
+
+    def of(chain: str) -> str:
+        if chain not in made:
+            teacher = next(path for path in names(chain) if "teacher" in path.name)
+            torch.manual_seed(0)
+            recipe = load_recipe(teacher, TINY)
+            made[chain] = str(tmp_path_factory.mktemp("models") / chain)
+            save_model(made[chain], model_card(recipe), starting_networks(recipe))
+        return made[chain]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "path", [path for chain in CHAINS for path in names(chain)], ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_a_recipe_makes_its_objective(path, model):
+    entries = OmegaConf.load(path)
+    starts = [f"{entry}={model(path.parent.name)}" for entry in ("start_from", "teacher") if entry in entries]
+    recipe = load_recipe(path, starts or TINY)
+    assert path.stem.split("_", 1)[1] in (recipe.objective, "student")
+    assert objective_of(recipe).card.name == recipe.name
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_recipe_starts_from_an_earlier_one_of_its_chain(chain):
+    earlier: list[str] = []
+    for path in names(chain):
+        entries = OmegaConf.load(path)
+        assert {entries[entry] for entry in ("start_from", "teacher") if entry in entries} <= set(earlier)
+        earlier.append(path.stem.split("_", 1)[1])
+
+
+def test_the_papers_recipes_have_the_papers_settings(model):
+    teacher = load_recipe(RECIPES / "paper/1_teacher.yaml")
+    assert (teacher.architecture.width, teacher.architecture.voxel_size_m) == (1.0, 0.05)
+    assert (teacher.pipeline.farthest_points, teacher.pipeline.replication) == (18_000, 10)
+    assert (teacher.noise_prediction.condition_dropout, teacher.noise_prediction.moments_weight) == (0.1, 5.0)
+    start = [f"start_from={model('paper')}"]
+    student = load_recipe(RECIPES / "paper/5_distillation_dpo.yaml", start)
+    assert (student.optimiser.kind, student.optimiser.learning_rate, student.optimiser.gradient_clip) == (
+        "sgd",
+        1e-5,
+        0.05,
+    )
+    assert (student.distillation.second_start_noise, student.distillation.auxiliary_models) == (1.1, 2)
+    assert (student.pipeline.sampler, student.pipeline.steps, student.pipeline.guidance) == ("dpm_solver", 8, 3.5)
+
+
+@pytest.mark.slow
+def test_the_smoke_chain_trains_exports_and_judges(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lidar_completion_training", "chain", str(RECIPES / "smoke")]
+    done = subprocess.run(
+        [*command, "--runs", str(tmp_path), "--scenes", "1"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    card, networks = load_model(tmp_path / "model")
+    assert set(networks) == {"encoder", "denoiser", "refiner"}
+    assert (tmp_path / "model/denoiser.onnx").is_file()
+    assert list((tmp_path / "evaluation").glob("*.html"))
+    assert card.training_data.startswith("synthetic")
