@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lidar_completion.onnx_network import load_onnx_networks  # noqa: E402
 
 STANDARD = {
     "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",
-    "Reshape", "Shape", "Sin", "Slice", "Sum", "Tanh", "Tile",
+    "Reshape", "Scan", "Shape", "Sin", "Sum", "Tanh", "Tile",
 }  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -106,6 +107,10 @@ def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path,
     networks["denoiser"].last[0].bias.data += 1
     save_model(other, card, networks)
     with pytest.raises(ModelError, match=r"exported from weights .* export again"):
+        SceneCompleter.load(other, device="cpu", backend="onnx")
+    manifest = json.loads((other / "onnx.json").read_text())
+    (other / "onnx.json").write_text(json.dumps({**manifest, "inputs_version": 1}))
+    with pytest.raises(ModelError, match="inputs_version 1, .* export again"):
         SceneCompleter.load(other, device="cpu", backend="onnx")
     (other / "onnx.json").write_text("{}")
     with pytest.raises(ModelError, match="not a manifest"):

@@ -2,7 +2,7 @@
 
 Kernel maps and nearest tables are inputs. A 3x3x3 convolution is a product with the centre's weights on every voxel,
 plus, on the voxels that have neighbours at all (near the noise's start few do on the fine levels), Gather of the
-neighbours into one long row, in three planes so that the rows stay short, and one MatMul a plane. A transposed
+neighbours into one long row and MatMul, in a Scan over blocks of voxels so that the rows stay in the cache. A transposed
 2x2x2 convolution multiplies every coarse voxel by all eight weights and gathers. Nothing is scattered.
 """
 
@@ -19,19 +19,18 @@ from torch import Tensor, nn
 
 from lidar_completion.checkpoints import load_model
 from lidar_completion.networks import STAGE_LEVEL, UNet, fold_batch_norm
+from lidar_completion.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 
 OPSET = 17
-MANIFEST_NAME = "onnx.json"
-PLANES = ((0, 9), (9, 17), (17, 26))  # columns of a neighbour table, the centre left out: z below, level, above
 CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
     "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) where the card has local_features: "
     "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.beside)",
     "point_row": "(N,) the voxel of each point at level 0",
-    "neighbours.L.rows": "(R,) voxels of level L that have a neighbour",
-    "neighbours.L.table": "(R, 26) their neighbours; V_L where there is none",
-    "neighbours.L.back": "(V_L,) each voxel's place in rows; R where it has no neighbour",
+    "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L where there is none; then at least one "
+    f"row of V_L alone; R is a multiple of {BLOCK}",
+    "neighbours.L.back": "(V_L,) each voxel's row in the table; one without neighbours where it has none",
     "down.L.table": "(V_L+1, 8) children of each voxel of level L+1 by octant x + 2 y + 4 z; V_L where there is none",
     "up.L.rows": "(V_L,) 8 * parent + octant",
     "nearest.L": "(V_L,) nearest condition voxel; ties: the smallest (x, y, z)",
@@ -52,6 +51,7 @@ def export_model(folder: str | Path) -> list[Path]:
         files.append(folder / f"{name}.onnx")
     manifest = {
         "opset": OPSET,
+        "inputs_version": INPUTS_VERSION,
         "weights_sha256": card.sha256,
         "conventions": CONVENTIONS,
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
@@ -116,22 +116,31 @@ def _padded(graph: _Graph, features: str, channels: int) -> str:
 
 def _neighbours(graph: _Graph, conv: Any, features: str, level: int, residual: str | None = None) -> str:
     """relu(3x3x3 convolution + bias + residual)."""
-    kernel, rows = conv.kernel, f"R{level}"
+    kernel = conv.kernel
     c_in, c_out = kernel.shape[1:]
-    table = graph.input(f"neighbours.{level}.table", rows, 26)
-    graph.input(f"neighbours.{level}.rows", rows)
+    table = graph.input(f"neighbours.{level}.table", f"R{level}", 26)
     back = graph.input(f"neighbours.{level}.back", f"V{level}")
-    padded, others = _padded(graph, features, c_in), torch.cat([kernel[:13], kernel[14:]])
-    parts = []
-    for first, last in PLANES:
-        columns = graph.op("Slice", table, graph.index(first), graph.index(last), graph.index(1))
-        gathered = graph.op("Gather", padded, columns, axis=0)
-        row = graph.op("Reshape", gathered, graph.index(0, (last - first) * c_in))  # 0 keeps the rows, also none
-        parts.append(graph.op("MatMul", row, graph.weight(others[first:last].reshape(-1, c_out))))
-    around = graph.op("Gather", _padded(graph, graph.op("Sum", *parts), c_out), back, axis=0)
+    others = graph.weight(torch.cat([kernel[:13], kernel[14:]]).reshape(-1, c_out))
+    blocks = graph.op("Reshape", table, graph.index(-1, BLOCK, 26))
+    product = _scan(graph, blocks, _padded(graph, features, c_in), others, 26 * c_in, c_out)
+    around = graph.op("Gather", graph.op("Reshape", product, graph.index(-1, c_out)), back, axis=0)
     centre = graph.op("MatMul", features, graph.weight(kernel[13]))
     terms = [centre, around, graph.weight(conv.bias), *([residual] if residual else [])]
     return graph.op("Relu", graph.op("Sum", *terms))
+
+
+def _scan(graph: _Graph, blocks: str, padded: str, weights: str, length: int, c_out: int) -> str:
+    """For every block of a table (blocks, BLOCK, 26): its rows of `padded`, as long rows, times the weights."""
+    name, shape = f"scan_{len(graph.nodes)}", graph.index(BLOCK, length)
+    rows, gathered, long, product = (f"{name}_{part}" for part in ("rows", "gathered", "long", "product"))
+    steps = [
+        helper.make_node("Gather", [padded, rows], [gathered], axis=0),
+        helper.make_node("Reshape", [gathered, shape], [long]),
+        helper.make_node("MatMul", [long, weights], [product]),
+    ]
+    inputs = [helper.make_tensor_value_info(rows, TensorProto.INT32, [BLOCK, 26])]
+    outputs = [helper.make_tensor_value_info(product, TensorProto.FLOAT, [BLOCK, c_out])]
+    return graph.op("Scan", blocks, body=helper.make_graph(steps, name, inputs, outputs), num_scan_inputs=1)
 
 
 def _down(graph: _Graph, conv: Any, features: str, level: int) -> str:

@@ -15,6 +15,8 @@ from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 
 MANIFEST_NAME = "onnx.json"
+INPUTS_VERSION = 2  # of the inputs that a graph takes; in the manifest, as graphs of other programs may stand there
+BLOCK = 512  # rows of a neighbour table that a graph works on at once; its tables have a multiple of them
 
 
 def load_onnx_networks(folder: str | Path, card: ModelCard, device: torch.device) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def load_onnx_networks(folder: str | Path, card: ModelCard, device: torch.device
         files, source = dict(manifest["files"]), manifest["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{manifest_path}: not a manifest of exported networks ({error!r}); export again") from error
+    if (version := manifest.get("inputs_version")) != INPUTS_VERSION:
+        raise ModelError(f"{manifest_path}: inputs_version {version}, this program has {INPUTS_VERSION}; export again")
     if source != card.sha256:
         raise ModelError(
             f"{manifest_path}: exported from weights {source[:12]}…, the card says {card.sha256[:12]}…; export again"
@@ -117,12 +121,14 @@ def cloud_input(name: str, cloud: VoxelisedCloud) -> np.ndarray:
 
 
 def neighbour_tables(pyramid: VoxelPyramid, level: int) -> dict[str, np.ndarray]:
-    """rows (R,), table (R, 26), back (V,) of a level."""
+    """table (R, 26), back (V,) of a level."""
     whole = np.delete(_table(pyramid.neighbours(level), 27), 13, axis=1)
-    rows = np.flatnonzero((whole < len(whole)).any(axis=1)).astype(np.int32)
+    rows = np.flatnonzero((whole < len(whole)).any(axis=1))
+    table = np.full((BLOCK * (len(rows) // BLOCK + 1), 26), len(whole), np.int32)
+    table[: len(rows)] = whole[rows]
     back = np.full(len(whole), len(rows), np.int32)
     back[rows] = np.arange(len(rows), dtype=np.int32)
-    return {"rows": rows, "table": np.ascontiguousarray(whole[rows]), "back": back}
+    return {"table": table, "back": back}
 
 
 def child_tables(pyramid: VoxelPyramid, level: int) -> dict[str, np.ndarray]:
