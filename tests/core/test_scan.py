@@ -103,5 +103,5 @@ def test_post_crop_limits():
     sweep = torch.tensor([[10.0, 0, -1.0], [10, 0, 0], [10, 0, 1]])
     lowest = -2 * float(torch.tensor([-1.0, 0, 1]).std(correction=0))
     completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
-    kept = scan.post_crop(completed, sweep, 20.0)
+    kept = completed[scan.post_crop(completed, sweep, 20.0)]
     torch.testing.assert_close(kept, completed[1:3])

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from lidar_completion_training.configuration import AugmentationRecipe, RecipeError, load_recipe
 from lidar_completion_training.data.stream import Sample, sample_of
 from lidar_completion_training.objectives import objective_of
-from lidar_completion_training.objectives.chamfer import clamped_chamfer, nearest_points, squared_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss, nearest_points, squared_chamfer
 from lidar_completion_training.objectives.preparation import augmentation
 
 SMALL = [
@@ -42,6 +42,23 @@ def test_the_loss_reaches_every_parameter_that_decides_a_point():
     assert len(without) < 0.05 * len(parameters), without
 
 
+OWN = [
+    "architecture.own_channels=[8,8,8,16,16,16,8,8,8]",
+    "architecture.local_features=true",
+    "architecture.point_confidence=true",
+]
+
+
+def test_a_network_that_sees_the_scan_and_judges_its_points_trains_and_completes():
+    objective = objective_of(load_recipe(None, [*SMALL, *OWN, "direct.second_pass=1"]))
+    losses, numbers = objective.losses(wall_sample(), torch.Generator().manual_seed(1))
+    losses["model"].backward()
+    head = objective.networks["denoiser"].last[2]
+    assert bool((head.weight.grad.abs().sum(dim=1) > 0).all())
+    assert numbers["judgement"] > 0
+    assert objective.preview(wall_sample(), torch.Generator().manual_seed(1)).shape[1] == 3
+
+
 def test_training_brings_points_to_a_surface():
     uniform = ["pipeline.noise_per_metre=0", "direct.second_pass=0"]
     objective = objective_of(load_recipe(None, [*SMALL, *uniform]))
@@ -60,10 +77,24 @@ def test_clamped_chamfer_agrees_with_brute_force():
     generator = torch.Generator().manual_seed(3)
     prediction, truth = torch.rand(60, 3, generator=generator) * 5, torch.rand(80, 3, generator=generator) * 5
     recipe = load_recipe(None, ["direct.queries=20000", "direct.clamp_m=0.5"]).direct
-    accuracy, coverage = clamped_chamfer(prediction, truth, recipe, generator)
+    loss, numbers = direct_loss(prediction, None, truth, recipe, generator)
     distances = np.minimum(cdist(prediction, truth), 0.5)
-    assert accuracy.item() == pytest.approx(distances.min(axis=1).mean(), rel=0.02)  # random points of each
-    assert coverage.item() == pytest.approx(distances.min(axis=0).mean(), rel=0.02)
+    assert numbers["accuracy_m"] == pytest.approx(distances.min(axis=1).mean(), rel=0.02)  # random points of each
+    assert numbers["coverage_m"] == pytest.approx(distances.min(axis=0).mean(), rel=0.02)
+    assert loss.item() == pytest.approx(numbers["accuracy_m"] + numbers["coverage_m"], rel=1e-5)
+
+
+def test_points_learn_how_likely_they_lie_near_a_surface():
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.rand(80, 3, generator=generator) * 3
+    near, far = truth + 0.05, truth + torch.tensor([0.0, 0.0, 9.0])
+    points, logit = torch.cat([near, far]), torch.zeros(160, requires_grad=True)
+    recipe = load_recipe(None, ["direct.confidence_weight=1"]).direct
+    loss, numbers = direct_loss(points, logit, truth, recipe, generator)
+    assert numbers["judgement"] == pytest.approx(np.log(2), rel=1e-4)
+    loss.backward()
+    assert bool((logit.grad[:80] < 0).all())
+    assert bool((logit.grad[80:] > 0).all())
 
 
 def test_squared_chamfer_agrees_with_brute_force():

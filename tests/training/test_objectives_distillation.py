@@ -1,6 +1,7 @@
 """Score distillation and Distillation-DPO: gradients by hand, who learns from what, and what each switch changes."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.noising import noised
 from lidar_completion_training.objectives.preference import METRICS, cost
 from lidar_completion_training.objectives.preparation import encode, prepare, starting_networks
+from lidar_completion_training.objectives.sampling import Sampled
 
 TINY = [
     "architecture.width=0.125",
@@ -78,7 +80,7 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
     sigma, sigma_start = (float(recipe.schedule.sigma[i]) for i in (t, recipe.pipeline.start_timestep))
     points, pulls = [], []
     for one in samples:
-        x = one.points.detach()
+        x = one.completed.points.detach()
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(one.seed))
         p_t, dp_dx = x + sigma * prepared.scale * noise, 1.0
         if recipe.pipeline.noised_around == "scan":
@@ -88,7 +90,7 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             eps_theta = networks["teacher"](cloud, condition, torch.tensor([t]))
             eps_phi = networks[one.auxiliary](cloud, condition, torch.tensor([t]))
-        points.append(one.points)
+        points.append(one.completed.points)
         pulls.append(one.weight * dp_dx * (eps_theta - eps_phi) / x.numel())
     parameters = dict(networks["student"].named_parameters())
     grads = torch.autograd.grad(points, list(parameters.values()), pulls, allow_unused=True)
@@ -111,7 +113,7 @@ def test_the_students_gradient_is_that_of_the_paper_and_not_zero(teachers, kind,
 def test_as_released_the_gradient_would_be_zero(teachers):
     x = torch.rand(50, 3, requires_grad=True)
     recipe = distillation(teachers["truth"]).recipe
-    cloud = noised(x, None, 500, recipe, torch.Generator().manual_seed(0))
+    cloud = noised(x, None, 500, x.detach(), recipe, torch.Generator().manual_seed(0))
     difference = torch.rand(50, 3)
     (difference * (cloud.points - x)).mean().backward()
     assert x.grad.abs().max() < 1e-9  # x cancels
@@ -158,7 +160,7 @@ def test_an_auxiliary_model_learns_from_its_own_sample_alone(teachers, shared):
 
     def with_another_loser(prepared, condition, generator):
         (winner, loser), numbers = take(after, prepared, condition, generator)
-        return [winner, type(loser)(loser.points + 0.5, loser.auxiliary, loser.weight, loser.seed)], numbers
+        return [winner, dataclasses.replace(loser, completed=Sampled(loser.completed.points + 0.5, None))], numbers
 
     after.samples = with_another_loser
     one, other = gradients(before, "auxiliary"), gradients(after, "auxiliary")
@@ -177,7 +179,8 @@ def test_the_winner_is_the_one_that_the_metric_prefers(teachers, metric):
         with torch.no_grad():
             (winner, loser), numbers = objective.samples(prepared, condition, generator)
         best, worst = (
-            cost(metric, one.points, prepared.truth, 0, recipe.direct.clamp_m, generator) for one in (winner, loser)
+            cost(metric, one.completed.points, prepared.truth, 0, recipe.direct.clamp_m, generator)
+            for one in (winner, loser)
         )
         assert best < worst
         assert (winner.auxiliary, loser.auxiliary) == ("winner", "loser")
@@ -304,3 +307,18 @@ def test_a_recipe_that_cannot_be_distilled_is_refused(teachers, entries, message
     entries = [entry.format(**teachers) for entry in entries]
     with pytest.raises(RecipeError, match=message):
         objective_of(load_recipe(None, ["objective=distillation_dpo", f"start_from={teachers['truth']}", *entries]))
+
+
+def test_networks_that_see_the_scan_and_judge_their_points_can_be_distilled(tmp_path):
+    own = [
+        *TINY,
+        "architecture.own_channels=[8,8,8,16,16,16,8,8,8]",
+        "architecture.local_features=true",
+        "architecture.point_confidence=true",
+        "pipeline.noised_around=scan",
+    ]
+    recipe = load_recipe(None, own)
+    save_model(tmp_path, model_card(recipe), starting_networks(recipe))
+    objective = distillation(tmp_path, "distillation.chamfer_weight=1")
+    found = gradients(objective, "student")
+    assert bool((found["student.last.2.weight"].abs().sum(dim=1) > 0).all())

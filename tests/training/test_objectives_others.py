@@ -61,7 +61,7 @@ def test_the_clean_points_are_the_noised_ones_without_their_noise(around, per_me
     recipe = load_recipe(None, [*TINY, f"pipeline.noised_around={around}", f"pipeline.noise_per_metre={per_metre}"])
     clean, scan = wall().truth, wall(1).truth
     for t in (0, 400, 999):
-        cloud = noised(clean, scan, t, recipe, torch.Generator().manual_seed(2))
+        cloud = noised(clean, scan, t, scan, recipe, torch.Generator().manual_seed(2))
         sigma = float(recipe.schedule.sigma[t])
         torch.testing.assert_close(cloud.points - sigma * cloud.scale * cloud.noise, clean, rtol=0, atol=2e-5)
 
@@ -70,7 +70,7 @@ def test_the_clean_points_are_the_noised_ones_without_their_noise(around, per_me
 def test_noised_around_the_scan_it_ends_where_inference_starts(start):
     recipe = load_recipe(None, [*TINY, "pipeline.noised_around=scan", f"pipeline.start_timestep={start}"])
     clean, scan = wall().truth, wall(1).truth
-    cloud = noised(clean, scan, start, recipe, torch.Generator().manual_seed(2))
+    cloud = noised(clean, scan, start, scan, recipe, torch.Generator().manual_seed(2))
     eps = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
     sigma = float(recipe.schedule.sigma[start])
     torch.testing.assert_close(cloud.points, scan + sigma * recipe.pipeline.noise_scale(scan) * eps)
@@ -80,7 +80,7 @@ def test_a_perfect_prediction_of_noise_around_the_scan_is_integrated_to_the_trut
     recipe = load_recipe(None, [*TINY, "pipeline.noised_around=scan"])
     truth, scan = wall().truth, wall(1).truth
     scale = recipe.pipeline.noise_scale(scan)
-    start = noised(truth, scan, 999, recipe, torch.Generator().manual_seed(2)).points
+    start = noised(truth, scan, 999, scan, recipe, torch.Generator().manual_seed(2)).points
 
     def perfect(points: torch.Tensor, t: int) -> torch.Tensor:
         return (points - truth) / (float(recipe.schedule.sigma[t]) * scale)
@@ -123,7 +123,7 @@ def test_the_teachers_loss_is_the_published_one():
     generator = torch.Generator().manual_seed(1)
     prepared = prepare(wall(), one.recipe, generator)
     torch.rand((), generator=generator)  # of the dropout
-    cloud = one.noised_truth(prepared, generator)
+    cloud = one.noised_truth(prepared, prepared.scan, generator)
     condition = encode(one.networks["encoder"], prepared.scan, one.recipe)
     prediction = one.networks["denoiser"](cloud.cloud, condition, torch.tensor([cloud.t]))
     expected = (prediction - cloud.noise).square().mean()

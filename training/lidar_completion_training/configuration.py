@@ -75,6 +75,7 @@ class DirectRecipe:
     queries: int = 20_000  # random points a direction of the Chamfer distance
     clamp_m: float = 2.0
     coverage_weight: float = 1.0  # truth -> prediction, beside prediction -> truth
+    confidence_weight: float = 0.05  # on the cross entropy of the points' own judgement (architecture.point_confidence)
 
 
 @dataclass

@@ -3,26 +3,47 @@
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn import functional as F
 
 from lidar_completion_training.configuration import DirectRecipe
 
+NEAR_M = 0.2  # confidence is the probability of lying this near to a surface
 CHUNK = 1 << 27  # distances held at once on a GPU
 
 
-def clamped_chamfer(
-    prediction: Tensor, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mean distances prediction -> truth and truth -> prediction in metres, each clamped, over random points of each.
+def clamped_coverage(prediction: Tensor, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator) -> Tensor:
+    """Mean clamped distance truth -> prediction in metres, over random points of the truth."""
+    some = some_rows(len(truth), recipe.queries, generator)
+    nearest = nearest_points(prediction, truth[some])
+    return (prediction[nearest] - truth[some]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
+
+
+def distances(prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random rows (queries,) of the prediction and the distance of each to the truth in metres."""
+    some = some_rows(len(prediction), queries, generator)
+    return some, (prediction[some] - truth[nearest_points(truth, prediction[some])]).norm(dim=1)
+
+
+def direct_loss(
+    prediction: Tensor, logit: Tensor | None, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean distances prediction -> truth and truth -> prediction in metres, each clamped, over random points of each; and
+    the cross entropy of the points' own judgement, logit (N,), where there is one. Numbers to log beside it.
 
     The clamp keeps truth that no scan point is near to (or a stray prediction) from outweighing all else.
     """
-    some = some_rows(len(prediction), recipe.queries, generator)
-    distance = (prediction[some] - truth[nearest_points(truth, prediction[some])]).norm(dim=1)
+    some, distance = distances(prediction, truth, recipe.queries, generator)
     accuracy = distance.clamp(max=recipe.clamp_m).mean()
-    some = some_rows(len(truth), recipe.queries, generator)
-    nearest = nearest_points(prediction, truth[some])
-    coverage = (prediction[nearest] - truth[some]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
-    return accuracy, coverage
+    coverage = clamped_coverage(prediction, truth, recipe, generator)
+    loss, numbers = (
+        accuracy + recipe.coverage_weight * coverage,
+        {"accuracy_m": accuracy.item(), "coverage_m": coverage.item()},
+    )
+    if logit is not None:
+        near = (distance.detach() < NEAR_M).to(logit.dtype)
+        judgement = F.binary_cross_entropy_with_logits(logit[some], near)
+        loss, numbers["judgement"] = loss + recipe.confidence_weight * judgement, judgement.item()
+    return loss, numbers
 
 
 def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> Tensor:

@@ -69,7 +69,7 @@ class DiffusionDPO:
         settings, recipe = self.recipe.diffusion_dpo, self.recipe
         timesteps = drawn_timesteps([settings.pair_steps], False, recipe, generator)
         reference = self.networks["reference"]
-        pair = [sampled(reference, condition, prepared, timesteps, recipe, generator) for _ in range(2)]
+        pair = [sampled(reference, condition, prepared, timesteps, recipe, generator).points for _ in range(2)]
         rows = torch.Generator(generator.device)
         seed = drawn_seed(generator)
         costs = [
@@ -91,7 +91,7 @@ class DiffusionDPO:
         """Error of the model minus that of the reference in predicting the noise that was put on completed points."""
         metres = self.recipe.noise_prediction.metres
         generator = torch.Generator(points.device).manual_seed(seed)
-        cloud = noised(points, prepared.replicated, t, self.recipe, generator)
+        cloud = noised(points, prepared.replicated, t, prepared.scan, self.recipe, generator)
         tables = condition.nearest_tables(cloud.cloud.pyramid)
         with torch.no_grad():
             of_reference = noise_error(predicted(self.networks["reference"], cloud, condition, tables), cloud, metres)

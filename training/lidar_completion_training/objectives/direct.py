@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lidar_completion.diffusion import sampling_timesteps
 from lidar_completion_training.configuration import Recipe, exported_card
 from lidar_completion_training.data.stream import Sample
-from lidar_completion_training.objectives.chamfer import clamped_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.preparation import completion, encode, prepare, starting_networks
 from lidar_completion_training.objectives.sampling import sampled
 
@@ -26,19 +26,13 @@ class DirectCompletion:
         self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
 
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Accuracy plus coverage, each a clamped mean distance in metres."""
-        settings = self.recipe.direct
+        """Accuracy plus coverage, each a clamped mean distance in metres, and what the network thinks of its points."""
         prepared = prepare(sample, self.recipe, generator)
         condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
         timesteps = self.timesteps(generator)
-        points = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
-        accuracy, coverage = clamped_chamfer(points, prepared.truth, settings, generator)
-        loss = accuracy + settings.coverage_weight * coverage
-        return {"model": loss}, {
-            "accuracy_m": accuracy.item(),
-            "coverage_m": coverage.item(),
-            "passes": float(len(timesteps)),
-        }
+        points, logit = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
+        loss, numbers = direct_loss(points, logit, prepared.truth, self.recipe.direct, generator)
+        return {"model": loss}, {**numbers, "passes": float(len(timesteps))}
 
     def timesteps(self, generator: torch.Generator) -> list[int]:
         """The first timestep alone, or with it any later one of any number of steps: the model then meets every level

@@ -17,7 +17,7 @@ from lidar_completion.checkpoints import load_card
 from lidar_completion.networks import Condition
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample
-from lidar_completion_training.objectives.chamfer import clamped_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.free_space import free_space_violation
 from lidar_completion_training.objectives.noising import (
     NoisedCloud,
@@ -37,16 +37,16 @@ from lidar_completion_training.objectives.preparation import (
     prepare,
     starting_networks,
 )
-from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
+from lidar_completion_training.objectives.sampling import Sampled, drawn_timesteps, sampled
 from lidar_completion_training.objectives.structural import landmark_term, scene_term
 
 
 @dataclass(frozen=True)
 class StudentSample:
-    """A completion by the student (S * K, 3), with its gradient; the auxiliary model that knows it; its weight in the
+    """A completion by the student, points (S * K, 3) with its gradient and what it thinks of them; the auxiliary model that knows it; its weight in the
     student's gradient: + draws it to the teacher as Eq. 6 does, - drives it away; a seed for its noise."""
 
-    points: Tensor
+    completed: Sampled
     auxiliary: str
     weight: float
     seed: int
@@ -135,7 +135,7 @@ class Distillation(ABC):
         for one in samples:
             score, error, difference = self.score_and_error(one, score_timestep, prepared, view, generator)
             student, auxiliary, gap = student + one.weight * score, auxiliary + error, gap + difference
-        direct, of_direct = self.direct_terms([one.points for one in samples], prepared, generator)
+        direct, of_direct = self.direct_terms([one.completed for one in samples], prepared, generator)
         return {"student": student + direct, "auxiliary": auxiliary}, {
             "auxiliary_error": auxiliary.item() / len(samples),
             "score_gap": gap / len(samples),
@@ -176,7 +176,7 @@ class Distillation(ABC):
         """
         phi = self.networks[one.auxiliary]
         seeded = torch.Generator(generator.device).manual_seed(one.seed)
-        cloud = noised(one.points, prepared.replicated, score_timestep, self.recipe, seeded)
+        cloud = noised(one.completed.points, prepared.replicated, score_timestep, prepared.scan, self.recipe, seeded)
         tables = view.condition.nearest_tables(cloud.cloud.pyramid)
         with torch.set_grad_enabled(self.settings.shared_noise):
             eps_phi = predicted(phi, cloud, view.condition, tables)
@@ -192,7 +192,7 @@ class Distillation(ABC):
     ) -> Tensor:
         """|| eps - eps_phi(G_t, P, t) ||^2 of Eq. 20 on the student's sample, which gets no gradient from it."""
         t = self.timestep(generator)
-        cloud = noised(one.points.detach(), prepared.replicated, t, self.recipe, generator)
+        cloud = noised(one.completed.points.detach(), prepared.replicated, t, prepared.scan, self.recipe, generator)
         tables = view.condition.nearest_tables(cloud.cloud.pyramid)
         prediction = predicted(self.networks[one.auxiliary], cloud, view.condition, tables)
         return noise_error(prediction, cloud, self.settings.metres)
@@ -200,28 +200,30 @@ class Distillation(ABC):
     # --- beside the scores ---------------------------------------------------------------------------------------------
 
     def direct_terms(
-        self, completed: list[Tensor], prepared: PreparedSweep, generator: torch.Generator
+        self, completed: list[Sampled], prepared: PreparedSweep, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted terms that compare samples with the truth or the sweep, and the mean of each."""
         settings, direct = self.settings, self.recipe.direct
 
-        def chamfer(points: Tensor) -> Tensor:
-            accuracy, coverage = clamped_chamfer(points, prepared.truth, direct, generator)
-            return accuracy + direct.coverage_weight * coverage
+        def chamfer(one: Sampled) -> Tensor:
+            return direct_loss(one.points, one.logit, prepared.truth, direct, generator)[0]
 
-        def free_space(points: Tensor) -> Tensor:
-            return free_space_violation(points, prepared.near, prepared.origin, self.recipe.free_space, generator)
+        def free_space(one: Sampled) -> Tensor:
+            return free_space_violation(one.points, prepared.near, prepared.origin, self.recipe.free_space, generator)
 
         terms = {
             "chamfer": (settings.chamfer_weight, chamfer),
-            "scene": (settings.scene_weight, lambda p: scene_term(p, prepared.truth, direct.queries, generator)),
-            "landmark": (settings.landmark_weight, lambda p: landmark_term(p, prepared.truth, generator)),
+            "scene": (
+                settings.scene_weight,
+                lambda one: scene_term(one.points, prepared.truth, direct.queries, generator),
+            ),
+            "landmark": (settings.landmark_weight, lambda one: landmark_term(one.points, prepared.truth, generator)),
             "free_space": (settings.free_space_weight, free_space),
         }
         total, numbers = prepared.scan.new_zeros(()), {}
         for name, (weight, term) in terms.items():
             if weight:
-                value = torch.stack([term(points) for points in completed]).mean()
+                value = torch.stack([term(one) for one in completed]).mean()
                 total, numbers[name] = total + weight * value, value.item()
         return total, numbers
 
@@ -233,7 +235,7 @@ class Distillation(ABC):
 
     def student_sample(
         self, prepared: PreparedSweep, condition: Condition, timesteps: list[int], start_noise: float, seed: int
-    ) -> Tensor:
+    ) -> Sampled:
         """One completion by the student from lambda = start_noise (Eq. 19), everything drawn from the seed."""
         generator = torch.Generator(prepared.scan.device).manual_seed(seed)
         return sampled(self.networks["student"], condition, prepared, timesteps, self.recipe, generator, start_noise)

@@ -43,7 +43,7 @@ class DistillationDPO(Distillation):
                 (settings.second_start_noise, seed if settings.same_start_noise else other),
             )
         ]
-        costs = self.costs(pair, prepared, drawn_seed(generator))
+        costs = self.costs([one.points for one in pair], prepared, drawn_seed(generator))
         winner = 0 if costs[0] <= costs[1] else 1
         seed, other = drawn_seed(generator), drawn_seed(generator)
         names, weights = self.auxiliary_names(), self.weights()

@@ -27,23 +27,25 @@ class NoisedCloud:
     cloud: VoxelisedCloud
 
 
-def noised(clean: Tensor, scan: Tensor | None, t: int, recipe: Recipe, generator: torch.Generator) -> NoisedCloud:
-    """Noise clean points (N, 3) to timestep t.
+def noised(
+    clean: Tensor, start: Tensor | None, t: int, scan: Tensor, recipe: Recipe, generator: torch.Generator
+) -> NoisedCloud:
+    """Noise clean points (N, 3) to timestep t; networks see them beside the scan (S, 3).
 
-    scan (N, 3): the scan point that each of them starts from at inference, None where it has none.
+    start (N, 3): the scan point that each of them starts from at inference, None where it has none.
     pipeline.noised_around "truth": noise = eps, the published process.
     "scan": noise = eps + (scan - clean) / (sigma_T scale). At the first timestep T of inference this is the noised scan,
     scan + sigma_T scale eps, exactly where inference starts, and on the way clean = points - sigma_t scale noise as ever,
     so networks and samplers stay as they are.
     """
     pipeline, sigma = recipe.pipeline, recipe.schedule.sigma
-    anchor = clean.detach() if scan is None else scan
+    anchor = clean.detach() if start is None else start
     scale = pipeline.noise_scale(anchor)
     noise = noise_like(clean.detach(), generator)
     if pipeline.noised_around == "scan":
         noise = noise + (anchor - clean) / (float(sigma[pipeline.start_timestep]) * scale)
     points = add_noise(clean, scale * noise, float(sigma[t]))
-    cloud = VoxelisedCloud.of(points.detach(), recipe.architecture.voxel_size_m)
+    cloud = recipe.architecture.cloud(points.detach(), scan)
     return NoisedCloud(points, noise.detach(), scale, t, cloud)
 
 
@@ -51,7 +53,7 @@ def predicted(denoiser: nn.Module, noised: NoisedCloud, condition: Condition, ta
     """The network's noise (N, 3) of a noised cloud; tables: condition.nearest_tables of its pyramid."""
     timestep = torch.tensor([noised.t], device=noised.points.device)
     prediction: Tensor = denoiser(noised.cloud, condition, timestep, tables)
-    return prediction.float()
+    return prediction[:, :3].float()
 
 
 @torch.no_grad()

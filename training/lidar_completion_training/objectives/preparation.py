@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, load_model
 from lidar_completion.completer import SceneCompleter, downsample
-from lidar_completion.networks import Architecture, Condition, VoxelisedCloud, fold_batch_norm
+from lidar_completion.networks import Architecture, Condition, fold_batch_norm
 from lidar_completion.scan import crop_range, replicate
 from lidar_completion_training.configuration import AugmentationRecipe, Recipe, RecipeError, model_card
 from lidar_completion_training.data.stream import Sample
@@ -98,7 +98,7 @@ def open_gates(denoiser: nn.Module) -> None:
 
 def encode(encoder: nn.Module, scan: Tensor, recipe: Recipe) -> Condition:
     """The condition of a scan (S, 3)."""
-    condition: Condition = encoder(VoxelisedCloud.of(scan, recipe.architecture.voxel_size_m))
+    condition: Condition = encoder(recipe.architecture.cloud(scan, scan))
     return condition
 
 

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from lidar_completion.checkpoints import NETWORKS
 from lidar_completion.diffusion import noise_like
-from lidar_completion.networks import VoxelisedCloud
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import some_rows, squared_chamfer
@@ -42,7 +41,7 @@ class Refinement:
         """Square metres."""
         prepared = prepare(sample, self.recipe, generator)
         points = self.rough(prepared, generator)
-        offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.recipe.architecture.voxel_size_m)).float()
+        offsets = self.networks["refiner"](self.recipe.architecture.cloud(points, prepared.scan)).float()
         refined = (points[:, None] + offsets).reshape(-1, 3)
         loss = squared_chamfer(refined, prepared.truth, self.recipe.refiner.queries, generator)
         return {"model": loss}, {"offset_m": offsets.detach().norm(dim=2).mean().item()}
@@ -57,7 +56,7 @@ class Refinement:
             return points + (settings.jitter_m * noise_like(points, generator)).clamp(-limit, limit)
         condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
         timesteps = drawn_timesteps([self.recipe.pipeline.steps], False, self.recipe, generator)
-        completed = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
+        completed = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator).points
         return completed[some_rows(len(completed), settings.points, generator)]
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:

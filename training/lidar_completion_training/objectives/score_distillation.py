@@ -18,5 +18,5 @@ class ScoreDistillation(Distillation):
     ) -> tuple[list[StudentSample], dict[str, float]]:
         """One sample of weight 1."""
         timesteps = self.timesteps(generator)
-        points = self.student_sample(prepared, condition, timesteps, 1.0, drawn_seed(generator))
-        return [StudentSample(points, "auxiliary", 1.0, drawn_seed(generator))], {"passes": float(len(timesteps))}
+        completed = self.student_sample(prepared, condition, timesteps, 1.0, drawn_seed(generator))
+        return [StudentSample(completed, "auxiliary", 1.0, drawn_seed(generator))], {"passes": float(len(timesteps))}

@@ -40,7 +40,7 @@ class NoisePrediction:
         prepared = prepare(sample, self.recipe, generator)
         dropped = torch.rand((), generator=generator, device=generator.device) < settings.condition_dropout
         scan = nothing_of(prepared.scan) if dropped else prepared.scan
-        cloud = self.noised_truth(prepared, generator)
+        cloud = self.noised_truth(prepared, scan, generator)
         condition = encode(self.networks["encoder"], scan, self.recipe)
         tables = condition.nearest_tables(cloud.cloud.pyramid)
         prediction = predicted(self.networks["denoiser"], cloud, condition, tables)
@@ -52,17 +52,16 @@ class NoisePrediction:
             "sigma": float(self.recipe.schedule.sigma[cloud.t]),
         }
 
-    def noised_truth(self, prepared: PreparedSweep, generator: torch.Generator) -> NoisedCloud:
-        """As many truth points as there will be completed ones, noised to a random timestep."""
+    def noised_truth(self, prepared: PreparedSweep, scan: Tensor, generator: torch.Generator) -> NoisedCloud:
+        """As many truth points as there will be completed ones, noised to a random timestep, beside the scan that is shown."""
         settings, pipeline = self.recipe.noise_prediction, self.recipe.pipeline
         t = drawn_timestep(0, pipeline.start_timestep, settings.even_levels, self.recipe.schedule, generator)
         rows = len(prepared.replicated)
         if pipeline.noised_around == "truth":
-            return noised(
-                prepared.truth[some_rows(len(prepared.truth), rows, generator)], None, t, self.recipe, generator
-            )
+            clean = prepared.truth[some_rows(len(prepared.truth), rows, generator)]
+            return noised(clean, None, t, scan, self.recipe, generator)
         clean, start = coupled(prepared.truth, prepared.scan, rows, settings.couple_within_m, generator)
-        return noised(clean, start, t, self.recipe, generator)
+        return noised(clean, start, t, scan, self.recipe, generator)
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A completion of the sample's sweep, (N, 3)."""

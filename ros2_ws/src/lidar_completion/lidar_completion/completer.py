@@ -15,7 +15,7 @@ from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
 from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, noise_like, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.nearest_points import nearest_points
-from lidar_completion.networks import Condition, VoxelisedCloud, fold_batch_norm
+from lidar_completion.networks import Architecture, Condition, Refiner, fold_batch_norm
 from lidar_completion.visibility import (
     COMPLETED,
     MEASURED,
@@ -145,14 +145,17 @@ class SceneCompleter:
         replicated = sweeps.replicate(scan, copies)
         scale = settings.noise_scale(replicated)
         start = add_noise(replicated, scale * noise_like(replicated, generator), start_level(self.card))
-        completed = self.sample(self.denoiser(scan, guidance), replicated, start, steps, generator, scale)
+        denoise = self.denoiser(scan, guidance)
+        completed = self.sample(denoise, replicated, start, steps, generator, scale)
         clock.stop("denoise")
 
-        completed = sweeps.post_crop(sweeps.remove_invalid(completed), near, max_range_m)
+        inside = sweeps.post_crop(completed, near, max_range_m)
+        completed, logit = completed[inside], None if denoise.logit is None else denoise.logit[inside]
         if refine and "refiner" in self.networks:
-            completed = self.refine(completed)
+            completed = self.refine(completed, scan)
+            logit = None if logit is None else logit.repeat_interleave(Refiner.OFFSETS)
         to_scan, _ = nearest_points(completed, scan, REACH_M)
-        confidence = calibrated_confidence(completed, to_scan, self.card.confidence)
+        confidence = point_confidence(logit, completed, to_scan, self.card)
         rays = measured[
             measured.norm(dim=1) > min_range_m
         ]  # nearer is the vehicle itself, or (0, 0, 0) for "no return"
@@ -164,31 +167,13 @@ class SceneCompleter:
         clock.stop("postprocess")
         return Completion(cloud, provenance, certainty, rows, clock.timings(), steps, light, removed)
 
-    def denoiser(self, scan: Tensor, guidance: float = 1.0) -> Denoise:
-        """eps(points, t) of the scan (N, 3): the condition is encoded once, here, and both branches share every kernel map.
+    def denoiser(self, scan: Tensor, guidance: float = 1.0) -> "ScanDenoiser":
+        """The noise of points around a scan (N, 3)."""
+        return ScanDenoiser(self.networks, self.card.architecture, scan, guidance)
 
-        A guidance weight of 1 costs one forward a step, any other two.
-        """
-        encoder, network = self.networks["encoder"], self.networks["denoiser"]
-        voxel_size_m = self.card.architecture.voxel_size_m
-        condition = encoder(VoxelisedCloud.of(scan, voxel_size_m))
-        nothing: Condition | None = None
-        if guidance != 1.0:
-            nothing = encoder(VoxelisedCloud.of(torch.zeros_like(scan[:1]), voxel_size_m))
-
-        def denoise(points: Tensor, t: int) -> Tensor:
-            cloud = VoxelisedCloud.of(points, voxel_size_m)
-            timestep = torch.tensor([t], device=points.device)
-            conditional = network(cloud, condition, timestep)
-            if nothing is None:
-                return conditional
-            return guide(conditional, network(cloud, nothing, timestep), guidance)
-
-        return denoise
-
-    def refine(self, points: Tensor) -> Tensor:
-        """The refined cloud (6N, 3): every point plus its six offsets."""
-        offsets = self.networks["refiner"](VoxelisedCloud.of(points, self.card.architecture.voxel_size_m))
+    def refine(self, points: Tensor, scan: Tensor) -> Tensor:
+        """The refined cloud (6N, 3) of completed points (N, 3): every point plus its six offsets."""
+        offsets = self.networks["refiner"](self.card.architecture.cloud(points, scan))
         return (points[:, None] + offsets).reshape(-1, 3)
 
     def sample(
@@ -206,6 +191,43 @@ class SceneCompleter:
         if settings.sampler == "dpm_solver":
             return dpm_solver(denoise, replicated, start, timesteps, schedule, generator)
         return SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, schedule, generator, scale)
+
+
+class ScanDenoiser:
+    """eps(points, t) of one scan (S, 3): the condition is encoded once, here, and both branches share every kernel map.
+
+    A guidance weight of 1 costs one forward a step, any other two. logit (N,): what the network thinks of each point of the last
+    call, where its architecture judges points (point_confidence), else None.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Any], architecture: Architecture, scan: Tensor, guidance: float = 1.0
+    ) -> None:
+        self.network, self.architecture, self.scan, self.guidance = networks["denoiser"], architecture, scan, guidance
+        self.condition: Condition = networks["encoder"](architecture.cloud(scan, scan))
+        self.nothing: Condition | None = None
+        self.logit: Tensor | None = None
+        if guidance != 1.0:
+            origin = torch.zeros_like(scan[:1])
+            self.nothing = networks["encoder"](architecture.cloud(origin, origin))
+
+    def __call__(self, points: Tensor, t: int) -> Tensor:
+        cloud = self.architecture.cloud(points, self.scan)
+        timestep = torch.tensor([t], device=points.device)
+        out = self.network(cloud, self.condition, timestep)
+        if self.architecture.point_confidence:
+            self.logit = out[:, 3]
+        noise: Tensor = out[:, :3]
+        if self.nothing is None:
+            return noise
+        return guide(noise, self.network(cloud, self.nothing, timestep)[:, :3], self.guidance)
+
+
+def point_confidence(logit: Tensor | None, completed: Tensor, to_scan: Tensor, card: ModelCard) -> Tensor:
+    """Probability (N,) of lying within 0.2 m of a surface: what the network says itself, else the card's table."""
+    if logit is not None:
+        return torch.sigmoid(logit)
+    return calibrated_confidence(completed, to_scan, card.confidence)
 
 
 def start_level(card: ModelCard) -> float:

@@ -136,9 +136,10 @@ def replicate(points: Tensor, copies: int) -> Tensor:
 
 
 def post_crop(completed: Tensor, sweep: Tensor, max_range_m: float) -> Tensor:
-    """The completed points inside the range and between mean - 2 std and max of the sweep's heights (the reference's rule)."""
+    """Which completed points (N, 3) stay, (N,) bool: finite, inside the range, and between mean - 2 std and max of the
+    sweep's heights (the reference's rule)."""
     height = sweep[:, 2]
     lowest = height.mean() - 2.0 * height.std(correction=0)
     z = completed[:, 2]
     inside = completed.square().sum(dim=1) < max_range_m**2
-    return completed[inside & (z > lowest) & (z < height.max())]
+    return inside & (z > lowest) & (z < height.max())
