@@ -36,8 +36,6 @@ from lidar_completion.sparse.nearest import nearest_rows
 
 ROOT = Path(__file__).parents[1]
 POINTS, COPIES, VOXEL_M = 18_000, 10, 0.05
-# The slowest cores that the limits were given for, GFLOP/s of two cores; slower machines scale the limits.
-GIVEN_FOR = {"float32": 180.0, "bfloat16": 900.0}
 
 
 def real_sweep() -> Tensor:

@@ -110,7 +110,7 @@ def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path,
         SceneCompleter.load(other, device="cpu", backend="onnx")
     manifest = json.loads((other / "onnx.json").read_text())
     (other / "onnx.json").write_text(json.dumps({**manifest, "inputs_version": 1}))
-    with pytest.raises(ModelError, match="inputs_version 1, .* export again"):
+    with pytest.raises(ModelError, match=r"inputs_version 1, .* export again"):
         SceneCompleter.load(other, device="cpu", backend="onnx")
     (other / "onnx.json").write_text("{}")
     with pytest.raises(ModelError, match="not a manifest"):
