@@ -100,7 +100,7 @@ class Peer:
     def values(self):
         return {pair.key: pair.value for pair in self.diagnostics[-1].values} if self.diagnostics else {}
 
-    def until(self, condition, timeout_s=60.0):
+    def until(self, condition, timeout_s=120.0):
         """Spin until the condition holds; fails the test when it does not in time."""
         until_s = time.monotonic() + timeout_s
         while not condition():

@@ -17,7 +17,7 @@ def test_a_signal_ends_the_node_cleanly(number, node_process, peer, tiny_model):
 
 def test_a_signal_in_the_middle_of_a_sweep_ends_the_node_cleanly(node_process, peer, tiny_model, street, cloud):
     reliable = {"qos_overrides./velodyne_points.subscription.reliability": "reliable"}
-    with node_process(model=tiny_model, steps=8, replication=20, **reliable) as process:
+    with node_process(model=tiny_model, steps=8, replication=20, warm_up=False, **reliable) as process:
         peer.until_connected()
         peer.sweeps.publish(cloud(street(rings=32, columns=720)))
         peer.until(lambda: peer.values["sweeps in"] == "1")

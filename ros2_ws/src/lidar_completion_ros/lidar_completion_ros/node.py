@@ -162,6 +162,7 @@ class CompletionNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.report()  # the warm-up takes long where loops are compiled for the first time
         try:
             self._warm_up()
             self._subscription = self._subscribe()
