@@ -13,6 +13,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lidar_completion.checkpoints import ModelCard, build_networks, save_model
-from lidar_completion_training.configuration import OptimiserRecipe, Recipe, RecipeError, exported_card
+from lidar_completion_training.configuration import DataRecipe, OptimiserRecipe, Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample, sample_of, samples
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.processes import average_buffers, average_gradients, average_numbers, fabric_of
@@ -202,11 +204,15 @@ class Trainer:
                     f"{self.folder}: goes on with {name} {new!r}, which was {old!r} until {self.iteration}"
                 )
 
+    @cached_property
+    def _picture_sample(self) -> Sample:
+        return picture_sample(self.recipe.data).to(self.fabric.device)
+
     def draw(self, path: Path) -> None:
         """The picture of one held-back scene as the networks complete it now: sweep, completion, truth from above."""
         from lidar_completion.pictures import Panel, birds_eye
 
-        sample = picture_sample(self.recipe).to(self.fabric.device)
+        sample = self._picture_sample
         generator = torch.Generator(self.fabric.device).manual_seed(0)
         with self.fabric.autocast():
             completed = self.objective.preview(sample, generator)
@@ -318,12 +324,17 @@ def learning_rate(settings: OptimiserRecipe, iteration: int, iterations: int) ->
     return settings.learning_rate * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)
 
 
-def picture_sample(recipe: Recipe) -> Sample:
-    """The held-back synthetic scene of the pictures."""
+def picture_sample(recipe: DataRecipe) -> Sample:
+    """The held-back synthetic scene of the pictures, made in a process of its own: a process that has cast rays on several
+    threads cannot start data workers any more (numba on GNU OpenMP ends them)."""
+    return next(iter(DataLoader([PICTURE_SCENE], None, num_workers=1, collate_fn=partial(_test_sample, recipe))))
+
+
+def _test_sample(recipe: DataRecipe, scene: int) -> Sample:
     from lidar_completion_training.data.synthetic import test_pair
 
-    pair = test_pair(PICTURE_SCENE, recipe.data.sensor, threads=1)
-    return sample_of(pair.sweep, pair.truth, recipe.data.view_cell_m, pair.origin)
+    pair = test_pair(scene, recipe.sensor, threads=1)
+    return sample_of(pair.sweep, pair.truth, recipe.view_cell_m, pair.origin)
 
 
 def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
