@@ -222,3 +222,18 @@ def test_the_head_in_one_loop_is_its_layers(confidence: bool, head_width: int):
     assert layers.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(denoiser.answers(features, points), layers.detach(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_stem_of_a_cloud_is_computed_once_for_both_branches():
+    encoder, denoiser = (fold_batch_norm(network) for network in networks())
+    points, t = VoxelisedCloud.of(cloud(300, 1), 0.5), torch.tensor([400])
+    given, nothing = (encoder(VoxelisedCloud.of(p, 0.5)) for p in (cloud(50), torch.zeros(1, 3)))
+    calls: list[int] = []
+    denoiser.stem.register_forward_hook(lambda *_: calls.append(1))
+    first, second = denoiser(points, given, t), denoiser(points, nothing, t)
+    assert len(calls) == 1
+    again = VoxelisedCloud.of(cloud(300, 1), 0.5)
+    assert torch.equal(denoiser(again, nothing, t), second)
+    assert torch.equal(denoiser(again, given, t), first)
+    assert len(calls) == 2

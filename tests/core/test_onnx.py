@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from lidar_completion.onnx_export import export_model  # noqa: E402
-from lidar_completion.onnx_network import load_onnx_networks  # noqa: E402
+from lidar_completion.onnx_network import execution_providers, load_onnx_networks  # noqa: E402
 
 STANDARD = {
     "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",
@@ -135,3 +135,27 @@ def test_own_features_and_confidence_agree(tmp_path: Path):
     )
     points, scan = ((torch.rand(n, 3, generator=torch.Generator().manual_seed(n)) - 0.5) * 8 for n in (700, 90))
     agree(own, VoxelisedCloud.beside(scan, scan, 0.5), VoxelisedCloud.beside(points, scan, 0.5))
+
+
+def test_providers_of_a_device(caplog: pytest.LogCaptureFixture):
+    import onnxruntime
+
+    assert execution_providers(CPU) == ["CPUExecutionProvider"]
+    second = torch.device("cuda:1")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        assert execution_providers(second)[0] == ("CUDAExecutionProvider", {"device_id": 1})
+        return
+    with pytest.raises(ModelError, match=r"no CUDA here .* pip install onnxruntime-gpu"):
+        execution_providers(second)
+    assert execution_providers(second, or_cpu=True) == ["CPUExecutionProvider"]
+    assert "run on the CPU" in caplog.text
+
+
+def test_as_many_threads_as_pytorch(folder: Path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        network = load_onnx_networks(folder, load_model(folder)[0], CPU)["encoder"]
+        assert network._session.get_session_options().intra_op_num_threads == 2
+    finally:
+        torch.set_num_threads(before)

@@ -61,3 +61,9 @@ def test_gradients_take_the_plain_way():
 def test_a_point_too_far_away():
     with pytest.raises(ValueError, match="140000 voxels from the origin"):
         voxelise(torch.tensor([[0.0, 0.0, -7000.0]]), 0.05)
+
+
+@pytest.mark.parametrize(("n", "channels"), [(0, 8), (1, 3), (900, 24)])
+def test_features_times_gathered_rows(n: int, channels: int):
+    features, table, row = torch.randn(n, channels), torch.randn(7, channels), torch.randint(0, 7, (n,))
+    assert torch.equal(points_cpu.times_rows(features, table, row), features * table[row])

@@ -94,7 +94,7 @@ class SceneCompleter:
         if backend == "onnx":
             from lidar_completion.onnx_network import load_onnx_networks
 
-            return cls(card, load_onnx_networks(model, card, target), target, backend)
+            return cls(card, load_onnx_networks(model, card, target, or_cpu=device == "auto"), target, backend)
         wide_dtype = PRECISIONS[precision]
         folded = {name: fold_batch_norm(network, wide_dtype).to(target) for name, network in networks.items()}
         return cls(card, folded, target, backend, precision)

@@ -326,8 +326,7 @@ class UNet(nn.Module):
     def trunk(self, cloud: VoxelisedCloud, gate) -> Tensor:  # type: ignore[no-untyped-def]
         """Voxel features (V, c8); `gate(stage, features)` is applied before every stage."""
         pyramid = cloud.pyramid
-        features = self.stem(cloud.features, pyramid.neighbours(0))
-        skips = []
+        features, skips = self.stem_features(cloud), []
         for level in range(4):
             skips.append(features)
             name = f"stage{level + 1}"
@@ -336,6 +335,14 @@ class UNet(nn.Module):
             name = f"up{i + 1}"
             features = getattr(self, name)(gate(name, features), skip, pyramid, 3 - i)
         return features
+
+    def stem_features(self, cloud: VoxelisedCloud) -> Tensor:
+        """The stem's output, once a cloud where the weights are fixed: both branches of guidance start from it."""
+        if self.stem[0].bias is None:  # not folded for inference
+            return self.stem(cloud.features, cloud.pyramid.neighbours(0))
+        return cloud.pyramid.cached(
+            f"stem of {id(self)}", 0, lambda: self.stem(cloud.features, cloud.pyramid.neighbours(0))
+        )
 
 
 class Denoiser(UNet):
@@ -368,7 +375,10 @@ class Denoiser(UNet):
             table = self.gate_table(stage, condition, embedding, item)
             if len(table) == 1:  # as without a condition: every voxel has the same gate
                 return features * table
-            return features * table.index_select(0, tables[STAGE_LEVEL[stage]])
+            nearest = tables[STAGE_LEVEL[stage]]
+            if points_cpu.usable(features, table):
+                return points_cpu.times_rows(features, table, nearest)
+            return features * table.index_select(0, nearest)
 
         return self.answers(self.trunk(cloud, gate), cloud)
 

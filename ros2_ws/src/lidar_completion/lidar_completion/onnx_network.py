@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ INPUTS_VERSION = 2  # of the inputs that a graph takes; in the manifest, as grap
 BLOCK = 512  # rows of a neighbour table that a graph works on at once; its tables have a multiple of them
 
 
-def load_onnx_networks(folder: str | Path, card: ModelCard, device: torch.device) -> dict[str, Any]:
+def load_onnx_networks(
+    folder: str | Path, card: ModelCard, device: torch.device, or_cpu: bool = False
+) -> dict[str, Any]:
     """Encoder, denoiser (and refiner) of a model folder on onnxruntime, by name; ModelError where they are not exported,
-    or were exported from other weights."""
+    or were exported from other weights. or_cpu: an onnxruntime without CUDA runs them on the CPU, with a warning."""
     folder = Path(folder)
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
@@ -44,29 +47,38 @@ def load_onnx_networks(folder: str | Path, card: ModelCard, device: torch.device
         path = folder / f"{name}.onnx"
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != files[path.name]:
             raise ModelError(f"{path}: missing, truncated or changed since {MANIFEST_NAME} was written; export again")
-    return {name: kinds[name](folder / f"{name}.onnx", device) for name in card.networks}
+    providers = execution_providers(device, or_cpu)
+    return {name: kinds[name](folder / f"{name}.onnx", providers) for name in card.networks}
+
+
+def execution_providers(device: torch.device, or_cpu: bool = False) -> list[Any]:
+    """onnxruntime's providers for a device, the best first; ModelError where onnxruntime or its CUDA is missing."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError("backend 'onnx' needs onnxruntime (or onnxruntime-gpu): pip install onnxruntime") from error
+    if device.type != "cuda":
+        return ["CPUExecutionProvider"]
+    available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" in available:
+        return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
+    problem = f"onnxruntime has no CUDA here (it has {', '.join(available)}): pip install onnxruntime-gpu"
+    if not or_cpu:
+        raise ModelError(problem)
+    logging.getLogger(__name__).warning("the networks run on the CPU: %s", problem)
+    return ["CPUExecutionProvider"]
 
 
 class _OnnxNetwork:
     """One exported graph; gathers its inputs by name from a cloud."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ModelError(
-                "backend 'onnx' needs onnxruntime (or onnxruntime-gpu): pip install onnxruntime"
-            ) from error
-        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        available = onnxruntime.get_available_providers()
-        if wanted and wanted[0] not in available:
-            raise ModelError(
-                f"onnxruntime has no CUDA here (it has {', '.join(available)}): pip install onnxruntime-gpu"
-            )
+    def __init__(self, path: Path, providers: list[Any]) -> None:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=[*wanted, "CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime raises its own untyped errors
             raise ModelError(f"{path}: onnxruntime cannot load it ({error})") from error
         self._inputs = [node.name for node in self._session.get_inputs()]

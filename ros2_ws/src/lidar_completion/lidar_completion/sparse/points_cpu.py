@@ -1,4 +1,4 @@
-"""Loops over points for CPUs: points to keys, keys to sorted voxels, sums of a voxel's points, and the head of every point.
+"""Loops over points and voxels for CPUs: points to keys, keys to sorted voxels, sums of a voxel's points, gates, heads.
 
 Half a million points go through here a step, so every loop passes over them once. The twins are the plain operators of
 coordinates.py and the networks' layers.
@@ -116,6 +116,21 @@ def _sum(values, row, total, number):  # type: ignore[no-untyped-def]
         for c in range(values.shape[1]):
             total[row[i], c] += values[i, c]
         number[row[i]] += 1
+
+
+def times_rows(features: Tensor, table: Tensor, row: Tensor) -> Tensor:
+    """features * table[row]: features (V, C), table (T, C), row (V,) int64."""
+    out = torch.empty_like(features, memory_format=torch.contiguous_format)
+    arrays = [each.detach().contiguous().numpy() for each in (features, table, row, out)]
+    in_parallel(_times_rows, [(*arrays, first, last) for first, last in _shares(len(row))])
+    return out
+
+
+@compiled
+def _times_rows(features, table, row, out, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        for c in range(out.shape[1]):
+            out[i, c] = features[i, c] * table[row[i], c]
 
 
 def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: Tensor, bias: Tensor) -> Tensor:
