@@ -1,6 +1,7 @@
 """The deadline's controller on simulated machines: it keeps the budget, does not swing, falls at once and comes back."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -114,6 +115,26 @@ def test_what_cannot_be_met_gets_the_cheapest_choice_and_says_so():
 
 def test_without_any_knowledge_it_begins_with_the_cheapest_choice():
     assert Deadline(0.5, 4, 20).choose(POINTS) == Choice(1, 1)
+
+
+def test_the_diagnostics_may_ask_from_another_thread_at_any_time():
+    deadline, random, faults = warmed_up(0.5, np.random.default_rng(0)), np.random.default_rng(0), []
+
+    def ask():
+        try:
+            for _ in range(300):
+                deadline.values()
+                deadline.can_be_met(POINTS)
+        except Exception as fault:
+            faults.append(fault)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while asking.is_alive():
+        choice = deadline.choose(POINTS)
+        stages = machine(random, POINTS, choice)
+        deadline.observe(POINTS, choice, stages, sum(stages.values()))
+    assert faults == []
 
 
 def test_new_limits_keep_what_was_learnt():

@@ -165,19 +165,21 @@ class Deadline:
 
         1 where that is within the usual scatter: a slow drift is left to the costs.
         """
-        if not self._recent:
+        recent = list(self._recent)  # at once: the diagnostics ask from another thread
+        if not recent:
             return 1.0
-        ratios = [each.seconds / self._usual_s(each.points, each.choice) for each in self._recent]
+        ratios = [each.seconds / self._usual_s(each.points, each.choice) for each in recent]
         now = statistics.median(ratios)
-        if self._recent[-1].missed:
+        if recent[-1].missed:
             now = max(now, ratios[-1])
         return 1.0 if abs(math.log(now)) < CHANGED * self._spread() else now
 
     def _spread(self) -> float:
         """Relative standard deviation of the predictions' errors; from the median, so that an outlier does not count."""
-        if len(self._errors) < 2:
+        errors = list(self._errors)
+        if len(errors) < 2:
             return 0.1
-        return max(LEAST_SPREAD, 1.4826 * statistics.median(abs(error) for error in self._errors))
+        return max(LEAST_SPREAD, 1.4826 * statistics.median(map(abs, errors)))
 
     # ---- learning ----
 
@@ -258,8 +260,9 @@ class Deadline:
 
     def values(self) -> dict[str, str]:
         """What the diagnostics show: the learnt costs and the state of the choice."""
+        level = self._level
         values = {
-            "deadline choice": "" if self._level is None else f"{self._level + 1} of {len(self.choices)}",
+            "deadline choice": "" if level is None else f"{level + 1} of {len(self.choices)}",
             "deadline slowness": f"{self._slowness():.2f}",
             "deadline margin": f"{math.exp(Z99 * self._spread()) * (1.0 + self._caution):.2f}",
         }
