@@ -163,7 +163,7 @@ def test_a_sweep_that_waited_too_long_is_shed_once():
     assert not deadline.shed(POINTS, age_s=0.01), "a fresh one would be late as well"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     budget_s=st.floats(0.25, 3.0),
     speed=st.floats(0.2, 2.0),
