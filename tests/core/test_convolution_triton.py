@@ -100,6 +100,13 @@ def test_one_voxel_and_none():
 
 
 @interpreted
+def test_double_precision_is_refused():
+    table = tabled(pyramid(10), "down")
+    with pytest.raises(ValueError, match=r"takes torch.float32, .*; the features are torch.float64"):
+        convolve(torch.randn(table.num_in, 4).double(), torch.randn(8, 4, 4), table, "triton")
+
+
+@interpreted
 def test_inputs_that_are_not_contiguous():
     table = tabled(pyramid(30), "down")
     features, kernel = torch.randn(table.num_in, 20)[:, 4:12], torch.randn(8, 5, 8).transpose(1, 2)
@@ -185,9 +192,9 @@ def test_triton_is_what_a_gpu_gets():
     ("features_dtype", "kernel_dtype", "tolerance"),
     [
         (torch.float32, torch.float32, 2e-5),
-        (torch.float32, torch.bfloat16, 3e-2),
+        (torch.float32, torch.bfloat16, 5e-2),
         (torch.bfloat16, torch.bfloat16, 5e-2),
-        (torch.float16, torch.float16, 5e-3),
+        (torch.float16, torch.float16, 1e-2),
     ],
 )
 def test_gpu_values_and_gradients(kind, channels, features_dtype, kernel_dtype, tolerance):

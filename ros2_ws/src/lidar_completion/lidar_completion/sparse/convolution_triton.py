@@ -43,6 +43,9 @@ def convolve_fused(
     relu: bool = False,
 ) -> Tensor:
     """relu(convolution + bias (C_out,) + residual (V_out, C_out)) without gradients; each part is optional."""
+    for name, tensor in (("features", features), ("kernel", kernel)):
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"the triton backend takes {', '.join(map(str, DTYPES))}; the {name} are {tensor.dtype}")
     passes = plans(kernel_map, passes_of(kernel))
     out = features.new_empty(kernel_map.num_out, kernel.shape[2])
     partial = out if out.dtype == torch.float32 or len(passes) == 1 else torch.empty_like(out, dtype=torch.float32)
