@@ -35,9 +35,7 @@ ARGUMENTS = [
         "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: what params_file says"
     ),
     DeclareLaunchArgument(
-        "params_file",
-        default_value=os.path.join(CONFIG, "complete.param.yaml"),
-        description="YAML file with the node's parameters",
+        "params_file", default_value="", description="YAML file with the node's parameters; empty: the shipped one"
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
     DeclareLaunchArgument(
@@ -87,7 +85,7 @@ def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             executable="lidar_completion_node",
             name="lidar_completion",
             namespace=value["namespace"],
-            parameters=[value["params_file"], {**flags, **overrides}],
+            parameters=[value["params_file"] or os.path.join(CONFIG, "complete.param.yaml"), {**flags, **overrides}],
             remappings=[("velodyne_points", value["input_topic"]), ("~/points", output_topic)],
             additional_env={
                 PROFILE_VARIABLE: os.environ.get(PROFILE_VARIABLE, os.path.join(CONFIG, "fast_dds_profile.xml"))

@@ -14,6 +14,7 @@ from launch.actions import (
     Shutdown,
 )
 from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
 from launch_ros.substitutions import ExecutableInPackage
@@ -33,16 +34,16 @@ OPTIONS = [
     DeclareLaunchArgument("judge_every", default_value="5", description="Judge every n-th sweep"),
     DeclareLaunchArgument("show", default_value="3", description="So many of the worst and slowest sweeps as pictures"),
 ]
-# Arguments of complete.launch.py that make sense here.
+# Arguments of complete.launch.py, passed on; empty ones leave the choice to it.
 NODE_ARGUMENTS = [
     DeclareLaunchArgument("model", default_value="", description="Model folder or shipped name; empty: params_file's"),
     DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda, cuda:N; empty: params_file's"),
     DeclareLaunchArgument("latency_budget_ms", default_value="", description="Budget; empty: params_file's"),
+    DeclareLaunchArgument(
+        "params_file", default_value="", description="The vehicle's parameters; empty: the shipped ones"
+    ),
     DeclareLaunchArgument("log_level", default_value="info", description="Of the node"),
 ]
-PARAMS_FILE = DeclareLaunchArgument(
-    "params_file", default_value="", description="The vehicle's parameters; empty: those that are shipped"
-)
 BAG = DeclareLaunchArgument("bag", description="rosbag2: a folder, or an .mcap or .db3 file")
 
 
@@ -50,10 +51,8 @@ def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node and the replay, with the arguments' values filled in."""
     value = {
         argument.name: LaunchConfiguration(argument.name).perform(context)
-        for argument in (BAG, *OPTIONS, *NODE_ARGUMENTS, PARAMS_FILE)
+        for argument in (BAG, *OPTIONS, *NODE_ARGUMENTS)
     }
-    # What is empty is left out, so that complete.launch.py's own default holds.
-    given = {each.name: value[each.name] for each in (*NODE_ARGUMENTS, PARAMS_FILE) if value[each.name]}
     options = [
         part
         for option in OPTIONS
@@ -64,17 +63,21 @@ def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     return [
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])),
-            launch_arguments=list(given.items()),
+            launch_arguments=[(each.name, value[each.name]) for each in NODE_ARGUMENTS],
         ),
         ExecuteProcess(
             cmd=[*command, "--evaluate", "--wait-for-node", *options],
             name="evaluation",
             output="screen",
-            on_exit=Shutdown(reason="the evaluation has ended"),
         ),
     ]
 
 
+def shutdown(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End all when the node or the evaluation has ended; once, as what then ends calls it again."""
+    return [] if context.is_shutdown else [Shutdown(reason=f"{event.process_name} has ended")]
+
+
 def generate_launch_description() -> LaunchDescription:
-    stop = RegisterEventHandler(OnProcessExit(on_exit=Shutdown(reason="the node or the evaluation has ended")))
-    return LaunchDescription([BAG, *OPTIONS, *NODE_ARGUMENTS, PARAMS_FILE, stop, OpaqueFunction(function=evaluation)])
+    stop = RegisterEventHandler(OnProcessExit(on_exit=shutdown))
+    return LaunchDescription([BAG, *OPTIONS, *NODE_ARGUMENTS, stop, OpaqueFunction(function=evaluation)])

@@ -32,7 +32,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """A completion node for each LiDAR, and the merger."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     lidars = [name.strip().strip("/") for name in value["lidars"].split(",") if name.strip()]
-    shared = {name: value[name] for name in ("input_topic", "target_frame", "model", "params_file") if value[name]}
+    shared = {name: value[name] for name in ("input_topic", "target_frame", "model", "params_file")}
     complete = PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])
     return [
         *(

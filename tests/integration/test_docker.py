@@ -55,7 +55,7 @@ def test_pip_installs_pinned_versions_only(dockerfile):
     pinned = {re.split(r"[=\[ ]", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     wanted = [line for line in (DOCKER / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     assert [name for name in wanted if name.lower() not in pinned] == []
-    run = " ".join(rest for name, rest in instructions(dockerfile) if name == "RUN")
+    run = " && ".join(rest for name, rest in instructions(dockerfile) if name == "RUN")
     commands = [shlex.split(part) for part in re.split(r"&&", run) if "pip install" in part]
     assert commands
     for command in commands:

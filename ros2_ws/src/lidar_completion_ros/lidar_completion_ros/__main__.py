@@ -34,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv if arguments is None else arguments)
     _refuse_other_arguments(given)
     use_shared_memory_profile(os.environ)
-    sys.exit(_run(given, stop))
+    exit_code = _run(given, stop)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The node is gone from the network. Python's own teardown of torch takes seconds on a busy machine, in which Python
+    # answers no signal any more: ros2 launch would take the node for hanging, terminate it and call that a crash.
+    os._exit(exit_code)
 
 
 def _stop_on_signals() -> threading.Event:
