@@ -21,7 +21,9 @@ OBJECTIVES = {
     "distillation-dpo": "Distil a teacher by Distillation-DPO (Eq. 16 to 20).",
 }
 
-Recipe = Annotated[Path | None, typer.Option(help="YAML recipe; without one, the defaults")]
+Recipe = Annotated[
+    Path | None, typer.Option(help="YAML recipe, or one of ours such as small/1_direct.yaml; without, the defaults")
+]
 Run = Annotated[Path | None, typer.Option(help="folder of the run, gone on with where it is; default runs/OBJECTIVE")]
 Output = Annotated[Path | None, typer.Option(help="write the model folder here at the end")]
 Minutes = Annotated[float | None, typer.Option(help="save and stop after so many minutes; the same command goes on")]
@@ -65,12 +67,14 @@ def add_objective(name: str, text: str) -> None:
         import torch
 
         from lidar_completion_training.configuration import load_recipe
-        from lidar_completion_training.runs import train
+        from lidar_completion_training.runs import recipe_path, train
 
         if threads:
             torch.set_num_threads(threads)
         with explained():
-            mine = load_recipe(recipe, [*(overrides or []), f"objective={name.replace('-', '_')}"])
+            mine = load_recipe(
+                recipe and recipe_path(recipe), [*(overrides or []), f"objective={name.replace('-', '_')}"]
+            )
             train(mine, run or Path("runs") / name, output=output, minutes=minutes, device=device)
 
     app.command(name, help=text)(command)
@@ -82,9 +86,11 @@ for _name, _text in OBJECTIVES.items():
 
 @app.command()
 def chain(
-    recipes: Annotated[Path, typer.Argument(help="folder of recipes; they run in the order of their file names")],
+    recipes: Annotated[
+        Path, typer.Argument(help="folder of recipes, or one of ours: smoke, small, paper; in the order of file names")
+    ],
     runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
-    scenes: Annotated[int, typer.Option(help="synthetic test scenes of the evaluation at the end; 0: none")] = 3,
+    scenes: Annotated[int, typer.Option(help="synthetic test scenes of the evaluation at the end; 0: none")] = 2,
     device: Device = "auto",
     overrides: Annotated[list[str] | None, typer.Argument(help="entry=value, for every recipe")] = None,
 ) -> None:

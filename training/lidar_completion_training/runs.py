@@ -12,7 +12,13 @@ from lidar_completion_training.processes import fabric_of
 from lidar_completion_training.train import RECIPE_NAME, Trainer, TrainingError, export_run, load_state
 
 MODEL_NAME = "model"  # folder of a run's or a chain's exported model
+RECIPES = Path(__file__).parent / "recipes"  # those of this package
 FROM_ENTRIES = ("start_from", "teacher")  # entries of a recipe that name an earlier recipe of its chain
+
+
+def recipe_path(path: Path) -> Path:
+    """A file or folder of recipes, or the one of this package that is called so: smoke, paper/1_teacher.yaml."""
+    return path if path.exists() or not (RECIPES / path).exists() else RECIPES / path
 
 
 def train(
@@ -71,13 +77,13 @@ def export_onnx(model: Path) -> None:
 def train_chain(
     recipes: Path, runs: Path, *, scenes: int = 3, device: str = "auto", overrides: list[str] | None = None
 ) -> Path:
-    """Train the recipes of a folder in the order of their file names, write runs/model with ONNX, judge it; returns it.
+    """Train the recipes of a folder (see recipe_path) in the order of their file names, write runs/model with ONNX, judge it; returns it.
 
     A recipe's run is runs/NAME, NAME its file name without number; start_from and teacher may be the NAME of an earlier
     one. The last recipe's networks and the refiner of the refiner recipe, where there is one, make the model. Trained runs
     are kept.
     """
-    paths = sorted(recipes.glob("*.yaml"))
+    paths = sorted(recipe_path(recipes).glob("*.yaml"))
     if not paths:
         raise RecipeError(f"{recipes}: expected a folder of recipes (.yaml), found none")
     done: dict[str, Recipe] = {}
