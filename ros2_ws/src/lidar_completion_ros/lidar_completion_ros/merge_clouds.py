@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import sys
+from contextlib import suppress
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
@@ -97,14 +98,11 @@ def _stamp_s(cloud: PointCloud2) -> float:
 
 def main() -> None:
     """Run the merger until SIGINT or SIGTERM."""
-    rclpy.init(args=sys.argv)
-    node = CloudMerger()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
+    # launch and the terminal both send SIGINT: the second one must not interrupt the end that the first one began
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.init(args=sys.argv)
+        rclpy.spin(CloudMerger())
+    with suppress(KeyboardInterrupt):
         rclpy.try_shutdown()
 
 
