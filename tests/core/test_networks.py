@@ -13,6 +13,7 @@ from lidar_completion.networks import (
     fold_batch_norm,
     timestep_embedding,
 )
+from lidar_completion.sparse.nearest import nearest_rows_plain
 
 TINY = Architecture(width=0.125, voxel_size_m=0.5)
 
@@ -237,3 +238,16 @@ def test_the_stem_of_a_cloud_is_computed_once_for_both_branches():
     assert torch.equal(denoiser(again, nothing, t), second)
     assert torch.equal(denoiser(again, given, t), first)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("n", "scan", "extent_m"), [(1, 2, 3), (2, 300, 20), (600, 2, 40), (3000, 400, 12), (500, 500, 2)]
+)
+def test_tables_of_a_pyramid_are_those_of_its_levels(n: int, scan: int, extent_m: float):
+    points = VoxelisedCloud.of(cloud(n, 1, extent_m), 0.5)
+    encoder, _ = networks()
+    with torch.no_grad():
+        condition = encoder(VoxelisedCloud.of(cloud(scan, 2, extent_m), 0.5))
+    for ours, level in zip(condition.nearest_tables(points.pyramid), points.pyramid.levels, strict=True):
+        queries, places = level.coordinates[:, 1:], condition.voxels.coordinates[:, 1:]
+        assert torch.equal(ours, nearest_rows_plain(queries, places))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lidar_completion.errors import ModelError
-from lidar_completion.sparse import points_cpu
+from lidar_completion.sparse import points_cpu, search_cpu
 from lidar_completion.sparse.convolution import convolve
-from lidar_completion.sparse.coordinates import Voxels, voxel_mean, voxelise
+from lidar_completion.sparse.coordinates import BITS, Voxels, voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 from lidar_completion.sparse.nearest import nearest_rows
 
@@ -126,6 +126,12 @@ class Condition:
 
     def nearest_tables(self, pyramid: VoxelPyramid) -> list[Tensor]:
         """For each of the five levels, the condition row (V_level,) nearest to each voxel: five tables serve eight gates."""
+        keys = [level.keys for level in pyramid.levels]
+        one_scan = (
+            keys[0].device.type == "cpu" and len(keys[0]) > 0 and max(keys[0][-1], self.voxels.keys[-1]) < 1 << 54
+        )
+        if one_scan and len(self.voxels) > 1:
+            return search_cpu.nearest_tables(keys, pyramid.parents, self.voxels.keys, pyramid.levels[-1].stride, BITS)
         return [nearest_rows(level, self.voxels) for level in pyramid.levels]
 
 

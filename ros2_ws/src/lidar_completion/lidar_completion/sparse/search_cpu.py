@@ -1,10 +1,16 @@
-"""Kernel-map searches for CPUs: merges of sorted keys and counting sorts. The twins of the plain searches of kernel_map.py."""
+"""Searches for CPUs: merges of sorted keys and counting sorts for kernel maps, nearest tables of a whole pyramid.
+
+The twins are the plain searches of kernel_map.py and nearest.py.
+"""
+
+from itertools import accumulate
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
+from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 
 def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, list[int]]:
@@ -68,3 +74,92 @@ def _order_by_octant(keys, z_shift, y_shift, x_shift):  # type: ignore[no-untype
         order[place[octant[i]]] = i
         place[octant[i]] += 1
     return order, counts
+
+
+def nearest_tables(
+    levels: list[Tensor], parents: list[Tensor], condition: Tensor, side: int, bits: int
+) -> list[Tensor]:
+    """For keys (V_level,) of one scan's levels, each voxel's nearest condition row (V_level,) int64; condition: keys (C,).
+
+    Ties as in nearest.py. A voxel of the coarsest level, `side` wide, holds the finer ones, and what is nearest to one of
+    them lies little farther from its centre than what is nearest to that: a short list serves all of them, of all levels.
+    """
+    cells, places = _unpack(levels[-1].numpy(), bits), _unpack(condition.numpy(), bits)
+    centres = cells + (side - 1) / 2
+    half = (side - 1) / 2 * 3**0.5  # no voxel of a cell is farther from its centre
+    distance, _ = cKDTree(places).query(centres, workers=torch.get_num_threads())
+    reach = distance + 2 * half + 1e-3
+    counts = np.zeros(len(cells) + 1, np.int64)
+    shares = even_cuts(np.arange(len(cells) + 1))
+    in_parallel(_count_near, [(centres, reach, places, counts, first, last) for first, last in shares])
+    starts = np.cumsum(counts)
+    near = np.empty(starts[-1], np.int64)
+    in_parallel(_fill_near, [(centres, reach, places, starts, near, first, last) for first, last in shares])
+    cell_of = [*accumulate(reversed(parents), lambda above, parent: above[parent])][::-1]
+    tables = []
+    for keys, cell in zip(levels, [*cell_of, torch.arange(len(cells))], strict=True):
+        table = np.empty(len(keys), np.int64)
+        arrays = (keys.numpy(), bits, cell.numpy(), starts, near, places, table)
+        in_parallel(_nearest_of_cell, [(*arrays, first, last) for first, last in even_cuts(np.arange(len(keys) + 1))])
+        tables.append(torch.from_numpy(table))
+    return tables
+
+
+@compiled
+def _unpack(keys, bits):  # type: ignore[no-untyped-def]
+    places, mask = np.empty((len(keys), 3), np.int64), (1 << bits) - 1
+    for i in range(len(keys)):
+        places[i, 0], places[i, 1], places[i, 2] = keys[i] >> 2 * bits & mask, keys[i] >> bits & mask, keys[i] & mask
+    return places
+
+
+@compiled
+def _near(centre, reach, places, row):  # type: ignore[no-untyped-def]
+    x, y, z = places[row, 0] - centre[0], places[row, 1] - centre[1], places[row, 2] - centre[2]
+    return x * x + y * y + z * z <= reach * reach
+
+
+@compiled
+def _first_not_left_of(places, x):  # type: ignore[no-untyped-def]
+    low, high = 0, len(places)
+    while low < high:
+        middle = (low + high) >> 1
+        if places[middle, 0] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _count_near(centres, reach, places, counts, first, last):  # type: ignore[no-untyped-def]
+    for cell in range(first, last):
+        row = _first_not_left_of(places, centres[cell, 0] - reach[cell])
+        while row < len(places) and places[row, 0] <= centres[cell, 0] + reach[cell]:
+            counts[cell + 1] += _near(centres[cell], reach[cell], places, row)
+            row += 1
+
+
+@compiled
+def _fill_near(centres, reach, places, starts, near, first, last):  # type: ignore[no-untyped-def]
+    for cell in range(first, last):
+        row, n = _first_not_left_of(places, centres[cell, 0] - reach[cell]), starts[cell]
+        while row < len(places) and places[row, 0] <= centres[cell, 0] + reach[cell]:
+            if _near(centres[cell], reach[cell], places, row):
+                near[n] = row
+                n += 1
+            row += 1
+
+
+@compiled
+def _nearest_of_cell(keys, bits, cell, starts, near, places, table, first, last):  # type: ignore[no-untyped-def]
+    mask = (1 << bits) - 1
+    for i in range(first, last):
+        x, y, z = keys[i] >> 2 * bits & mask, keys[i] >> bits & mask, keys[i] & mask
+        smallest = np.int64(1) << 62
+        for n in range(starts[cell[i]], starts[cell[i] + 1]):  # rows rise: of equally near ones the first stays
+            p = places[near[n]]
+            squared = (p[0] - x) * (p[0] - x) + (p[1] - y) * (p[1] - y) + (p[2] - z) * (p[2] - z)
+            if squared < smallest:
+                smallest = squared
+                table[i] = near[n]
