@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from scipy.linalg import expm, logm
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 from street_drive import a_street, poses_along_x, write_drive
 
 from lidar_completion_training.data.drives import DriveError, Sweep, open_folder, transform
@@ -217,10 +217,7 @@ def test_deskewing_undoes_the_motion_of_the_sensor():
 
 
 def part_of(motion: np.ndarray, share: float) -> np.ndarray:
-    part = np.eye(4)
-    part[:3, :3] = Rotation.from_rotvec(share * Rotation.from_matrix(motion[:3, :3]).as_rotvec()).as_matrix()
-    part[:3, 3] = share * motion[:3, 3]
-    return part
+    return expm(share * logm(motion)).real
 
 
 def test_time_from_azimuth_runs_clockwise_from_behind():

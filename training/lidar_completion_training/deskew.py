@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from lidar_completion import deskew as core
 from lidar_completion_training.data.drives import Drive, Sweep
 
 MID_SWEEP = 0.5  # poses belong to the middle of a sweep, as KITTI's do
@@ -16,9 +17,7 @@ def deskew(points: np.ndarray, sweep_time: np.ndarray, T_before_after: np.ndarra
     sweep_time (N,) in [0, 1]; T_before_after: the sensor's motion during one sweep (pose at its end in the frame of its
     start), taken as constant.
     """
-    share = np.asarray(sweep_time, np.float64) - MID_SWEEP
-    rotation = Rotation.from_rotvec(share[:, None] * Rotation.from_matrix(T_before_after[:3, :3]).as_rotvec())
-    return (rotation.apply(points) + share[:, None] * T_before_after[:3, 3]).astype(np.float32)
+    return core.deskew(points, np.asarray(sweep_time) - MID_SWEEP, *core.velocity(T_before_after, 1.0))
 
 
 def time_from_azimuth(points: np.ndarray) -> np.ndarray:
