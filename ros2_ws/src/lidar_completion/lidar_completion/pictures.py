@@ -98,7 +98,7 @@ def measured_and_imagined(
     image[:] = tuple(int(BACKGROUND[at : at + 2], 16) for at in (1, 3, 5))
     for points, colours in (
         (completed, confidence_colours(confidence)),
-        (measured, np.tile(np.uint8(MEASURED_COLOUR), (len(measured), 1))),
+        (measured, np.tile(np.array(MEASURED_COLOUR, np.uint8), (len(measured), 1))),
     ):
         column, row, nearness = _seen_from_above(points, extent_m, size) if view == "above" else _seen(points, size)
         far_first = np.argsort(nearness, kind="stable")
