@@ -17,6 +17,7 @@ from lidar_completion.sparse.nearest import nearest_rows, nearest_rows_plain, ne
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU here")
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, for which Triton compiles: -m gpu")
 
 
@@ -181,11 +182,13 @@ assert "wgmma" in ptx and "cp.async" in ptx
 
 
 @pytest.mark.gpu
+@on_gpu
 def test_triton_is_what_a_gpu_gets():
     assert backend_of(torch.device("cuda")) == "triton"
 
 
 @pytest.mark.gpu
+@on_gpu
 @pytest.mark.parametrize("kind", ["neighbours", "down", "up"])
 @pytest.mark.parametrize("channels", [(3, 32), (48, 96), (128, 256), (512, 256), (13, 7)])
 @pytest.mark.parametrize(
@@ -203,6 +206,7 @@ def test_gpu_values_and_gradients(kind, channels, features_dtype, kernel_dtype, 
 
 
 @pytest.mark.gpu
+@on_gpu
 def test_gpu_gives_the_same_answer_every_time():
     table = tabled(pyramid(40_000, 1, 30, "cuda"), "neighbours")
     first, *others = (both(table, 128, 128)[1] for _ in range(3))
@@ -210,6 +214,7 @@ def test_gpu_gives_the_same_answer_every_time():
 
 
 @pytest.mark.gpu
+@on_gpu
 @pytest.mark.parametrize("items", [1, 3])
 def test_gpu_maps_and_nearest_tables_are_the_cpus(items: int):
     cpu, gpu = (pyramid(40_000, items, 60, device) for device in ("cpu", "cuda"))
@@ -249,6 +254,7 @@ def denoised(device: str) -> tuple[Tensor, int]:
 
 
 @pytest.mark.gpu
+@on_gpu
 def test_gpu_denoiser_is_the_cpus_and_waits_for_nothing():
     gpu, waits = denoised("cuda")
     cpu, _ = denoised("cpu")
