@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lidar_completion_ros.frames import FixedFrames, FrameError, RigidTransform, TfFrames, pose, tf_is_installed
-from lidar_completion_ros.motion import KEPT, Motion, Twist, deskewed
+from lidar_completion_ros.motion import KEPT, Motion, Twist
 
 pytest.importorskip("transforms3d", reason="rotations need transforms3d or tf_transformations")
 
@@ -126,25 +126,3 @@ def test_a_sensor_ahead_of_the_axle_moves_sideways_in_a_turn():
     found = twist(0, (10, 0, 0), (0, 0, 0.5)).seen_from(pose([2, 0, 0, 0, 0, np.pi / 2]))
     np.testing.assert_allclose(found.linear, [1, -10, 0], rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.angular, [0, 0, 0.5], rtol=0, atol=1e-12)
-
-
-def test_a_wall_that_was_smeared_by_the_motion_is_straight_again():
-    """A point of the world at rest, seen at ten times by a sensor that moves and turns, is one point again at the stamp."""
-    from scipy.linalg import expm
-
-    moving = twist(0, (10, 0.5, 0.1), (0.02, -0.03, 0.6))
-    world, times_s = np.array([12.0, -3.0, 0.5]), np.linspace(-0.05, 0.1, 10)
-    generator = np.zeros((4, 4))
-    generator[:3, :3] = np.cross(np.eye(3), moving.angular)
-    generator[:3, 3] = moving.linear
-    seen = np.array([(np.linalg.inv(expm(generator * t)) @ [*world, 1.0])[:3] for t in times_s], np.float32)
-    assert np.ptp(seen, axis=0).max() > 0.5
-    np.testing.assert_allclose(deskewed(seen, times_s, moving), np.tile(world, (10, 1)), rtol=0, atol=1e-5)
-
-
-def test_without_a_turn_points_are_shifted_and_without_motion_nothing_moves():
-    points, times_s = np.ones((3, 3), np.float32), np.array([-0.1, 0.0, 0.1])
-    moved = deskewed(points, times_s, twist(0, (10, 0, 0)))
-    np.testing.assert_allclose(moved[:, 0], [0, 1, 2], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(deskewed(points, times_s, twist(0, (0, 0, 0))), points)
-    assert len(deskewed(points[:0], times_s[:0], twist(0, angular=(0, 0, 1)))) == 0

@@ -1,4 +1,4 @@
-"""How the sensor moves: the newest twists of a topic, asked for by stamp, and sweeps freed of the motion within them."""
+"""How the sensor moves: the newest twists of a topic, asked for by stamp."""
 
 from __future__ import annotations
 
@@ -60,22 +60,3 @@ class Motion:
     def clear(self) -> None:
         with self._lock:
             self._twists.clear()
-
-
-def deskewed(points: np.ndarray, times_s: np.ndarray, twist: Twist) -> np.ndarray:
-    """Points (N, 3) float32, each in the sensor's frame of its own time, in the sensor's frame at the stamp, float32.
-
-    times_s (N,): seconds after the stamp; twist: the sensor's, in its own frame, taken as constant: p' = exp(t [w, v]) p.
-    """
-    p, t = points.astype(np.float64), times_s[:, None]
-    turn = np.linalg.norm(twist.angular)
-    if turn * np.abs(times_s).max(initial=0.0) < 1e-9:
-        return (p + t * twist.linear).astype(np.float32)
-    axis, angle = twist.angular / turn, turn * t
-    sine, rest = np.sin(angle), 1.0 - np.cos(angle)
-    along = axis * (twist.linear @ axis)
-    across = twist.linear - along
-    turned = p + sine * np.cross(axis, p) + rest * (axis * (p @ axis)[:, None] - p)
-    shifted = t * along + (sine * across + rest * np.cross(axis, across)) / turn
-    moved: np.ndarray = (turned + shifted).astype(np.float32)
-    return moved

@@ -40,13 +40,14 @@ from std_msgs.msg import Float64, Header
 from std_srvs.srv import Trigger
 
 from lidar_completion.completer import Completion, SceneCompleter
+from lidar_completion.deskew import deskew
 from lidar_completion.errors import SweepError
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
 from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTransform, TfFrames, pose, tf_is_installed
 from lidar_completion_ros.inference import Inference, Wish
 from lidar_completion_ros.installed_files import model_folder
 from lidar_completion_ros.mailbox import Mailbox
-from lidar_completion_ros.motion import Motion, Twist, deskewed
+from lidar_completion_ros.motion import Motion, Twist
 from lidar_completion_ros.parameters import (
     ParameterError,
     Parameters,
@@ -470,7 +471,8 @@ class CompletionNode(LifecycleNode):
             return points
         sensor = message.header.frame_id
         T_body_sensor = self._frames.transform(twist.frame or sensor, sensor, _stamp_ns(message))
-        return deskewed(points, times_s, twist.seen_from(T_body_sensor))
+        moving = twist.seen_from(T_body_sensor)
+        return deskew(points, times_s, moving.linear, moving.angular)
 
     def _publish(
         self,
