@@ -32,7 +32,6 @@ from lidar_completion import scan as sweeps
 from lidar_completion.diffusion import NoiseSchedule, dpm_solver, guide
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, VoxelisedCloud, fold_batch_norm
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion.sparse.nearest import nearest_rows
 
 ROOT = Path(__file__).parents[1]
 POINTS, COPIES, VOXEL_M = 18_000, 10, 0.05
@@ -123,10 +122,9 @@ def measure_stages(run: Run) -> dict[str, Any]:
 
     def maps() -> None:
         pyramid = scene.cloud().pyramid
+        condition.nearest_tables(pyramid)
         for level in range(5):
-            pyramid.neighbours(level), nearest_rows(pyramid.levels[level], condition.voxels)
-        for level in range(4):
-            pyramid.down(level)
+            pyramid.neighbours(level), pyramid.down(min(level, 3))
 
     def guided() -> Tensor:  # as a step of the sampler: from points to noise
         cloud = scene.cloud()
