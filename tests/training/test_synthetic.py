@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
+from synthetic_worker import COARSE, SMALL, fingerprint
 
 from lidar_completion_training.data.synthetic import (
     SENSORS,
@@ -21,9 +26,6 @@ from lidar_completion_training.data.synthetic import (
 from lidar_completion_training.data.synthetic.ground_truth import one_per_voxel, visible_surface
 from lidar_completion_training.data.synthetic.objects import Material
 from lidar_completion_training.data.synthetic.world import KINDS, empty_solids
-
-SMALL = dict(half_length_m=45.0, half_depth_m=30.0)
-COARSE = SpinningLidar("coarse", tuple(np.linspace(-24, 2, 24)), 360)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,6 +230,44 @@ def test_worlds_are_the_same_for_every_number_of_workers():
     np.testing.assert_array_equal(alone[2].sweep, second.sweep)
     np.testing.assert_array_equal(alone[2].truth, second.truth)
     assert not np.array_equal(alone[0].sweep[:100], alone[1].sweep[:100])
+
+
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork in a process with threads
+def test_worker_processes_make_the_same_scenes(start):
+    with ProcessPoolExecutor(2, mp_context=get_context(start)) as workers:
+        made = list(workers.map(fingerprint, (5, 6, 5)))
+    assert made[0] == made[2] == fingerprint(5)
+    assert made[0] != made[1]
+
+
+def test_a_cache_gives_the_same_pairs_and_is_used(tmp_path):
+    def pairs(**options):
+        return list(islice(training_pairs(30, 2, COARSE, threads=1, **options, **SMALL), 3))
+
+    plain, first = pairs(), pairs(cache=tmp_path)
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(files) == 2
+    again = pairs(cache=tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
+    for a, b, c in zip(plain, first, again, strict=True):
+        for name in vars(a):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+            np.testing.assert_array_equal(getattr(a, name), getattr(c, name))
+    assert next(training_pairs(30, 1, "VLP-16", cache=tmp_path, threads=1, **SMALL)).sensor == "VLP-16"
+    damaged = min(files)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"damaged file .*delete it"):
+        pairs(cache=tmp_path)
+
+
+def test_truth_around_the_sweeps_is_that_of_the_whole_world(world, truth):
+    here = world.pose_at(0.0)[:2, 3]
+    near = visible_surface(world, COARSE, least_angle_sr=0.0, seen_within_m=50.0, around=here[None])
+    wanted = truth[np.hypot(*(truth[:, :2] - here).T) < 50.0]
+    found = near[np.hypot(*(near[:, :2] - here).T) < 50.0]
+    np.testing.assert_array_equal(found, wanted)
+    assert len(near) < len(truth)
 
 
 def test_no_world_equals_another():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -14,6 +18,7 @@ from .lidar import SpinningLidar, Sweep, scan, sensor_of
 from .world import World, street
 
 TEST_SEED = 1_000_000_000  # seeds from here on are never trained on
+GENERATOR_VERSION = 1  # raise it when a seed draws another world or sweep: older caches are then left alone
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def training_pair(
     **parameters,
 ) -> TrainingPair:
     """One pair in a world of its own; the same for the same arguments. `parameters` go to `street`. For many pairs use `training_pairs`."""
-    return next(_pairs_of_world(seed, 1, sensor, moving, max_range_m, threads, parameters))
+    return next(_pairs_of_world(seed, 1, sensor_of(sensor), moving, max_range_m, threads, parameters))
 
 
 def training_pairs(
@@ -59,20 +64,23 @@ def training_pairs(
     max_range_m: float = 50.0,
     seed_step: int = 1,
     threads: int | None = None,
+    cache: str | Path | None = None,
     **parameters,
 ) -> Iterator[TrainingPair]:
     """Endless pairs: sweeps_per_world from the world of first_seed, then of first_seed + seed_step, and so on.
 
     Worker w of W takes first_seed + w and seed_step=W: the worlds are then the same for every number of workers. threads: numba's threads (1 in workers).
-    Raises ValueError when first_seed is a test seed.
+    cache: a folder in which finished worlds are kept (some 10 MB a pair) and looked up; the pairs are the same with and without.
+    Raises ValueError when first_seed is a test seed or a cached file is damaged.
     """
     if not 0 <= first_seed < TEST_SEED:
         raise ValueError(
             f"first_seed: expected 0 <= first_seed < {TEST_SEED} (held back for tests), found {first_seed}"
         )
-    seed = first_seed
+    sensor, seed = sensor_of(sensor), first_seed
     while seed < TEST_SEED:
-        yield from _pairs_of_world(seed, sweeps_per_world, sensor, moving, max_range_m, threads, parameters)
+        settings = (seed, sweeps_per_world, sensor, moving, max_range_m, threads, parameters)
+        yield from _pairs_of_world(*settings) if cache is None else _cached_pairs(Path(cache), *settings)
         seed += seed_step
 
 
@@ -88,7 +96,6 @@ test_pair.__test__ = False  # not a test for pytest
 
 def _pairs_of_world(seed, count, sensor, moving, max_range_m, threads, parameters) -> Iterator[TrainingPair]:
     raycast.set_threads(threads)
-    sensor = sensor_of(sensor)
     world = street(seed, **parameters)
     places = np.arange(-_room_m(world) - 0.5, _room_m(world) + 1.5)
     around = np.array([world.pose_at(along, sensor.height_m)[:2, 3] for along in places])
@@ -96,6 +103,27 @@ def _pairs_of_world(seed, count, sensor, moving, max_range_m, threads, parameter
     for number in range(count):
         rng = np.random.default_rng([seed, number, 11])
         yield _pair(world, truth, sensor, rng, moving, max_range_m)
+
+
+def _cached_pairs(
+    folder: Path, seed, count, sensor, moving, max_range_m, threads, parameters
+) -> Iterator[TrainingPair]:
+    """The pairs of a world from the folder; made and stored where it has none, the file whole or not at all."""
+    settings = repr((GENERATOR_VERSION, count, asdict(sensor), moving, max_range_m, sorted(parameters.items())))
+    file = folder / f"{sensor.name}-{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}.npz"
+    if not file.exists():
+        pairs = list(_pairs_of_world(seed, count, sensor, moving, max_range_m, threads, parameters))
+        folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+        np.savez(part, **{f"{name} {n}": value for n, pair in enumerate(pairs) for name, value in vars(pair).items()})
+        os.replace(part, file)
+    try:
+        with np.load(file) as stored:
+            for n in range(count):
+                values = {field.name: stored[f"{field.name} {n}"] for field in fields(TrainingPair)}
+                yield TrainingPair(**values | {"seed": int(values["seed"]), "sensor": str(values["sensor"])})
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: expected {count} cached pairs, found a damaged file ({error}); delete it") from error
 
 
 def _pair(world: World, truth: np.ndarray, sensor, rng, moving: bool, max_range_m: float) -> TrainingPair:
