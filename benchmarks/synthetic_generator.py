@@ -1,6 +1,6 @@
-"""Speed of the synthetic generator: worlds, ground truth, sweeps, and whole training pairs a second.
+"""Speed of the synthetic generator: training pairs and worlds a second, with one worker process and with two.
 
-    python benchmarks/synthetic_generator.py --worlds 6 --threads 2
+    python benchmarks/synthetic_generator.py --worlds 6 --processes 1,2
 
 Wall-clock and processor seconds are both printed: on a busy machine the second says what an idle one would need at least.
 """
@@ -8,50 +8,112 @@ Wall-clock and processor seconds are both printed: on a busy machine the second 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 
 import numpy as np
 
-from lidar_completion_training.data.synthetic import SENSORS, raycast, scan, street, training_pair, training_pairs
+from lidar_completion_training.data.synthetic import SENSORS, raycast, scan, street, training_pairs
 from lidar_completion_training.data.synthetic.ground_truth import visible_surface
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float, object]:
-    """Wall-clock seconds, processor seconds, result."""
-    wall, processor = time.perf_counter(), time.process_time()
-    result = work()
-    return time.perf_counter() - wall, time.process_time() - processor, result
-
-
 def main() -> None:
+    options = arguments()
+    work = {
+        "training pairs": (pairs, options.worlds * options.sweeps_per_world),
+        "worlds": (worlds, options.worlds),
+        "worlds with their ground truth": (worlds_with_truth, options.worlds),
+    }
+    print(f"{options.sensor}, {options.sweeps_per_world} sweeps a world, {os.cpu_count()} cores\n")
+    print("| | processes | wall-clock s | processor s | a second | a second, by processor time |")
+    print("|---|---|---|---|---|---|")
+    for name, (produce, count) in work.items():
+        for processes in options.processes:
+            wall, processor = in_processes(produce, count, processes, options)
+            rates = f"{count * processes / wall:.1f} | {count * processes / (processor / processes):.1f}"
+            print(f"| {name} | {processes} | {wall:.1f} | {processor:.1f} | {rates} |", flush=True)
+    print("\n| one thread | processor s |\n|---|---|")
+    for name, seconds in stages(options).items():
+        print(f"| {name} | {np.mean(seconds):.3f} |")
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=6)
+    parser.add_argument("--worlds", type=int, default=6, help="a process")
     parser.add_argument("--sweeps-per-world", type=int, default=8)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2], metavar="N,N"
+    )
     parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a worker makes
+
+
+def pairs(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
+    stream = training_pairs(1 + worker, options.sweeps_per_world, options.sensor, seed_step=workers, threads=1)
+    for _ in range(count):
+        next(stream)
+
+
+def worlds(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
+    for number in range(count):
+        street(1 + worker + number * workers)
+
+
+def worlds_with_truth(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
+    stream = training_pairs(1 + worker, 1, options.sensor, seed_step=workers, threads=1)
+    for _ in range(count):
+        next(stream)  # one sweep a world
+
+
+def in_processes(produce: Callable, count: int, processes: int, options: argparse.Namespace) -> tuple[float, float]:
+    """Wall-clock seconds from the first start to the last end, and processor seconds of all workers together."""
+    context = get_context("spawn")
+    barrier, times = context.Barrier(processes), context.Queue()
+    arguments = [(produce, count, worker, processes, options, barrier, times) for worker in range(processes)]
+    workers = [context.Process(target=_work, args=each) for each in arguments]
+    for each in workers:
+        each.start()
+    spent = [times.get() for _ in workers]
+    for each in workers:
+        each.join()
+    return max(end for _, end, _ in spent) - min(start for start, _, _ in spent), sum(s for _, _, s in spent)
+
+
+def _work(produce, count, worker, workers, options, barrier, times) -> None:
+    raycast.set_threads(1)
+    next(training_pairs(worker, 1, options.sensor, threads=1))  # compiles, or reads the cache
+    barrier.wait()
+    start, processor = time.monotonic(), time.process_time()
+    produce(count, worker, workers, options)
+    times.put((start, time.monotonic(), time.process_time() - processor))
+
+
+def stages(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Processor seconds of each part of the work, world by world."""
     sensor = SENSORS[options.sensor]
-    raycast.set_threads(options.threads)
-    training_pair(0, sensor)  # compiles, or reads the cache
-    spent: dict[str, list[tuple[float, float]]] = {"world": [], "ground truth": [], "sweep": [], "sweep to 50 m": []}
+    raycast.set_threads(1)
+    next(training_pairs(0, 1, sensor, threads=1))
+    spent: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable):
+        start = time.process_time()
+        result = work()
+        spent.setdefault(name, []).append(time.process_time() - start)
+        return result
+
     for seed in range(1, options.worlds + 1):
-        wall, processor, world = timed(lambda seed=seed: street(seed))
-        spent["world"].append((wall, processor))
-        spent["ground truth"].append(timed(lambda world=world: visible_surface(world, sensor))[:2])
+        world = timed("world", lambda: street(seed))  # noqa: B023 (called at once)
+        timed("ground truth of the whole world", lambda: visible_surface(world, sensor))  # noqa: B023
         rng = np.random.default_rng(seed)
         for name, far in (("sweep", None), ("sweep to 50 m", 50.0)):
-            spent[name].append(
-                timed(lambda w=world, f=far, r=rng: scan(w, w.pose_at(0.0), sensor, r, max_range_m=f))[:2]
-            )
-    count = options.worlds * options.sweeps_per_world
-    pairs = training_pairs(1, options.sweeps_per_world, sensor)
-    wall, processor, _ = timed(lambda: [next(pairs) for _ in range(count)])
-    print("| | wall-clock s | processor s |\n|---|---|---|")
-    for name, rows in spent.items():
-        print(f"| {name} | {np.mean([r[0] for r in rows]):.3f} | {np.mean([r[1] for r in rows]):.3f} |")
-    print(f"| training pair, {options.sweeps_per_world} a world | {wall / count:.3f} | {processor / count:.3f} |")
-    print(f"{count / wall:.1f} training pairs a second")
+            timed(name, lambda: scan(world, world.pose_at(0.0), sensor, rng, max_range_m=far))  # noqa: B023
+    return spent
 
 
 if __name__ == "__main__":

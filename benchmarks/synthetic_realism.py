@@ -3,9 +3,12 @@
     python benchmarks/synthetic_realism.py ../shared/data/sequences/90 ../shared/data/sequences/91 --sweeps 60 \
         --figure docs/pictures/synthetic_histograms.png
 
-Every drive is a folder with velodyne/*.bin (or the .bin files themselves). Printed is the Jensen-Shannon distance (square root of the divergence, base 2:
+    python benchmarks/synthetic_realism.py ../shared/data/scans/hdl32_target.ply --sensor HDL-32E
+
+Every drive is a folder with velodyne/*.bin (or the .bin files themselves), or one sweep (.bin .ply .pcd). Printed is the Jensen-Shannon distance (square root of the divergence, base 2:
 0 the same, 1 disjoint) between the mean histograms of the drives and of synthetic sweeps, for each property, beside the same distance between each
-two real drives. Drives of different streets differ too: that distance is the scale to judge by.
+two real drives. Drives of different streets differ too: that distance is the scale to judge by. For a single sweep the scale is how far one synthetic sweep lies
+from the mean of the others (median and 90 % of them).
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from lidar_completion.point_cloud_files import read_points
 from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
 
 NEAR_M = 2.5  # the carrying car's own echoes and empty returns lie nearer
 BINS = {
     "range (m)": np.arange(2.5, 80.5, 1.0),
     "height over sensor (m)": np.arange(-4, 4.01, 0.1),
-    "elevation (deg)": np.arange(-25.5, 3.51, 0.5),
+    "elevation (deg)": np.arange(-31.75, 23.76, 0.5),
     "nearest neighbour (m)": np.geomspace(0.003, 3.0, 50),
     "points in 1 m cube": np.geomspace(1, 3000, 40),
     "height span of 1 m column (m)": np.arange(0, 5.01, 0.1),
@@ -31,11 +35,12 @@ BINS = {
 }
 
 
-def properties(points: np.ndarray, intensity: np.ndarray) -> dict[str, np.ndarray]:
-    """Histogram (bins,) of every property of BINS for one sweep (N, 3), each summing to 1."""
+def properties(points: np.ndarray, intensity: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Histogram (bins,) of every property of BINS for one sweep (N, 3), each summing to 1; zeros without intensity."""
     distance = np.linalg.norm(points, axis=1)
     kept = np.isfinite(distance) & (distance > NEAR_M)
-    points, intensity, distance = points[kept], intensity[kept], distance[kept]
+    points, distance = points[kept], distance[kept]
+    intensity = np.zeros(0) if intensity is None else intensity[kept] / (255 if intensity.max() > 1 else 1)
     some = np.random.default_rng(0).permutation(len(points))[:20_000]
     nearest = cKDTree(points).query(points[some], k=2)[0][:, 1]
     _, cube, count = np.unique(np.floor(points).astype(int), axis=0, return_inverse=True, return_counts=True)
@@ -74,7 +79,10 @@ def js_distance(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def real_drive(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Mean histograms of a drive's sweeps, and their numbers of points."""
+    """Mean histograms of a drive's sweeps (or of one file), and their numbers of points."""
+    if folder.is_file():
+        cloud = read_points(folder)
+        return properties(cloud.points, cloud.intensity), [_count(cloud.points)]
     files = sorted((folder / "velodyne").glob("*.bin")) or sorted(folder.glob("*.bin"))
     if not files:
         raise SystemExit(f"{folder}: expected velodyne/*.bin, found none; pass the folder of a SemanticKITTI sequence")
@@ -82,8 +90,8 @@ def real_drive(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
     return _mean([properties(s[:, :3], s[:, 3]) for s in sweeps]), [_count(s[:, :3]) for s in sweeps]
 
 
-def synthetic_drive(sweeps: int, first_seed: int, sensor: str) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Mean histograms of sweeps, one a world, with moving things in them, and their numbers of points."""
+def synthetic_drive(sweeps: int, first_seed: int, sensor: str) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+    """Histograms of sweeps, one a world, with moving things in them, and their numbers of points."""
     histograms, counts = [], []
     for seed in range(first_seed, first_seed + sweeps):
         rng = np.random.default_rng(seed)
@@ -91,7 +99,15 @@ def synthetic_drive(sweeps: int, first_seed: int, sensor: str) -> tuple[dict[str
         sweep = scan(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=8.0)
         histograms.append(properties(sweep.points, sweep.intensity))
         counts.append(_count(sweep.points))
-    return _mean(histograms), counts
+    return histograms, counts
+
+
+def own_spread(histograms: list[dict[str, np.ndarray]], name: str) -> tuple[float, float]:
+    """How far one sweep lies from the mean of the others: median and 90 % of the sweeps."""
+    values = np.array([each[name] for each in histograms])
+    others = (values.sum(axis=0) - values) / (len(values) - 1)
+    distances = [js_distance(one, rest) for one, rest in zip(values, others, strict=True)]
+    return float(np.median(distances)), float(np.quantile(distances, 0.9))
 
 
 def _count(points: np.ndarray) -> int:
@@ -102,19 +118,25 @@ def _mean(histograms: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.mean([h[name] for h in histograms], axis=0) for name in BINS}
 
 
-def table(drives: dict[str, dict[str, np.ndarray]], synthetic: dict[str, np.ndarray]) -> list[dict]:
-    """One row a property: distance of synthetic sweeps to every drive and to their mean, and between each two drives."""
+def table(drives: dict[str, dict[str, np.ndarray]], sweeps: list[dict[str, np.ndarray]]) -> list[dict]:
+    """One row a property: distance of synthetic sweeps to every drive and to their mean, between each two drives, and
+    of one synthetic sweep to the others."""
     names = list(drives)
-    pooled = _mean(list(drives.values()))
+    pooled, synthetic = _mean(list(drives.values())), _mean(sweeps)
     rows = []
     for name in BINS:
-        row = {"property": name, "synthetic - all real": js_distance(synthetic[name], pooled[name])}
+        if not pooled[name].any():
+            continue
+        row = {"property": name}
+        if len(names) > 1:
+            row["synthetic - all real"] = js_distance(synthetic[name], pooled[name])
         row |= {f"synthetic - {d}": js_distance(synthetic[name], drives[d][name]) for d in names}
         row |= {
             f"{a} - {b}": js_distance(drives[a][name], drives[b][name])
             for i, a in enumerate(names)
             for b in names[i + 1 :]
         }
+        row["one synthetic - the others"], row["90 %"] = own_spread(sweeps, name)
         rows.append(row)
     return rows
 
@@ -151,10 +173,10 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    read = {d.name: real_drive(d) for d in options.drives}
+    read = {d.stem: real_drive(d) for d in options.drives}
     drives = {name: histograms for name, (histograms, _) in read.items()}
-    synthetic, counts = synthetic_drive(options.sweeps, options.first_seed, options.sensor)
-    rows = table(drives, synthetic)
+    sweeps, counts = synthetic_drive(options.sweeps, options.first_seed, options.sensor)
+    rows = table(drives, sweeps)
     columns = [c for c in rows[0] if c != "property"]
     print("| Jensen-Shannon distance | " + " | ".join(columns) + " |\n|---" * 1 + "|---" * len(columns) + "|")
     for row in rows:
@@ -166,7 +188,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.figure:
-        draw(drives, synthetic, options.figure)
+        draw(drives, _mean(sweeps), options.figure)
 
 
 if __name__ == "__main__":
