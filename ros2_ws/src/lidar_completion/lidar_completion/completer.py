@@ -114,12 +114,15 @@ class SceneCompleter:
         intensity: np.ndarray | Tensor | None = None,
         trust: TrustRules | None = None,
         max_points: int | None = None,
+        prior: np.ndarray | Tensor | None = None,
         seed: int = 0,
     ) -> Completion:
         """Complete one sweep (N, 3) float32, metres, sensor frame; None means the model card's value.
 
         intensity (N,) of the sweep gives one to completed points; trust: which of them are taken out again (None: TrustRules());
-        max_points: at most so many points in all, the measured ones first, the rest thinned evenly. The same seed on the same device gives the same scene. Raises SweepError where nothing can be completed.
+        max_points: at most so many points in all, the measured ones first, the rest thinned evenly; prior (P, 3): what the sweep before
+        left, in this sweep's frame (temporal.prior_of), which stands for the first of steps + 1 steps. The same seed on the same device
+        gives the same scene. Raises SweepError where nothing can be completed.
         """
         settings = self.card.pipeline
         steps = settings.steps if steps is None else steps
@@ -142,11 +145,12 @@ class SceneCompleter:
         scan = downsample(near, settings, voxel_size_m)
         clock.stop("preprocess")
 
-        replicated = sweeps.replicate(scan, copies)
-        scale = settings.noise_scale(replicated)
-        start = add_noise(replicated, scale * noise_like(replicated, generator), start_level(self.card))
+        anchors, known = anchor(scan, copies, prior, min_range_m, max_range_m)
+        timesteps = self.timesteps(steps, known)
+        scale = settings.noise_scale(anchors)
+        start = add_noise(anchors, scale * noise_like(anchors, generator), start_level(self.card, timesteps[0]))
         denoise = self.denoiser(scan, guidance)
-        completed = self.sample(denoise, replicated, start, steps, generator, scale)
+        completed = self.sample(denoise, anchors, start, timesteps, generator, scale)
         clock.stop("denoise")
 
         inside = sweeps.post_crop(completed, near, max_range_m)
@@ -156,9 +160,8 @@ class SceneCompleter:
             logit = None if logit is None else logit.repeat_interleave(Refiner.OFFSETS)
         to_scan, _ = nearest_points(completed, scan, REACH_M)
         confidence = point_confidence(logit, completed, to_scan, self.card)
-        rays = measured[
-            measured.norm(dim=1) > min_range_m
-        ]  # nearer is the vehicle itself, or (0, 0, 0) for "no return"
+        # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
+        rays = measured[measured.norm(dim=1) > min_range_m]
         kept, removed = untrusted(completed, to_scan, confidence, rays, trust or TrustRules())
         kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
         completed, confidence = completed[kept], confidence[kept]
@@ -176,21 +179,29 @@ class SceneCompleter:
         offsets = self.networks["refiner"](self.card.architecture.cloud(points, scan))
         return (points[:, None] + offsets).reshape(-1, 3)
 
+    def timesteps(self, steps: int, known: bool = False) -> list[int]:
+        """The timesteps of `steps` steps; `known`: something stands for the first of steps + 1, so that they start lower."""
+        settings = self.card.pipeline
+        if known and settings.sampler == "dpm_solver":
+            raise ValueError(
+                "prior: the sampler dpm_solver cannot start from it; leave it out, or take a model with another sampler"
+            )
+        return sampling_timesteps(settings.sampler, steps + known, self.card.schedule, settings.start_timestep)[known:]
+
     def sample(
         self,
         denoise: Denoise,
-        replicated: Tensor,
+        anchors: Tensor,
         start: Tensor,
-        steps: int,
+        timesteps: list[int],
         generator: torch.Generator,
         scale: Tensor | float = 1.0,
     ) -> Tensor:
-        """The clean points (N, 3) that the card's sampler reaches from `start` in `steps` steps."""
+        """The clean points (N, 3) that the card's sampler reaches from `start`, which lies around `anchors` (N, 3)."""
         settings, schedule = self.card.pipeline, self.card.schedule
-        timesteps = sampling_timesteps(settings.sampler, steps, schedule, settings.start_timestep)
         if settings.sampler == "dpm_solver":
-            return dpm_solver(denoise, replicated, start, timesteps, schedule, generator)
-        return SAMPLERS[settings.sampler](denoise, replicated, start, timesteps, schedule, generator, scale)
+            return dpm_solver(denoise, anchors, start, timesteps, schedule, generator)
+        return SAMPLERS[settings.sampler](denoise, anchors, start, timesteps, schedule, generator, scale)
 
 
 class ScanDenoiser:
@@ -230,11 +241,29 @@ def point_confidence(logit: Tensor | None, completed: Tensor, to_scan: Tensor, c
     return calibrated_confidence(completed, to_scan, card.confidence)
 
 
-def start_level(card: ModelCard) -> float:
-    """Standard deviation in metres of the noise that a sample starts with, lambda sqrt(1 - abar_t) (Eq. 19)."""
+def start_level(card: ModelCard, timestep: int | None = None) -> float:
+    """Standard deviation in metres of the noise that a sample starts with, lambda sqrt(1 - abar_t) (Eq. 19); t is the card's if None."""
     settings = card.pipeline
-    level = 1.0 if settings.published_start else float(card.schedule.sigma[settings.start_timestep])
+    timestep = settings.start_timestep if timestep is None else timestep
+    level = 1.0 if settings.published_start else float(card.schedule.sigma[timestep])
     return settings.start_noise * level
+
+
+def anchor(
+    scan: Tensor, copies: int, prior: np.ndarray | Tensor | None, min_range_m: float, max_range_m: float
+) -> tuple[Tensor, bool]:
+    """What noise is added to, about `copies` times the scan (N, 3), and whether a prior (P, 3) is in it.
+
+    Without a prior the replicated scan p*; with one, half of that and as many points of the prior within range.
+    """
+    if prior is None:
+        return sweeps.replicate(scan, copies), False
+    known = sweeps.crop_range(sweeps.remove_invalid(as_sweep(prior).to(scan.device)), min_range_m, max_range_m)
+    if not len(known):
+        return sweeps.replicate(scan, copies), False
+    half = max(1, copies // 2)
+    known = known[evenly(len(known), max(1, copies - half) * len(scan), scan.device)]
+    return torch.cat([sweeps.replicate(scan, half), known]), True
 
 
 def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:

@@ -1,0 +1,78 @@
+"""Temporal mode: what one sweep's completion leaves to the next, so that one step does the work of several.
+
+The completer keeps nothing between sweeps; whoever calls it keeps a Memory:
+
+    prior, reset = prior_of(memory, T_fixed_sensor, stamp_s)
+    completion = completer.complete(points, prior=prior)
+    memory = remember(completion, T_fixed_sensor, stamp_s)
+
+T_fixed_sensor (4, 4) is the sensor's pose in any frame that does not jump (odometry), metres.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lidar_completion.completer import Completion
+
+
+@dataclass(frozen=True)
+class TemporalRules:
+    """What is remembered, and when it is forgotten."""
+
+    min_confidence: float = 0.4  # doubtful points are not handed on
+    max_gap_s: float = 0.5
+    max_step_m: float = 5.0
+    max_turn_deg: float = 30.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Completed points (P, 3) float32 in the sensor frame of their sweep, with its pose (4, 4) and stamp in seconds."""
+
+    points: np.ndarray
+    T_fixed_sensor: np.ndarray
+    stamp_s: float
+
+
+def remember(
+    completion: Completion, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
+) -> Memory:
+    """What this completion leaves to the next one."""
+    rules = rules or TemporalRules()
+    confidence = completion.confidence[len(completion.measured_rows) :]
+    return Memory(completion.completed_points[confidence >= rules.min_confidence], _pose(T_fixed_sensor), stamp_s)
+
+
+def prior_of(
+    memory: Memory | None, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
+) -> tuple[np.ndarray | None, str]:
+    """The remembered points (P, 3) float32 in the frame of the sensor now, or None and why nothing is known ("" at the start)."""
+    rules = rules or TemporalRules()
+    if memory is None:
+        return None, ""
+    T_now_then = np.linalg.inv(_pose(T_fixed_sensor)) @ memory.T_fixed_sensor
+    if reason := _jump(T_now_then, stamp_s - memory.stamp_s, rules):
+        return None, reason
+    moved = memory.points @ T_now_then[:3, :3].T.astype(np.float32) + T_now_then[:3, 3].astype(np.float32)
+    return moved, ""
+
+
+def _jump(T_now_then: np.ndarray, seconds: float, rules: TemporalRules) -> str:
+    if seconds <= 0:
+        return f"time went back by {-seconds:.3f} s"
+    if seconds > rules.max_gap_s:
+        return f"no sweep for {seconds:.1f} s, more than {rules.max_gap_s:g}"
+    if (step := float(np.linalg.norm(T_now_then[:3, 3]))) > rules.max_step_m:
+        return f"the pose jumped by {step:.1f} m, more than {rules.max_step_m:g}"
+    turn = float(np.degrees(np.arccos(np.clip((np.trace(T_now_then[:3, :3]) - 1) / 2, -1, 1))))
+    if turn > rules.max_turn_deg:
+        return f"the pose turned by {turn:.0f} degrees, more than {rules.max_turn_deg:g}"
+    return ""
+
+
+def _pose(T_fixed_sensor: np.ndarray) -> np.ndarray:
+    pose = np.asarray(T_fixed_sensor, np.float64)
+    if pose.shape != (4, 4) or not np.isfinite(pose).all():
+        raise ValueError(f"T_fixed_sensor has shape {pose.shape}, expected a finite pose (4, 4)")
+    return pose
