@@ -251,3 +251,16 @@ def test_tables_of_a_pyramid_are_those_of_its_levels(n: int, scan: int, extent_m
     for ours, level in zip(condition.nearest_tables(points.pyramid), points.pyramid.levels, strict=True):
         queries, places = level.coordinates[:, 1:], condition.voxels.coordinates[:, 1:]
         assert torch.equal(ours, nearest_rows_plain(queries, places))
+
+
+@torch.no_grad()
+def test_a_network_never_gets_the_stem_of_one_that_is_gone():
+    """Memory is used again, and with it id(): networks that come and go on one cloud must not meet."""
+    points = cloud(50, 1)
+    shared = VoxelisedCloud.of(points, 0.5)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        denoiser = fold_batch_norm(trained_like(Denoiser(TINY)))
+        alone = denoiser.trunk(VoxelisedCloud.of(points, 0.5), lambda stage, features: features)
+        assert torch.equal(denoiser.trunk(shared, lambda stage, features: features), alone)
+        del denoiser

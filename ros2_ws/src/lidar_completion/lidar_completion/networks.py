@@ -346,9 +346,11 @@ class UNet(nn.Module):
         """The stem's output, once a cloud where the weights are fixed: both branches of guidance start from it."""
         if self.stem[0].bias is None:  # not folded for inference
             return self.stem(cloud.features, cloud.pyramid.neighbours(0))
-        return cloud.pyramid.cached(
-            f"stem of {id(self)}", 0, lambda: self.stem(cloud.features, cloud.pyramid.neighbours(0))
+        # the stem stays with its output: a later network may get the id of one that is gone
+        _, features = cloud.pyramid.cached(
+            f"stem {id(self.stem)}", 0, lambda: (self.stem, self.stem(cloud.features, cloud.pyramid.neighbours(0)))
         )
+        return features
 
 
 class Denoiser(UNet):
