@@ -27,6 +27,27 @@ def test_complete_writes_measured_and_completed_points(sweep, tiny_model, tmp_pa
     assert len(done) > len(measured)
 
 
+@pytest.mark.parametrize("suffix", [".pcd", ".ply", ".bin", ".npy", ".npz"])
+def test_every_format_holds_what_it_can(tiny_model, tmp_path, suffix):
+    points = np.random.default_rng(0).uniform(-20, 20, (3000, 3)).astype(np.float32)
+    write_points(tmp_path / "sweep.bin", points, intensity=np.arange(3000, dtype=np.float32))
+    options = ["--model", str(tiny_model), "--output", str(tmp_path / "out"), "--suffix", suffix]
+    result = run(app, ["complete", str(tmp_path / "sweep.bin"), *options, "--max-points", "3100"])
+    assert result.exit_code == 0, result.output
+    assert "taken out" in result.output
+    done = read_points(tmp_path / "out" / f"sweep{suffix}")
+    assert len(done.points) == 3100
+    if suffix != ".npy":
+        np.testing.assert_array_equal(done.intensity[:3000], np.arange(3000))
+
+
+def test_the_filter_can_be_switched_off(sweep, tiny_model, tmp_path):
+    options = ["complete", str(sweep), "--model", str(tiny_model), "--output", str(tmp_path / "out")]
+    assert "free_space" in run(app, options).output
+    assert "free_space" not in run(app, [*options, "--no-free-space-filter"]).output
+    assert "+ 0 completed" in run(app, [*options, "--min-confidence", "0.6"]).output  # not calibrated: all say 0.5
+
+
 def test_a_broken_sweep_is_named_and_the_others_are_completed(sweep, tiny_model, tmp_path):
     broken = tmp_path / "broken.bin"
     broken.write_bytes(b"123")

@@ -33,35 +33,55 @@ def complete(
     replication: Annotated[
         int | None, typer.Option(min=1, help="copies of every point; default: the model card's")
     ] = None,
+    free_space_filter: Annotated[
+        bool, typer.Option(help="take out completed points before what the sensor measured in their direction")
+    ] = True,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="take out completed points with less")] = 0.0,
+    max_points: Annotated[
+        int | None, typer.Option(min=1, help="most points of a completion, measured ones first; default: no limit")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
 ) -> None:
-    """Complete sweeps from files; each completion has provenance and confidence beside x, y, z."""
+    """Complete sweeps from files; each completion has provenance, confidence and the sweep's intensity beside x, y, z."""
     from tqdm import tqdm
 
     from lidar_completion.completer import SceneCompleter
     from lidar_completion.errors import SweepError
     from lidar_completion.point_cloud_files import PointCloudFileError, read_points, write_points
+    from lidar_completion.visibility import FreeSpaceRules, TrustRules
 
     if suffix not in (".pcd", ".ply", ".bin", ".npy", ".npz"):
         raise _stop(f"--suffix {suffix}: expected .pcd, .ply, .bin, .npy or .npz")
     completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend, precision=precision))
+    trust = TrustRules(FreeSpaceRules() if free_space_filter else None, min_confidence=min_confidence)
     output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):
         try:
+            sweep = read_points(path)
             done = completer.complete(
-                read_points(path).points, steps=steps, guidance=guidance, replication=replication, seed=seed
+                sweep.points,
+                intensity=sweep.intensity,
+                steps=steps,
+                guidance=guidance,
+                replication=replication,
+                trust=trust,
+                max_points=max_points,
+                seed=seed,
             )
         except (SweepError, PointCloudFileError) as error:
             typer.echo(f"{path}: {error}", err=True)
             failed += 1
             continue
         target = output / (path.stem + suffix)
-        fields = {} if suffix == ".bin" else {"provenance": done.provenance, "confidence": done.confidence}
-        write_points(target, done.points, **fields)
+        fields = {"intensity": done.intensity, "provenance": done.provenance, "confidence": done.confidence}
+        held = {".bin": ("intensity",), ".npy": ()}.get(suffix, tuple(fields))
+        write_points(target, done.points, **{name: fields[name] for name in held if fields[name] is not None})
         measured = len(done.measured_rows)
         seconds = done.timings["total"]
         typer.echo(f"{target}: {measured} measured + {len(done.points) - measured} completed points, {seconds:.2f} s")
+        if removed := ", ".join(f"{reason} {count}" for reason, count in done.removed.items() if count):
+            typer.echo(f"  taken out: {removed}")
     if failed:
         raise _stop(f"{failed} of {len(scans)} sweeps were not completed")
 
