@@ -1,8 +1,8 @@
 """The demonstration: play a bag through the running ROS 2 node, judge what comes back, leave a picture and a report.
 
-    make demo                       the shipped synthetic drive
-    make demo BAG=my_bag            any rosbag2 with a PointCloud2 topic
-    make demo BAG=my_bag POSES=poses.txt      with poses (KITTI or TUM rows) the drive's own map is the ground truth
+make demo                       the shipped synthetic drive
+make demo BAG=my_bag            any rosbag2 with a PointCloud2 topic
+make demo BAG=my_bag POSES=poses.txt      with poses (KITTI or TUM rows) the drive's own map is the ground truth
 """
 
 import argparse
@@ -27,7 +27,7 @@ from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, Re
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS, output_layout, read_sweep
 from lidar_completion_training.data.drives import DriveError, Sweep, read_poses
 from lidar_completion_training.data.synthetic.sample import read_truth
-from lidar_completion_training.ground_truth_map import DRIVE_RULES, first_per_voxel, map_points, truth_for_sweep
+from lidar_completion_training.ground_truth_map import DRIVE_RULES, merged_sweeps, truth_for_sweep
 
 ROWS = {
     "raw sweep": trivial.raw,
@@ -71,7 +71,9 @@ def main() -> None:
     middle = judged[len(judged) // 2]
     picture(middle, output / "birds_eye.png")
     report(options, card, result, judged, output)
-    print(f"\npicture   {output / 'birds_eye.png'}\nreport    {output / 'report.html'}\nnew bag   {output / 'completed'}")
+    print(
+        f"\npicture   {output / 'birds_eye.png'}\nreport    {output / 'report.html'}\nnew bag   {output / 'completed'}"
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -141,17 +143,8 @@ def ground_truth(bag: Path, poses_path: Path | None, sweeps: dict[int, np.ndarra
     if (folder / TRUTH_NAME).is_file():
         surface = read_truth(folder / TRUTH_NAME).astype(np.float64)
     else:
-        surface = map_of(sweeps, poses)
+        surface = merged_sweeps(zip(map(Sweep, sweeps.values()), poses, strict=False))
     return {stamp: truth_for_sweep(surface, pose) for stamp, pose in zip(sweeps, poses, strict=False)}
-
-
-def map_of(sweeps: dict[int, np.ndarray], poses: np.ndarray) -> np.ndarray:
-    """The surface (M, 3) that all sweeps of the bag have measured, in the frame of the poses."""
-    parts = [
-        map_points(Sweep(points[np.isfinite(points).all(axis=1)], None), pose, DRIVE_RULES)
-        for points, pose in zip(sweeps.values(), poses, strict=False)
-    ]
-    return first_per_voxel(np.concatenate(parts), DRIVE_RULES.voxel_size_m)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,7 +168,9 @@ def summary_table(result: ReplayResult, judged: list[Judged]) -> str:
     ]
     means = mean_scores(judged)
     if not means:
-        return "\n".join([*lines, "quality      no poses beside the bag, so no ground truth: see README, make demo POSES="])
+        return "\n".join(
+            [*lines, "quality      no poses beside the bag, so no ground truth: see README, make demo POSES="]
+        )
     lines += ["", f"{'':22}{'CD, m':>8}{'vs raw':>9}{f'F at {F_THRESHOLD_M} m':>12}"]
     raw = means["raw sweep"][0]
     lines += [f"{name:22}{cd:8.3f}{100 * (cd / raw - 1):+8.0f}%{f:12.3f}" for name, (cd, f) in means.items()]

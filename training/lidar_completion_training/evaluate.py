@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from lidar_completion.errors import SweepError
 from lidar_completion.metrics import MetricError, NearestDistances, nearest_distances
+from lidar_completion.pictures import errors_over_truth
 from lidar_completion.point_cloud_files import read_points, suffixes
 from lidar_completion.trivial import TRIVIAL
 from lidar_completion_training.ground_truth_map import in_window
 from lidar_completion_training.judge import JudgeRules, judge
-from lidar_completion_training.pictures import birds_eye
 from lidar_completion_training.published import PublishedRow
 from lidar_completion_training.scenes import Scene, SceneSource
 from lidar_completion_training.statistics import Interval, PairedDifference, mean_interval, paired_difference
@@ -207,11 +207,11 @@ def _judge_scene(task: tuple) -> None:
     source, index, methods, output, rules, pictures = task
     scene = source.load(index)
     if pictures:
-        _write_whole(picture_file(output, "sweep", scene.name), birds_eye(scene.truth, scene.sweep))
+        _write_whole(picture_file(output, "sweep", scene.name), errors_over_truth(scene.truth, scene.sweep))
     for method in methods:
         result, completed, distances = _result(scene, method, source, rules)
         if pictures and distances is not None:
-            picture = birds_eye(scene.truth, completed, distances.prediction_to_truth)
+            picture = errors_over_truth(scene.truth, completed, distances.prediction_to_truth)
             _write_whole(picture_file(output, method.name, scene.name), picture)
         settings = _settings(method, source, rules)
         text = json.dumps({"scene": scene.name, "settings": settings, **result}, allow_nan=False)

@@ -12,7 +12,7 @@ import os
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,9 +50,14 @@ def aggregated_truth(drive: Drive, rules: MapRules = DRIVE_RULES) -> np.ndarray:
 
     Labelled points that move or have no class are left out. Holds the whole map in memory: see build_map for long drives.
     """
+    return merged_sweeps(((drive.read(index), pose) for index, pose in enumerate(drive.T_map_sensor)), rules)
+
+
+def merged_sweeps(sweeps: Iterable[tuple[Sweep, np.ndarray]], rules: MapRules = DRIVE_RULES) -> np.ndarray:
+    """Sweeps with their poses (4, 4), map from sensor, in one cloud (M, 3) float64: see aggregated_truth."""
     kept = np.zeros((0, 3))
-    for index in range(len(drive)):
-        points = map_points(drive.read(index), drive.T_map_sensor[index], rules)
+    for sweep, T_map_sensor in sweeps:
+        points = map_points(sweep, T_map_sensor, rules)
         kept = first_per_voxel(np.concatenate([kept, first_per_voxel(points, rules.voxel_size_m)]), rules.voxel_size_m)
     return kept
 

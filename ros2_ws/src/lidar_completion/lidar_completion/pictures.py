@@ -11,6 +11,10 @@ PIXELS = 700  # a side of a panel: 0.14 m a pixel at 50 m
 # The colours of RViz and Foxglove as shipped: RGB of confidence 0 and 1, between them linear. Measured points are white.
 CONFIDENCE_COLOURS = ((106, 31, 176), (255, 160, 20))
 MEASURED_COLOUR = (255, 255, 255)
+TRUTH_COLOUR = (58, 64, 78)
+# From right (teal) over doubtful (yellow) to wrong (red), by distance to the truth in metres.
+ERROR_STOPS_M = (0.0, 0.1, 0.2, 0.5, 1.0)
+ERROR_COLOURS = ((38, 166, 154), (102, 199, 132), (250, 214, 90), (240, 128, 60), (214, 48, 49))
 VIEWS = ("above", "behind")
 
 
@@ -69,10 +73,50 @@ def _raster(panel: Panel, extent_m: float) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, points: np.ndarray, shade: np.ndarray, extent_m: float) -> None:
-    row = np.floor((extent_m - points[:, 0]) / (2 * extent_m) * PIXELS).astype(int)
-    column = np.floor((extent_m - points[:, 1]) / (2 * extent_m) * PIXELS).astype(int)
-    inside = (row >= 0) & (row < PIXELS) & (column >= 0) & (column < PIXELS)
-    image[row[inside], column[inside]] = shade[inside]  # of equal pixels the last, highest, stays
+    """Points (N, 3) from above into a square image, one pixel a point; shade (N, 3), or (3,) for all."""
+    pixels = len(image)
+    row = np.floor((extent_m - points[:, 0]) / (2 * extent_m) * pixels).astype(int)
+    column = np.floor((extent_m - points[:, 1]) / (2 * extent_m) * pixels).astype(int)
+    inside = (row >= 0) & (row < pixels) & (column >= 0) & (column < pixels)
+    shade = np.broadcast_to(shade, (len(points), 3))
+    image[row[inside], column[inside]] = shade[inside]  # of points on one pixel the last stays
+
+
+def errors_over_truth(
+    truth: np.ndarray,
+    points: np.ndarray,
+    errors_m: np.ndarray | None = None,
+    *,
+    extent_m: float = 50.0,
+    pixels: int = 440,
+) -> bytes:
+    """PNG of points (N, 3) over the truth (M, 3) from above, x up, sensor frame; fast enough for one of every scene and row.
+
+    errors_m (N,): distance to the truth, as colour; without it the points are white. The worst point of a pixel shows.
+    """
+    from PIL import Image
+
+    image = np.empty((pixels, pixels, 3), np.uint8)
+    image[:] = _rgb(BACKGROUND)
+    _paint(image, truth, np.array(TRUTH_COLOUR), extent_m)
+    if errors_m is None:
+        _paint(image, points, np.array(MEASURED_COLOUR), extent_m)
+    else:
+        worst_last = np.argsort(errors_m, kind="stable")
+        _paint(image, points[worst_last], error_colours(errors_m[worst_last]), extent_m)
+    buffer = io.BytesIO()
+    Image.fromarray(image).quantize(64).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def error_colours(errors_m: np.ndarray) -> np.ndarray:
+    """RGB (N, 3) uint8 of distances (N,) in metres."""
+    channels = [np.interp(errors_m, ERROR_STOPS_M, channel) for channel in zip(*ERROR_COLOURS, strict=True)]
+    return np.stack(channels, axis=1).astype(np.uint8)
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
 
 
 def measured_and_imagined(
@@ -95,7 +139,7 @@ def measured_and_imagined(
         raise ValueError(f"view: expected {' or '.join(VIEWS)}, found {view!r}")
     width, height = size
     image = np.empty((height, width, 3), np.uint8)
-    image[:] = tuple(int(BACKGROUND[at : at + 2], 16) for at in (1, 3, 5))
+    image[:] = _rgb(BACKGROUND)
     for points, colours in (
         (completed, confidence_colours(confidence)),
         (measured, np.tile(np.array(MEASURED_COLOUR, np.uint8), (len(measured), 1))),
