@@ -1,7 +1,7 @@
 import dataclasses
 import gc
-import weakref
 import math
+import weakref
 
 import pytest
 import torch
