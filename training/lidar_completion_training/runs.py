@@ -91,7 +91,7 @@ def train_chain(
         name = run_name(path)
         recipe = load_recipe(path, [*(overrides or []), *_earlier(path, runs, list(done))])
         print(f"[{number}/{len(paths)}] {name}: {recipe.objective}, {recipe.iterations} iterations", flush=True)
-        if not is_trained(runs / name, recipe):
+        if not is_trained(runs / name, recipe.iterations):
             train(recipe, runs / name, output=runs / name / MODEL_NAME, device=device)
         done[name] = recipe
     refiner = next((runs / name / MODEL_NAME for name, recipe in done.items() if recipe.objective == "refiner"), None)
@@ -115,13 +115,13 @@ def _earlier(path: Path, runs: Path, names: list[str]) -> list[str]:
     return [f"{entry}={runs / name / MODEL_NAME}" for entry, name in named.items() if name in names]
 
 
-def is_trained(run: Path, recipe: Recipe) -> bool:
-    """Whether the run is at its last iteration and its model is written."""
+def is_trained(run: Path, iterations: int) -> bool:
+    """Whether the run has come to this iteration and its model is written."""
     if not (run / MODEL_NAME / CARD_NAME).is_file():
         return False
     load_card(run / MODEL_NAME)
     state = load_state(run)
-    return state is not None and state["iteration"] >= recipe.iterations
+    return state is not None and state["iteration"] >= iterations
 
 
 def judge_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:

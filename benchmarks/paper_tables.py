@@ -1,0 +1,213 @@
+"""The paper's tables from finished models: synthetic test scenes and real drives, intervals, and spread over seeds.
+
+    python benchmarks/paper_tables.py [benchmarks/paper_tables.yaml] [--scenes 100] [--processes 2] [--tables-only]
+
+The YAML lists tables, each with rows: label, models (one folder a seed), steps, guidance, refined, and, to be shown beside,
+the published figures. Results are kept per row and scene, so a killed run goes on and a new model costs only itself. Rows
+whose model is missing are shown as such. Writes benchmarks/results/paper_tables.md. Drives: LIDAR_COMPLETION_SHARED.
+"""
+
+import argparse
+import datetime
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lidar_completion.checkpoints import CARD_NAME
+from lidar_completion_training.data.open import open_drive
+from lidar_completion_training.evaluate import (
+    Method,
+    ModelMethod,
+    RowSummary,
+    Summary,
+    evaluate,
+    summarise,
+    trivial_methods,
+)
+from lidar_completion_training.ground_truth_map import build_map
+from lidar_completion_training.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
+from lidar_completion_training.statistics import mean_interval
+
+HERE = Path(__file__).parent
+SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", HERE.parents[1] / "shared"))
+DRIVES = ("90", "91")
+# figure -> (heading, scale, digits)
+FIGURES = {
+    "cd": ("CD m", 1, 3),
+    "jsd_bev": ("JSD", 1, 3),
+    "emd_as_published": ("EMD*", 1, 2),
+    "f_0.2": ("F@0.2 %", 100, 1),
+    "cd_observed": ("CD obs m", 1, 3),
+    "f_observed_0.2": ("F obs %", 100, 1),
+    "violations": ("free viol %", 100, 2),
+}
+
+
+class TablesError(ValueError):
+    """The list of tables has an entry that does not exist or does not fit."""
+
+
+@dataclass
+class TableRow:
+    """One row: a label, one model folder a seed (none: a trivial row of that name), and how the models are used."""
+
+    label: str = ""
+    models: list[str] = field(default_factory=list)
+    trivial: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    refined: bool = True
+    published: list[float | None] = field(default_factory=list)  # CD, JSD, EMD, seconds
+
+    def methods(self, device: str) -> list[Method]:
+        """Those of its models that exist."""
+        there = [Path(model) for model in self.models if (Path(model) / CARD_NAME).is_file()]
+        return [PaperMethod(model, self.steps, self.refined, device, guidance=self.guidance) for model in there]
+
+
+@dataclass
+class PaperTable:
+    title: str = ""
+    rows: list[TableRow] = field(default_factory=list)
+
+
+@dataclass
+class PaperTables:
+    tables: list[PaperTable] = field(default_factory=list)
+
+
+@dataclass
+class PaperMethod(ModelMethod):
+    """A model at a guidance weight, named after its whole path: many are called `model`."""
+
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.model}, steps {self.steps}, guidance {self.guidance}, refined {self.refine}"
+
+    def complete(self, scene: Scene) -> np.ndarray:
+        options = {"steps": self.steps, "guidance": self.guidance, "refine": self.refine, "seed": self.seed}
+        return self._completer.complete(scene.sweep, **options).completed_points
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "guidance": self.guidance}
+
+
+def main() -> None:
+    options = arguments()
+    tables = read_tables(options.tables)
+    rows = [row for table in tables for row in table.rows]
+    methods = {method.name: method for row in rows for method in row.methods(options.device)}
+    chosen = [*trivial_methods(), *methods.values()]
+    parts = [HEAD.format(date=datetime.date.today(), tables=options.tables.name)]
+    for source, output in sources(options):
+        if not options.tables_only:
+            evaluate(source, chosen, output, processes=options.processes, shard=options.shard, pictures=False)
+        summary = summarise(source, chosen, output)
+        parts.append(f"# {output.name}\n\n" + "\n\n".join(markdown(table, summary, options.device) for table in tables))
+        text = "\n\n".join(parts) + "\n"
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text)
+    print(text)
+
+
+HEAD = """{date}, rows of {tables}. Completed points alone. [a, b]: 95 % bootstrap interval over scenes (for a drive too narrow:
+neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several. EMD\\* is the published figure, no earth
+mover's distance. Beside: what the paper publishes on SemanticKITTI (CD / JSD / EMD / s), another network on other data."""
+
+
+def read_tables(path: Path) -> list[PaperTable]:
+    """The tables of a YAML file."""
+    try:
+        tables: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PaperTables), OmegaConf.load(path)))
+    except (OmegaConfBaseException, OSError) as error:
+        raise TablesError(f"{path}: {str(error).splitlines()[0]}") from error
+    for row in (row for table in tables.tables for row in table.rows):
+        if bool(row.models) == bool(row.trivial):
+            raise TablesError(f"{path}: row {row.label!r}: expected models or trivial, found {row.models or 'neither'}")
+    return tables.tables
+
+
+def sources(options: argparse.Namespace) -> list[tuple[SceneSource, Path]]:
+    """What is judged on, and where its results go: synthetic test scenes, and the real drives where they are."""
+    found: list[tuple[SceneSource, Path]] = []
+    if options.scenes:
+        found.append((SyntheticScenes(options.scenes), options.results / "synthetic"))
+    for name in DRIVES if not options.no_drives else ():
+        folder = SHARED / "data/sequences" / name
+        if folder.is_dir():
+            output = options.results / f"drive_{name}"
+            output.mkdir(parents=True, exist_ok=True)
+            drive = open_drive(folder)
+            found.append((DriveScenes(drive, build_map(drive, output / "map.npz", moving="keep")), output))
+    return found
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def markdown(table: PaperTable, summary: Summary, device: str = "auto") -> str:
+    """One table in the paper's form."""
+    by_name = {row.name: row for row in summary.rows}
+    head = ["", *(heading for heading, _, _ in FIGURES.values()), "s", "seeds", "scenes", "published"]
+    lines = [head, ["---"] * len(head)]
+    for row in table.rows:
+        names = [row.trivial] if row.trivial else [method.name for method in row.methods(device)]
+        lines.append(line_of(row, [by_name[name] for name in names if name in by_name and by_name[name].scenes]))
+    return f"## {table.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def line_of(row: TableRow, seeds: list[RowSummary]) -> list[str]:
+    """A row's cells from the results of its seeds."""
+    published = " / ".join("–" if value is None else f"{value:g}" for value in row.published)
+    if not seeds:
+        return [row.label, *["–"] * len(FIGURES), "–", "not there yet", "–", published]
+    cells = [
+        cell([seed.values(figure) for seed in seeds], scale, digits) for figure, (_, scale, digits) in FIGURES.items()
+    ]
+    seconds = np.mean([seed.seconds.mean for seed in seeds if seed.seconds])
+    scenes = min(len(seed.scenes) for seed in seeds)
+    count = "–" if row.trivial else f"{len(seeds)}" + (f" of {len(row.models)}" if len(row.models) > len(seeds) else "")
+    return [row.label, *cells, f"{seconds:.2f}", count, f"{scenes}", published]
+
+
+def cell(seeds: list[dict[str, float]], scale: float, digits: int) -> str:
+    """Mean over scenes that all seeds have (each scene's value the mean over seeds), spread over seeds, interval."""
+    common = sorted(set.intersection(*(set(values) for values in seeds)))
+    if not common:
+        return "–"
+    values = scale * np.array([[seed[scene] for scene in common] for seed in seeds])
+    interval = mean_interval(values.mean(axis=0).tolist())
+    spread = f" ± {values.mean(axis=1).std(ddof=1):.{digits}f}" if len(seeds) > 1 else ""
+    return f"{interval.mean:.{digits}f}{spread} [{interval.lower:.{digits}f}, {interval.upper:.{digits}f}]"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", type=Path, nargs="?", default=HERE / "paper_tables.yaml")
+    parser.add_argument("--scenes", type=int, default=100, help="synthetic test scenes; 0: none")
+    parser.add_argument("--no-drives", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="what was judged, row by scene")
+    parser.add_argument("--output", type=Path, default=HERE / "results/paper_tables.md")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--shard", type=shard, default=(0, 1), help="K/N: only every N-th scene, from the K-th")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tables-only", action="store_true", help="judge nothing, write what there is")
+    return parser.parse_args()
+
+
+def shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 0 to N-1, found {text!r}")
+    return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Every training behind the paper's tables, of the small recipes, one after the other; whatever is done is not done again.
+
+    python benchmarks/train_ablations.py --list
+    python benchmarks/train_ablations.py --minutes 60 [--only 'dpo*'] [--share 0.1]
+
+A run is runs/ablations/NAME, its model runs/ablations/NAME/model; killed or stopped after --minutes, the same command goes
+on. --share scales every number of iterations. Three seeds where the tables have them, one elsewhere.
+benchmarks/paper_tables.py judges what is there.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from lidar_completion.checkpoints import CARD_NAME
+from lidar_completion_training.configuration import Recipe, load_recipe
+from lidar_completion_training.runs import MODEL_NAME, is_trained, recipe_path
+
+SEEDS = (0, 1, 2)
+DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
+    f"small/{number}_{name}.yaml"
+    for number, name in enumerate(
+        ("direct", "teacher", "diffusion_dpo", "score_distillation", "distillation_dpo", "student"), start=1
+    )
+)
+WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run: its recipe (empty: a refiner with the defaults), the runs whose models it starts from, and what it changes."""
+
+    name: str
+    recipe: str
+    start_from: str = ""
+    teacher: str = ""
+    entries: tuple[str, ...] = ()
+
+    def overrides(self, runs: Path, share: float) -> list[str]:
+        """The entries of the command line."""
+        models = {"start_from": self.start_from, "teacher": self.teacher}
+        named = [f"{entry}={runs / name / MODEL_NAME}" for entry, name in models.items() if name]
+        iterations = load_recipe_file(self.recipe).iterations
+        changed = next((int(e.split("=")[1]) for e in self.entries if e.startswith("iterations=")), iterations)
+        return [*self.entries, *named, f"name={self.name}", f"iterations={max(1, round(share * changed))}"]
+
+    def waits_for(self, runs: Path) -> list[str]:
+        """Runs whose model is missing."""
+        names = [name for name in (self.start_from, self.teacher) if name]
+        return [name for name in names if not (runs / name / MODEL_NAME / CARD_NAME).is_file()]
+
+
+def load_recipe_file(recipe: str) -> Recipe:
+    """A recipe without the model that it starts from, which may not exist yet."""
+    if not recipe:
+        return load_recipe(None, ["objective=refiner"])
+    return load_recipe(recipe_path(Path(recipe)), ["start_from=null", "teacher=null"])
+
+
+def seeded(seed: int) -> tuple[str, ...]:
+    return (f"seed={seed}", f"data.first_seed={seed * WORLDS_A_SEED}")
+
+
+def trainings() -> list[Training]:
+    """All of them, headline rows first, each after those that it starts from."""
+    found = [Training("direct", DIRECT)]
+    for seed in SEEDS:
+        found += [
+            Training(f"teacher-{seed}", TEACHER, entries=seeded(seed)),
+            Training(f"dpo-{seed}", DPO, f"teacher-{seed}", entries=seeded(seed)),
+            Training(f"score-{seed}", SCORE, f"teacher-{seed}", entries=seeded(seed)),
+        ]
+    found += [Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", seeded(seed)) for seed in SEEDS]
+    found.append(Training("teacher-dpo", DIFFUSION_DPO, "teacher-0"))  # Table 5
+    found.append(Training("dpo-of-teacher-dpo", DPO, "teacher-dpo"))
+    changes = {
+        **{f"dpo-lambda-{value}": f"second_start_noise={value}" for value in (1.05, 1.2, 1.5, 2.0)},  # Table 4
+        **{f"dpo-{metric}": f"metric={metric}" for metric in ("cd", "jsd", "w1", "f_score")},  # Table 6
+        "dpo-one-auxiliary": "auxiliary_models=1",  # Table 7
+        "dpo-sign-of-equation": "sign=equation",
+    }
+    found += [Training(name, DPO, "teacher-0", entries=(f"distillation.{entry}",)) for name, entry in changes.items()]
+    refiner = ("iterations=600", "refiner.inputs=completion", "refiner.queries=20000", "export.replication=20")
+    found += [Training(f"{model}-refined", "", model, entries=refiner) for model in ("teacher-0", "dpo-0", "student-0")]
+    return found
+
+
+def main() -> None:
+    options = arguments()
+    chosen = [each for each in trainings() if fnmatch(each.name, options.only)]
+    if options.list:
+        for each in chosen:
+            print(f"{state(each, options):12} {each.name:22} {each.recipe:34} {' '.join(each.entries)}")
+        return
+    end = time.monotonic() + 60 * options.minutes
+    for each in chosen:
+        if state(each, options) == "trained":
+            continue
+        if time.monotonic() >= end:
+            print("the time is over; the same command goes on")
+            return
+        if missing := each.waits_for(options.runs):
+            print(f"{each.name}: waits for {', '.join(missing)}")
+            continue
+        print(f"=== {each.name}", flush=True)
+        subprocess.run(command(each, options, (end - time.monotonic()) / 60), check=True)
+
+
+def command(training: Training, options: argparse.Namespace, minutes: float) -> list[str]:
+    """The command line of one training."""
+    objective = load_recipe_file(training.recipe).objective.replace("_", "-")
+    run = options.runs / training.name
+    places = ["--run", str(run), "--output", str(run / MODEL_NAME)]
+    if training.recipe:
+        places += ["--recipe", training.recipe]
+    limits = ["--minutes", f"{minutes:.2f}", "--device", options.device]
+    overrides = [*training.overrides(options.runs, options.share), *options.entries]
+    return [sys.executable, "-m", "lidar_completion_training", objective, *places, *limits, *overrides]
+
+
+def state(training: Training, options: argparse.Namespace) -> str:
+    """trained, started, ready, or waiting."""
+    run = options.runs / training.name
+    iterations = int(training.overrides(options.runs, options.share)[-1].split("=")[1])
+    if is_trained(run, iterations):
+        return "trained"
+    if (run / "state.pt").is_file():
+        return "started"
+    return "waiting" if training.waits_for(options.runs) else "ready"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of this call, for all trainings together")
+    parser.add_argument("--only", default="*", help="names of trainings, with * and ?")
+    parser.add_argument("--share", type=float, default=1.0, help="of every training's iterations")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--list", action="store_true", help="say what there is and how far it is")
+    parser.add_argument("entries", nargs="*", help="entry=value for every recipe, such as data.workers=8")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
