@@ -2,4 +2,5 @@
 
 from lidar_completion_training.command_line import app
 
-app()
+if __name__ == "__main__":  # data workers import this too
+    app()

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from lidar_completion.checkpoints import ModelCard, build_networks, save_model
 from lidar_completion_training.configuration import DataRecipe, OptimiserRecipe, Recipe, RecipeError, exported_card
-from lidar_completion_training.data.stream import Sample, sample_of, samples
+from lidar_completion_training.data.stream import Sample, sample_of, samples, worker_start
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.processes import average_buffers, average_gradients, average_numbers, fabric_of
 from lidar_completion_training.training_log import TrainingLog
@@ -325,9 +325,9 @@ def learning_rate(settings: OptimiserRecipe, iteration: int, iterations: int) ->
 
 
 def picture_sample(recipe: DataRecipe) -> Sample:
-    """The held-back synthetic scene of the pictures, made in a process of its own: a process that has cast rays on several
-    threads cannot start data workers any more (numba on GNU OpenMP ends them)."""
-    return next(iter(DataLoader([PICTURE_SCENE], None, num_workers=1, collate_fn=partial(_test_sample, recipe))))
+    """The held-back synthetic scene of the pictures, made by a data worker."""
+    scene = DataLoader([PICTURE_SCENE], None, num_workers=1, collate_fn=partial(_test_sample, recipe), **worker_start())
+    return next(iter(scene))
 
 
 def _test_sample(recipe: DataRecipe, scene: int) -> Sample:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import numpy as np
@@ -124,13 +125,17 @@ def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sa
     """Samples number first_sample, first_sample + step, ...: process r of W starts at a multiple of W plus r, with step W."""
     if recipe.source not in STREAMS:
         raise RecipeError(f"data.source is {recipe.source!r}; it can be one of {', '.join(STREAMS)}")
-    loader = DataLoader(
-        STREAMS[recipe.source](recipe, first_sample, step),
-        batch_size=None,
-        num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None,
-    )
-    return iter(loader)
+    stream = STREAMS[recipe.source](recipe, first_sample, step)
+    if not recipe.workers:
+        return iter(stream)
+    return iter(DataLoader(stream, None, num_workers=recipe.workers, prefetch_factor=4, **worker_start()))
+
+
+def worker_start() -> dict[str, str]:
+    """How a DataLoader starts its workers: from a server that has imported this module and done nothing else. Copies of a
+    process that has cast rays on several threads are ended by numba (GNU OpenMP), and copies with CUDA or locks may hang."""
+    set_forkserver_preload(["lidar_completion_training.data.stream"])
+    return {"multiprocessing_context": "forkserver"}
 
 
 def sample_of(
