@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import PointCloud2, PointField
 
+from lidar_completion.completer import SceneCompleter
 from lidar_completion_ros.point_cloud_messages import MessageError, read_sweep
 
 MAX_POINTS = 5_000
@@ -172,6 +173,17 @@ def test_a_well_formed_message_is_read(message):
     assert read_slowly(message) is not None
     assert len(read_sweep(message, MAX_POINTS).points) == message.height * message.width
     check_converter(message)
+
+
+@pytest.mark.parametrize("value", [1e5, 1e10, 1e20, -1e38, 3.4e38, np.inf, np.nan])
+def test_wild_values_among_the_points_do_not_stop_the_completion(value, tiny_model, street):
+    points = street(rings=8, columns=90)
+    points.reshape(-1)[np.random.default_rng(0).choice(points.size, points.size // 3, replace=False)] = value
+    completion = SceneCompleter.load(tiny_model, device="cpu").complete(points)
+    finite = points[np.isfinite(points).all(axis=1)]
+    assert same_bits(np.ascontiguousarray(completion.points[: len(finite)]), finite)
+    assert np.isfinite(completion.points).all()
+    assert len(completion.points) > len(finite)
 
 
 # ---- through the running node ----

@@ -139,8 +139,14 @@ def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor
 
     Around: in the same 2 m cell or its eight neighbours, so that slopes and kerbs stay; where nothing was measured, nothing is said.
     """
+    nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     if not len(points) or not len(measured):
-        return torch.zeros_like(points[:, 0], dtype=torch.bool)
+        return nothing
+    # Only what was measured around the completed points: a stray return at 1e5 m would make a grid of gigabytes.
+    low, high = points[:, :2].amin(0) - 2 * GROUND_CELL_M, points[:, :2].amax(0) + 2 * GROUND_CELL_M
+    measured = measured[((measured[:, :2] >= low) & (measured[:, :2] <= high)).all(dim=1)]
+    if not len(measured):
+        return nothing
     corner = measured[:, :2].amin(0) - GROUND_CELL_M
     cell = ((measured[:, :2] - corner) / GROUND_CELL_M).long()
     width, height = (cell.amax(0) + 2).tolist()
