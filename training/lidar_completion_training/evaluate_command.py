@@ -15,7 +15,12 @@ def evaluate_command(
             help="synthetic-test, or a drive: SemanticKITTI sequence, KITTI-360 root, folder of clouds, rosbag2"
         ),
     ] = "synthetic-test",
-    model: Annotated[list[Path] | None, typer.Option(help="model folder or public checkpoint; may be repeated")] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="model folder, or public checkpoint (.ckpt; networks in several files as A.ckpt+B.ckpt); may be repeated"
+        ),
+    ] = None,
     steps: Annotated[str, typer.Option(help=STEPS_HELP)] = "",
     refinement: Annotated[str, typer.Option(help="yes, no, or both (two rows per model)")] = "yes",
     predictions: Annotated[
@@ -69,7 +74,7 @@ def evaluate_command(
         )
         methods = [
             *evaluation.trivial_methods(seed),
-            *_models(model or [], steps, refinement, device, backend, seed),
+            *_models(model or [], output, steps, refinement, device, backend, seed),
             *(evaluation.PredictionFolder(folder) for folder in predictions or []),
         ]
         rules = JudgeRules(transport=w1)
@@ -108,18 +113,38 @@ def _source(
     return DriveScenes(drive, truth, rules, every=judged, limit=scenes, drop_moving_input=drop_moving)
 
 
-def _models(models: list[Path], steps: str, refinement: str, device: str, backend: str, seed: int):
+def _models(models: list[Path], output: Path, steps: str, refinement: str, device: str, backend: str, seed: int):
+    """One row a model, number of steps and refinement; a model without a refiner has one row where both are asked for."""
+    from lidar_completion.checkpoints import load_card
     from lidar_completion_training.evaluate import ModelMethod
 
     refined = {"yes": (True,), "no": (False,), "both": (True, False)}
     if refinement not in refined:
         raise ValueError(f"--refinement: expected yes, no or both, found {refinement!r}")
+    counts = _steps(steps)
+    folders = [_model_folder(model, output / "converted") for model in models]
     return [
-        ModelMethod(model, count, refine, device, backend, seed)
-        for model in models
-        for count in _steps(steps)
-        for refine in refined[refinement]
+        ModelMethod(folder, count, refine, device, backend, seed)
+        for folder in folders
+        for count in counts
+        for refine in (refined[refinement] if "refiner" in load_card(folder).networks else (True,))
     ]
+
+
+def _model_folder(model: Path, converted: Path) -> Path:
+    """The model folder itself, or the folder into which public checkpoints are converted, once."""
+    from lidar_completion.public_checkpoints import convert_public_checkpoints
+
+    if model.is_dir():
+        return model
+    files = [Path(name) for name in str(model).split("+")]
+    if absent := [file for file in files if not file.is_file()]:
+        raise ValueError(f"--model: expected a model folder or a checkpoint, found no {absent[0]}; check the path")
+    folder = converted / "+".join(file.stem for file in files)
+    card = folder / "model.json"
+    if not card.exists() or card.stat().st_mtime < max(file.stat().st_mtime for file in files):
+        convert_public_checkpoints(files, folder)
+    return folder
 
 
 def _steps(text: str) -> list[int | None]:

@@ -30,12 +30,16 @@ from lidar_completion_training.observed_space import ObservedSpace, RayRules, ob
 
 @dataclass(frozen=True)
 class Scene:
-    """sweep (N, 3) float32 as the model sees it; truth (M, 3) float32; both in the sensor frame, metres."""
+    """sweep (N, 3) float32 as the model sees it; truth (M, 3) float32; both in the sensor frame, metres.
+
+    returns (R, 3) float32: the sweep with what lies beyond the range limits, whose rays saw free space too; None: the sweep.
+    """
 
     name: str
     sweep: np.ndarray
     truth: np.ndarray
     observed: ObservedSpace
+    returns: np.ndarray | None = None
 
     @cached_property
     def sweep_distances(self) -> NearestDistances:
@@ -107,7 +111,7 @@ class SyntheticScenes(SceneSource):
         return rays
 
     def describe(self) -> dict[str, Any]:
-        return {"data": "synthetic-test", "scenes": self.count, "sensor": self.sensor, "rules": asdict(self.rules)}
+        return {"data": "synthetic-test", "sensor": self.sensor, "rules": asdict(self.rules)}
 
 
 @dataclass
@@ -133,12 +137,13 @@ class DriveScenes(SceneSource):
         pose = self.drive.T_map_sensor[number]
         measured = self.drive.read(number)
         static = measured.static if self.drop_moving_input else None
-        sweep = in_range(measured.points if static is None else measured.points[static], self.rules)
+        returns = measured.points if static is None else measured.points[static]
+        sweep = in_range(returns, self.rules)
         self._map = self._map or GroundTruthMap(self.map_file)
         around = self._map.around(pose[:3, 3], self.rules.max_range_m)
         surface = truth_for_sweep(around, pose, replace(self.rules, view_cell_m=None))
         observed = observe(self._rays(number), [surface, sweep], self.rays)
-        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed)
+        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed, returns)
 
     def _rays(self, number: int):
         pose = self.drive.T_map_sensor[number]
