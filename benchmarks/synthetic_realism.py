@@ -3,7 +3,7 @@
     python benchmarks/synthetic_realism.py ../shared/data/sequences/90 ../shared/data/sequences/91 --sweeps 60 \
         --figure docs/pictures/synthetic_histograms.png
 
-    python benchmarks/synthetic_realism.py ../shared/data/scans/hdl32_target.ply --sensor HDL-32E
+    python benchmarks/synthetic_realism.py ../shared/data/scans/hdl32_target.ply --sensor HDL-32E --speed 0
 
 Every drive is a folder with velodyne/*.bin (or the .bin files themselves), or one sweep (.bin .ply .pcd). Printed is the Jensen-Shannon distance (square root of the divergence, base 2:
 0 the same, 1 disjoint) between the mean histograms of the drives and of synthetic sweeps, for each property, beside the same distance between each
@@ -90,13 +90,15 @@ def real_drive(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
     return _mean([properties(s[:, :3], s[:, 3]) for s in sweeps]), [_count(s[:, :3]) for s in sweeps]
 
 
-def synthetic_drive(sweeps: int, first_seed: int, sensor: str) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+def synthetic_drive(
+    sweeps: int, first_seed: int, sensor: str, speed_m_s: float
+) -> tuple[list[dict[str, np.ndarray]], list[int]]:
     """Histograms of sweeps, one a world, with moving things in them, and their numbers of points."""
     histograms, counts = [], []
     for seed in range(first_seed, first_seed + sweeps):
         rng = np.random.default_rng(seed)
         world = street(seed)
-        sweep = scan(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=8.0)
+        sweep = scan(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=speed_m_s)
         histograms.append(properties(sweep.points, sweep.intensity))
         counts.append(_count(sweep.points))
     return histograms, counts
@@ -170,12 +172,13 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=60)
     parser.add_argument("--first-seed", type=int, default=TEST_SEED)
     parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
+    parser.add_argument("--speed", type=float, default=8.0, help="of the synthetic car, m/s")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     read = {d.stem: real_drive(d) for d in options.drives}
     drives = {name: histograms for name, (histograms, _) in read.items()}
-    sweeps, counts = synthetic_drive(options.sweeps, options.first_seed, options.sensor)
+    sweeps, counts = synthetic_drive(options.sweeps, options.first_seed, options.sensor, options.speed)
     rows = table(drives, sweeps)
     columns = [c for c in rows[0] if c != "property"]
     print("| Jensen-Shannon distance | " + " | ".join(columns) + " |\n|---" * 1 + "|---" * len(columns) + "|")

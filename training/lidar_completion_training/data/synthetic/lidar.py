@@ -67,9 +67,10 @@ SENSORS: dict[str, SpinningLidar] = {
         "HDL-64E", _fan(-25.0, -9.03, 32) + _fan(-8.71, 1.94, 32), 2083, _fan(0.116, 0.126, 32) + _fan(0.198, 0.209, 32),
         range_noise_m=0.01, beam_spread_deg=0.05,
     ),
-    "HDL-32E": SpinningLidar("HDL-32E", _fan(-30.67, 10.67, 32), 2170, max_range_m=70.0, beam_spread_deg=0.02),
-    "VLP-16": SpinningLidar("VLP-16", _fan(-15.0, 15.0, 16), 1808, max_range_m=100.0, range_noise_m=0.015),
-    "OS1-128": SpinningLidar("OS1-128", _fan(-22.5, 22.5, 128), 1024, max_range_m=100.0, range_noise_m=0.015),
+    # The car below is the one that carried the sweeps of the HDL-64E; the others stand free, as in the real sweeps at hand.
+    "HDL-32E": SpinningLidar("HDL-32E", _fan(-30.67, 10.67, 32), 2170, max_range_m=70.0, beam_spread_deg=0.02, own_car=False),
+    "VLP-16": SpinningLidar("VLP-16", _fan(-15.0, 15.0, 16), 1808, max_range_m=100.0, range_noise_m=0.015, own_car=False),
+    "OS1-128": SpinningLidar("OS1-128", _fan(-22.5, 22.5, 128), 1024, max_range_m=100.0, range_noise_m=0.015, own_car=False),
 }  # fmt: skip
 
 
