@@ -179,7 +179,8 @@ def test_a_well_formed_message_is_read(message):
 def test_wild_values_among_the_points_do_not_stop_the_completion(value, tiny_model, street):
     points = street(rings=8, columns=90)
     points.reshape(-1)[np.random.default_rng(0).choice(points.size, points.size // 3, replace=False)] = value
-    completion = SceneCompleter.load(tiny_model, device="cpu").complete(points)
+    intensity = np.arange(len(points), dtype=np.float32)
+    completion = SceneCompleter.load(tiny_model, device="cpu").complete(points, intensity=intensity)
     finite = points[np.isfinite(points).all(axis=1)]
     assert same_bits(np.ascontiguousarray(completion.points[: len(finite)]), finite)
     assert np.isfinite(completion.points).all()

@@ -24,14 +24,20 @@ def nearest_points(points: Tensor, reference: Tensor, at_most_m: float) -> tuple
         return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
     if points.device.type != "cpu":
         return nearest_points_plain(points, reference, at_most_m)
-    queries, columns = points.float().contiguous().numpy(), _columns(reference.float().numpy())
+    # Only what can be near enough: columns over a stray return at 1e5 m would be so wide that one holds everything.
+    low, high = points.amin(0) - at_most_m, points.amax(0) + at_most_m
+    reachable = ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
+    if not len(reachable):
+        return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
+    queries, columns = points.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
     distance, row = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
     pieces = [
         (queries[a:b], *columns, np.float32(at_most_m), distance[a:b], row[a:b])
         for a, b in even_cuts(np.arange(len(queries) + 1))
     ]
     in_parallel(_search_columns, pieces)
-    return torch.from_numpy(distance), torch.from_numpy(row)
+    found = torch.from_numpy(row)
+    return torch.from_numpy(distance), torch.where(found < 0, found, reachable[found.clamp(min=0)])
 
 
 def nearest_points_plain(points: Tensor, reference: Tensor, at_most_m: float) -> tuple[Tensor, Tensor]:
