@@ -20,8 +20,7 @@ from scipy.spatial import cKDTree
 from lidar_completion import scan as sweeps
 from lidar_completion.completer import SceneCompleter, downsample
 from lidar_completion.metrics import NearestDistances, nearest_distances
-from lidar_completion.nearest_points import nearest_points
-from lidar_completion.visibility import REACH_M, FreeSpaceRules, TrustRules, untrusted
+from lidar_completion.visibility import FreeSpaceRules, TrustRules, untrusted
 from lidar_completion_training.calibrate import draw_reliability, reliability
 from lidar_completion_training.data.drives import open_folder
 from lidar_completion_training.ground_truth_map import build_map, window_mask
@@ -112,13 +111,13 @@ def one_sweep(completer: SceneCompleter, source: SceneSource, index: int) -> tup
     rays = sweeps.crop_range(rays, completer.card.pipeline.min_range_m, torch.inf)
     settings = completer.card.pipeline
     near = sweeps.crop_range(rays, settings.min_range_m, settings.max_range_m)
-    to_scan, _ = nearest_points(cloud, downsample(near, settings, settings.downsample_voxel_m), REACH_M)
+    scan = downsample(near, settings, settings.downsample_voxel_m)
     free = scene.observed.free(points) & (distances.prediction_to_truth >= 0.2)
     figures = {}
     for name, rules in ROWS.items():
-        kept = untrusted(cloud, to_scan, confidence, rays, rules)[0].numpy()
+        kept = untrusted(cloud, scan, confidence, rays, rules)[0].numpy()
         figures[name] = row(scene, points, kept, distances, free)
-    kept = untrusted(cloud, to_scan, confidence, rays, TrustRules())[0].numpy()
+    kept = untrusted(cloud, scan, confidence, rays, TrustRules())[0].numpy()
     good = distances.prediction_to_truth < 0.2
     return figures, (confidence.numpy()[kept], good[kept], scene.observed.observed(points)[kept])
 

@@ -125,14 +125,15 @@ def test_a_box_that_is_none(box: tuple):
 def test_every_removed_point_is_counted_once_and_rules_can_be_switched_off():
     sweep = wall()
     points = torch.cat([ray(0, -2, 10.0), ray(0, -2, 10.0), ray(0, -2, 1.0), ray(0, -2, 20.0), ray(0, -2, 21.0)])
-    to_scan = torch.tensor([0.9, 0.1, 0.9, 0.0, 0.5])  # the second lies on something thin that the image blurs
+    points[1] += torch.tensor([0.0, 1.0, 0.0])
+    scan = torch.cat([points[1:2] + 0.1, sweep])  # the second lies on something thin that the image blurs
     confidence = torch.tensor([0.1, 0.9, 0.9, 0.9, 0.3])
     box = (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0)
-    rows, removed = untrusted(points, to_scan, confidence, sweep, TrustRules(ego_box_m=box, min_confidence=0.5))
+    rows, removed = untrusted(points, scan, confidence, sweep, TrustRules(ego_box_m=box, min_confidence=0.5))
     assert rows.tolist() == [1, 3]
     assert removed == {"free_space": 2, "below_ground": 0, "ego_box": 0, "low_confidence": 1}
     off = TrustRules(free_space=None, below_ground_m=None)
-    assert untrusted(points, to_scan, confidence, sweep, off)[0].tolist() == [0, 1, 2, 3, 4]
+    assert untrusted(points, scan, confidence, sweep, off)[0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_confidence_is_bilinear_and_held_beyond_the_knots():

@@ -39,12 +39,10 @@ class Completion:
     measured_rows: np.ndarray  # (n,) int64: the input's rows that are the first n points (its finite points)
     timings: dict[str, float]  # seconds: preprocess, denoise, postprocess, total
     steps: int
-    intensity: np.ndarray | None = (
-        None  # (M,) float32 where the input had it; completed points: of the nearest measured
-    )
-    removed: Mapping[str, int] = field(
-        default_factory=dict
-    )  # points taken out, by reason (visibility.untrusted, max_points)
+    # (M,) float32 where the input had one; of a completed point that of the nearest measured one
+    intensity: np.ndarray | None = None
+    # how many points were taken out, by reason (visibility.untrusted; max_points)
+    removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def completed_points(self) -> np.ndarray:
@@ -158,11 +156,10 @@ class SceneCompleter:
         if refine and "refiner" in self.networks:
             completed = self.refine(completed, scan)
             logit = None if logit is None else logit.repeat_interleave(Refiner.OFFSETS)
-        to_scan, _ = nearest_points(completed, scan, REACH_M)
-        confidence = point_confidence(logit, completed, to_scan, self.card)
+        confidence = point_confidence(logit, completed, scan, self.card)
         # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
         rays = measured[measured.norm(dim=1) > min_range_m]
-        kept, removed = untrusted(completed, to_scan, confidence, rays, trust or TrustRules())
+        kept, removed = untrusted(completed, scan, confidence, rays, trust or TrustRules())
         kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
         completed, confidence = completed[kept], confidence[kept]
         light = None if intensity is None else intensities(completed, scan, sweep, measured_rows, intensity)
@@ -234,10 +231,11 @@ class ScanDenoiser:
         return guide(noise, self.network(cloud, self.nothing, timestep)[:, :3], self.guidance)
 
 
-def point_confidence(logit: Tensor | None, completed: Tensor, to_scan: Tensor, card: ModelCard) -> Tensor:
+def point_confidence(logit: Tensor | None, completed: Tensor, scan: Tensor, card: ModelCard) -> Tensor:
     """Probability (N,) of lying within 0.2 m of a surface: what the network says itself, else the card's table."""
     if logit is not None:
         return torch.sigmoid(logit)
+    to_scan, _ = nearest_points(completed, scan, REACH_M)
     return calibrated_confidence(completed, to_scan, card.confidence)
 
 

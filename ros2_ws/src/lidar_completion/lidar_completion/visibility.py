@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lidar_completion.nearest_points import nearest_points
 from lidar_completion.sparse.compiled import compiled
 
 MEASURED, COMPLETED = 0, 1
@@ -56,6 +57,14 @@ def refuted(points: Tensor, measured: Tensor, rules: FreeSpaceRules | None = Non
     inside = (row >= 0) & (row < rows)
     seen = clear.reshape(-1)[row.clamp_(0, rows - 1) * columns + column]
     return inside & (distance < seen - rules.margin_m)
+
+
+def _refuted_and_far(points: Tensor, scan: Tensor, measured: Tensor, rules: FreeSpaceRules) -> Tensor:
+    """The refuted points that lie on no measured surface, (N,) bool."""
+    gone = refuted(points, measured, rules)
+    candidates = gone.nonzero().squeeze(1)
+    gone[candidates] = nearest_points(points[candidates], scan, rules.near_m)[1] < 0
+    return gone
 
 
 def clear_distance(image: Tensor, max_gap: int) -> Tensor:
@@ -185,16 +194,16 @@ class TrustRules:
 
 
 def untrusted(
-    points: Tensor, to_scan: Tensor, confidence: Tensor, measured: Tensor, rules: TrustRules
+    points: Tensor, scan: Tensor, confidence: Tensor, measured: Tensor, rules: TrustRules
 ) -> tuple[Tensor, dict[str, int]]:
     """Rows (K,) int64 of the completed points (N, 3) that stay, and how many went, each counted under its first reason.
 
-    to_scan (N,): distance to the nearest point of the thinned sweep; confidence (N,); measured (M, 3): all returns.
+    scan (S, 3): the thinned sweep; confidence (N,); measured (M, 3): all returns.
     """
     nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
     reasons = {
-        "free_space": nothing if space is None else refuted(points, measured, space) & (to_scan > space.near_m),
+        "free_space": nothing if space is None else _refuted_and_far(points, scan, measured, space),
         "below_ground": nothing if ground is None else below_ground(points, measured, ground),
         "ego_box": nothing if box is None else inside_box(points, box),
         "low_confidence": confidence < rules.min_confidence,
