@@ -1,8 +1,5 @@
-"""The recipes that ship: every one is read, makes its objective, and chains with those before it; and the smoke chain, whole."""
+"""The recipes that ship: every one is read, makes its objective, and chains with those before it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 import lidar_completion_training
-from lidar_completion.checkpoints import load_model, save_model
+from lidar_completion.checkpoints import save_model
 from lidar_completion_training.configuration import load_recipe, model_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.preparation import starting_networks
@@ -75,18 +72,3 @@ def test_the_papers_recipes_have_the_papers_settings(model):
     )
     assert (student.distillation.second_start_noise, student.distillation.auxiliary_models) == (1.1, 2)
     assert (student.pipeline.sampler, student.pipeline.steps, student.pipeline.guidance) == ("dpm_solver", 8, 3.5)
-
-
-@pytest.mark.slow
-def test_the_smoke_chain_trains_exports_and_judges(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lidar_completion_training", "chain", str(RECIPES / "smoke")]
-    done = subprocess.run(
-        [*command, "--runs", str(tmp_path), "--scenes", "1"], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    card, networks = load_model(tmp_path / "model")
-    assert set(networks) == {"encoder", "denoiser", "refiner"}
-    assert (tmp_path / "model/denoiser.onnx").is_file()
-    assert list((tmp_path / "evaluation").glob("*.html"))
-    assert card.training_data.startswith("synthetic")

@@ -18,7 +18,9 @@ FROM_ENTRIES = ("start_from", "teacher")  # entries of a recipe that name an ear
 
 def recipe_path(path: Path) -> Path:
     """A file or folder of recipes, or the one of this package that is called so: smoke, paper/1_teacher.yaml."""
-    return path if path.exists() or not (RECIPES / path).exists() else RECIPES / path
+    if path.is_file() or any(path.glob("*.yaml")) or not (RECIPES / path).exists():
+        return path
+    return RECIPES / path
 
 
 def train(
