@@ -105,3 +105,11 @@ def test_post_crop_limits():
     completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
     kept = completed[scan.post_crop(completed, sweep, 20.0)]
     torch.testing.assert_close(kept, completed[1:3])
+
+
+def test_rows_of_thinned_points():
+    points = cloud(2000)
+    assert torch.equal(points[scan.voxel_rows(points, 1.0)], scan.voxel_downsample(points, 1.0))
+    assert torch.equal(scan.voxel_rows_plain(points, pack(quantise(points, 1.0))), scan.voxel_rows(points, 1.0))
+    assert scan.voxel_rows(points[:0], 1.0).tolist() == []
+    assert torch.equal(points[scan.farthest_point_rows(points, 10)], scan.farthest_point_sample(points, 10))

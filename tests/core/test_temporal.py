@@ -67,14 +67,14 @@ def sweep() -> np.ndarray:
 
 def test_half_of_the_start_is_the_prior():
     scan, prior = torch.rand(10, 3) + 5, torch.rand(500, 3) + 10
-    anchors, known = anchor(scan, 8, prior, 1.0, 50.0)
-    assert known
+    anchors, source = anchor(scan, 8, prior, 1.0, 50.0)
+    assert source.tolist() == [*range(10)] * 4 + [-1] * 40
     assert torch.equal(anchors[:40], scan.repeat(4, 1))
     assert len(anchors) == 80
     assert (anchors[40:] > 9).all()
     for nothing in (None, prior[:0], prior + 1000, prior * torch.nan):
-        anchors, known = anchor(scan, 8, nothing, 1.0, 50.0)
-        assert not known
+        anchors, source = anchor(scan, 8, nothing, 1.0, 50.0)
+        assert source.tolist() == [*range(10)] * 8
         assert torch.equal(anchors, scan.repeat(8, 1))
 
 

@@ -135,16 +135,18 @@ class SceneCompleter:
         sweep = as_sweep(points).to(self.device)
         measured_rows = sweeps.finite_rows(sweep)
         measured = sweep[measured_rows]
-        near = sweeps.crop_range(measured, min_range_m, max_range_m)
+        near_rows = measured_rows[sweeps.range_rows(measured, min_range_m, max_range_m)]
+        near = sweep[near_rows]
         if not len(near):
             raise SweepError(
                 f"none of {len(sweep)} points ({len(measured)} finite) lies between {min_range_m} and {max_range_m} m from the sensor"
             )
-        scan = downsample(near, settings, voxel_size_m)
+        scan_rows = near_rows[thinned_rows(near, settings, voxel_size_m)]
+        scan = sweep[scan_rows]
         clock.stop("preprocess")
 
-        anchors, known = anchor(scan, copies, prior, min_range_m, max_range_m)
-        timesteps = self.timesteps(steps, known)
+        anchors, source = anchor(scan, copies, prior, min_range_m, max_range_m)
+        timesteps = self.timesteps(steps, known=bool(source[-1] < 0))
         scale = settings.noise_scale(anchors)
         start = add_noise(anchors, scale * noise_like(anchors, generator), start_level(self.card, timesteps[0]))
         denoise = self.denoiser(scan, guidance)
@@ -152,17 +154,19 @@ class SceneCompleter:
         clock.stop("denoise")
 
         inside = sweeps.post_crop(completed, near, max_range_m)
-        completed, logit = completed[inside], None if denoise.logit is None else denoise.logit[inside]
+        completed, source = completed[inside], source[inside]
+        logit = None if denoise.logit is None else denoise.logit[inside]
         if refine and "refiner" in self.networks:
             completed = self.refine(completed, scan)
+            source = source.repeat_interleave(Refiner.OFFSETS)
             logit = None if logit is None else logit.repeat_interleave(Refiner.OFFSETS)
         confidence = point_confidence(logit, completed, scan, self.card)
         # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
         rays = measured[measured.norm(dim=1) > min_range_m]
         kept, removed = untrusted(completed, scan, confidence, rays, trust or TrustRules())
         kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
-        completed, confidence = completed[kept], confidence[kept]
-        light = None if intensity is None else intensities(completed, scan, sweep, measured_rows, intensity)
+        completed, confidence, source = completed[kept], confidence[kept], source[kept]
+        light = intensities(intensity, sweep, measured_rows, scan_rows, completed, source)
         cloud, provenance, certainty, rows = label(sweep[measured_rows], measured_rows, completed, confidence)
         clock.stop("postprocess")
         return Completion(cloud, provenance, certainty, rows, clock.timings(), steps, light, removed)
@@ -249,26 +253,32 @@ def start_level(card: ModelCard, timestep: int | None = None) -> float:
 
 def anchor(
     scan: Tensor, copies: int, prior: np.ndarray | Tensor | None, min_range_m: float, max_range_m: float
-) -> tuple[Tensor, bool]:
-    """What noise is added to, about `copies` times the scan (N, 3), and whether a prior (P, 3) is in it.
+) -> tuple[Tensor, Tensor]:
+    """What noise is added to, about `copies` times the scan (S, 3), and which row of it each is, -1 for points of the prior.
 
-    Without a prior the replicated scan p*; with one, half of that and as many points of the prior within range.
+    Without a prior (P, 3) the replicated scan p*; with one, half of that and then as many points of the prior within range.
     """
-    if prior is None:
-        return sweeps.replicate(scan, copies), False
-    known = sweeps.crop_range(sweeps.remove_invalid(as_sweep(prior).to(scan.device)), min_range_m, max_range_m)
-    if not len(known):
-        return sweeps.replicate(scan, copies), False
+    rows = torch.arange(len(scan), device=scan.device)
+    if prior is not None:
+        prior = sweeps.crop_range(sweeps.remove_invalid(as_sweep(prior).to(scan.device)), min_range_m, max_range_m)
+    if prior is None or not len(prior):
+        return sweeps.replicate(scan, copies), rows.repeat(copies)
     half = max(1, copies // 2)
-    known = known[evenly(len(known), max(1, copies - half) * len(scan), scan.device)]
-    return torch.cat([sweeps.replicate(scan, half), known]), True
+    prior = prior[evenly(len(prior), max(1, copies - half) * len(scan), scan.device)]
+    source = torch.cat([rows.repeat(half), torch.full_like(prior[:, 0], -1, dtype=torch.int64)])
+    return torch.cat([sweeps.replicate(scan, half), prior]), source
 
 
 def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:
     """Thin a cropped sweep as the model expects it."""
+    return points[thinned_rows(points, settings, voxel_size_m)]
+
+
+def thinned_rows(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:
+    """Rows (S,) int64 of what downsample keeps."""
     if settings.downsampling == "farthest":
-        return sweeps.farthest_point_sample(points, settings.farthest_points)
-    return sweeps.voxel_downsample(points, voxel_size_m)
+        return sweeps.farthest_point_rows(points, settings.farthest_points)
+    return sweeps.voxel_rows(points, voxel_size_m)
 
 
 def capped(completed: Tensor, measured: Tensor, max_points: int | None) -> tuple[Tensor, Tensor, int]:
@@ -281,22 +291,33 @@ def capped(completed: Tensor, measured: Tensor, max_points: int | None) -> tuple
     return completed, measured, count - len(completed) - len(measured)
 
 
-FAR_M = 5.0  # a completed point farther than this from every measured one has the intensity 0
+FAR_M = 5.0  # a completed point of a prior farther than this from every measured one has the intensity 0
 
 
 def intensities(
-    completed: Tensor, scan: Tensor, sweep: Tensor, measured_rows: Tensor, intensity: np.ndarray | Tensor
-) -> np.ndarray:
-    """Intensity (n + C,) float32: of the measured points as given, of completed ones (C, 3) that of the nearest of the thinned scan."""
-    given = torch.as_tensor(intensity).to(sweep.device, torch.float32)
+    given: np.ndarray | Tensor | None,
+    sweep: Tensor,
+    measured_rows: Tensor,
+    scan_rows: Tensor,
+    completed: Tensor,
+    source: Tensor,
+) -> np.ndarray | None:
+    """Intensity (n + C,) float32: of the measured points as given, of completed ones (C, 3) that of the point they come from.
+
+    given (N,), one a point of the sweep (N, 3); measured_rows (n,) and scan_rows (S,) in it; source (C,) rows of the thinned scan, -1 for
+    points that come from a prior: these get that of the nearest point of the scan. None where none is given.
+    """
+    if given is None:
+        return None
+    given = torch.as_tensor(given).to(sweep.device, torch.float32)
     if given.shape != sweep.shape[:1]:
         raise SweepError(
             f"intensity has shape {tuple(given.shape)}, expected one value for each of {len(sweep)} points"
         )
-    finite = sweeps.finite_rows(sweep)
-    _, row = nearest_points(scan, sweep[finite], REACH_M)
-    _, nearest = nearest_points(completed, scan, FAR_M)
-    of_completed = torch.where(nearest < 0, 0.0, given[finite][row][nearest])
+    from_prior = (source < 0).nonzero().squeeze(1)
+    of_scan, source = given[scan_rows], source.clone()
+    source[from_prior] = nearest_points(completed[from_prior], sweep[scan_rows], FAR_M)[1]
+    of_completed = torch.where(source < 0, 0.0, of_scan[source])
     return torch.cat([given[measured_rows], of_completed]).cpu().numpy()
 
 

@@ -26,8 +26,13 @@ def remove_invalid(points: Tensor) -> Tensor:
 
 def crop_range(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
     """The points with min_range_m < distance from the sensor < max_range_m."""
+    return points[range_rows(points, min_range_m, max_range_m)]
+
+
+def range_rows(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
+    """Rows (n,) int64 of the points that crop_range keeps."""
     squared = points.square().sum(dim=1)
-    return points[(squared > min_range_m**2) & (squared < max_range_m**2)]
+    return ((squared > min_range_m**2) & (squared < max_range_m**2)).nonzero().squeeze(1)
 
 
 def crop_self_returns(points: Tensor, box_min_m: Tensor, box_max_m: Tensor) -> Tensor:
@@ -46,16 +51,30 @@ def voxel_downsample(points: Tensor, voxel_size_m: float, reduce: str = "nearest
         raise ValueError(f"reduce is 'mean' or 'nearest', not {reduce!r}")
     if not len(points):
         return points
+    if reduce == "nearest":
+        return points[voxel_rows(points, voxel_size_m)]
+    keys = pack(quantise(points, voxel_size_m))
+    if points.device.type == "cpu":
+        return torch.from_numpy(
+            _one_per_voxel(points.float().numpy(), keys.numpy(), np.argsort(keys.numpy()), False)[0]
+        )
+    return one_per_voxel_plain(points, keys, False)
+
+
+def voxel_rows(points: Tensor, voxel_size_m: float) -> Tensor:
+    """Rows (V,) int64 of the points that voxel_downsample keeps with reduce="nearest"."""
+    if not len(points):
+        return torch.zeros(0, dtype=torch.int64, device=points.device)
     keys = pack(quantise(points, voxel_size_m))
     if points.device.type == "cpu":
         order = np.argsort(keys.numpy())
-        return torch.from_numpy(_one_per_voxel(points.float().numpy(), keys.numpy(), order, reduce == "nearest"))
-    return one_per_voxel_plain(points, keys, reduce == "nearest")
+        return torch.from_numpy(_one_per_voxel(points.float().numpy(), keys.numpy(), order, True)[1])
+    return voxel_rows_plain(points, keys)
 
 
 @compiled
 def _one_per_voxel(points, keys, order, nearest):  # type: ignore[no-untyped-def]
-    out = np.empty_like(points)
+    out, rows = np.empty_like(points), np.empty(len(order), np.int64)
     count = first = 0
     while first < len(order):
         last = first
@@ -76,27 +95,39 @@ def _one_per_voxel(points, keys, order, nearest):  # type: ignore[no-untyped-def
                 p = points[order[i]]
                 near = (p[0] - x) ** 2 + (p[1] - y) ** 2 + (p[2] - z) ** 2 <= limit
                 if near and (not found or (p[0], p[1], p[2]) < (best[0], best[1], best[2])):
-                    best, found = p, True
+                    best, found, rows[count] = p, True, order[i]
             out[count] = best
         else:
             out[count, 0], out[count, 1], out[count, 2] = x, y, z
         count += 1
         first = last
-    return out[:count].copy()
+    return out[:count].copy(), rows[:count].copy()
 
 
 def one_per_voxel_plain(points: Tensor, keys: Tensor, nearest: bool) -> Tensor:
     """The twin of the loop on CPUs, for any device: the nearest point to each voxel's centroid, or that centroid."""
+    if nearest:
+        return points[voxel_rows_plain(points, keys)]
+    _, centroids, _, _ = _centroids(points, keys)
+    return centroids.to(points.dtype)
+
+
+def voxel_rows_plain(points: Tensor, keys: Tensor) -> Tensor:
+    """Rows (V,) int64 of the nearest point to each voxel's centroid."""
+    order, centroids, counts, starts = _centroids(points, keys)
+    return order[_nearest_in_group(points[order], centroids, counts, starts)]
+
+
+def _centroids(points: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows by voxel (N,), each voxel's centroid (V, 3), its number of points and its first of these rows (V,)."""
     keys, order = keys.sort(stable=True)
     changes = torch.ones_like(keys, dtype=torch.bool)
     changes[1:] = keys[1:] != keys[:-1]
-    points, starts = points[order], changes.nonzero().squeeze(1)
+    starts = changes.nonzero().squeeze(1)
     counts = torch.diff(starts, append=starts.new_tensor([len(points)]))
     # in float64, so that the order of the sum cannot decide between two points
-    centroids = torch.segment_reduce(points.double(), "sum", lengths=counts, unsafe=True) / counts.unsqueeze(1)
-    if not nearest:
-        return centroids.to(points.dtype)
-    return points[_nearest_in_group(points, centroids, counts, starts)]
+    centroids = torch.segment_reduce(points[order].double(), "sum", lengths=counts, unsafe=True) / counts.unsqueeze(1)
+    return order, centroids, counts, starts
 
 
 def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
@@ -118,8 +149,13 @@ def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts:
 
 def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
     """`count` points, each the farthest from those before it (O(N * count): only for comparing with published numbers)."""
+    return points if count >= len(points) else points[farthest_point_rows(points, count, start)]
+
+
+def farthest_point_rows(points: Tensor, count: int, start: int = 0) -> Tensor:
+    """Rows (count,) int64 of farthest_point_sample; all of them where there are no more."""
     if count >= len(points):
-        return points
+        return torch.arange(len(points), device=points.device)
     chosen = torch.empty(count, dtype=torch.int64, device=points.device)
     distance = torch.full_like(points[:, 0], torch.inf)
     row = torch.as_tensor(start, device=points.device)
@@ -127,7 +163,7 @@ def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
         chosen[i] = row
         distance = torch.minimum(distance, (points - points[row]).square().sum(dim=1))
         row = distance.argmax()
-    return points[chosen]
+    return chosen
 
 
 def replicate(points: Tensor, copies: int) -> Tensor:
