@@ -32,7 +32,8 @@ def main() -> None:
         sys.exit(f"nothing begins with {', '.join(options.only)}; there are {', '.join(all_commands(False))}")
     failed = [name for name, command in commands.items() if not run(name, command)]
     if any(name.startswith("engine") for name in commands):
-        summary = table({name: figures(name) for name in commands if name.startswith("engine")}, options.quick)
+        parts = [name for name in all_commands(options.quick) if name.startswith("engine")]
+        summary = table({name: figures(name) for name in parts}, options.quick)  # of each part its newest run
         print(f"\n{summary}")
         (RESULTS / "engine_table.md").write_text(summary)
         failed += [] if run("engine_plot", [sys.executable, "benchmarks/engine_plot.py"]) else ["engine_plot"]
