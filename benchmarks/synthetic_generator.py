@@ -42,7 +42,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=6, help="a process")
-    parser.add_argument("--sweeps-per-world", type=int, default=8)
+    parser.add_argument("--sweeps-per-world", type=int, default=16)
     parser.add_argument(
         "--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2], metavar="N,N"
     )

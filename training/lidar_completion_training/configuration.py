@@ -37,7 +37,7 @@ class DataRecipe:
 
     source: str = "synthetic"  # or "drives"
     sensor: str = "HDL-64E"
-    sweeps_per_world: int = 8
+    sweeps_per_world: int = 16
     workers: int = 1
     first_seed: int = 0
     view_cell_m: float = 10.0  # truth is cut to the grid cells that the sweep touches, as the reference does
