@@ -153,14 +153,14 @@ def draw_reliability(curves: dict[str, Reliability], path: Path) -> None:
     """The reliability diagram of several tests as a picture."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5, 4.5), layout="tight")
+    figure = Figure(figsize=(4.5, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
     for name, curve in curves.items():
         label = f"{name} (error {curve.expected_calibration_error:.3f})"
         axes.plot(curve.confidence, curve.near, marker="o", label=label)
     axes.set(xlabel="confidence", ylabel="share within 0.2 m of a surface", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend()
+    figure.legend(loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
