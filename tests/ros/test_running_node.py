@@ -21,6 +21,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lidar_completion_ros.frames import tf_is_installed
+from lidar_completion_ros.motion import Twist
 from lidar_completion_ros.node import CompletionNode
 from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message, read_sweep
 
@@ -335,6 +336,39 @@ def test_a_sweep_with_times_is_freed_of_the_motion(motion, start, peer, street):
         peer.until_diagnosed(lambda status: True)
     out = read_sweep(peer.completions[-1]).points[: len(points)]
     np.testing.assert_allclose(out[:, 0] - points["x"], points["time"] * 10, rtol=0, atol=1e-4)
+
+
+def test_a_completion_begins_with_the_one_before_until_time_jumps(start, peer, street):
+    start(motion="twist", temporal=True)
+    speed = peer.node.create_publisher(TwistStamped, "twist", 10)
+    peer.until(lambda: speed.get_subscription_count() > 0)
+    layout = np.dtype([(name, "<f4") for name in ("x", "y", "z")])
+    labels = listen(peer, DiagnosticArray, "/lidar_completion/debug/sweep")
+    buffer, points = allocate_points(len(street()), layout)
+    for axis, name in enumerate("xyz"):
+        points[name] = street()[:, axis]
+
+    def label(nanoseconds: int) -> str:
+        stamp = Time(sec=10**9, nanosec=nanoseconds)
+        standing = TwistStamped(header=Header(stamp=stamp, frame_id="velodyne"))
+        speed.publish(standing)
+        peer.complete(cloud_message(Header(stamp=stamp, frame_id="velodyne"), buffer, layout))
+        peer.until(lambda: labels and labels[-1].header.stamp == stamp)
+        return {pair.key: pair.value for pair in labels[-1].status[0].values}["temporal"]
+
+    stamps = iter(range(0, 10**9, 10**8))
+    while (found := label(next(stamps))) == "no motion":  # twist and sweep come by different ways
+        pass
+    assert found == "started"
+    assert label(next(stamps)) == "used"
+    assert "more than 0.5" in label(999_999_999)
+    assert label(0) in ("started", "no motion")  # time went back: all is forgotten
+
+
+def test_a_twist_moves_a_frame_along_a_circle():
+    quarter = Twist(0, np.array([np.pi / 2, 0.0, 0.0]), np.array([0.0, 0.0, np.pi / 2]), "velodyne").over(1.0)
+    np.testing.assert_allclose(quarter[:3, 3], [1.0, 1.0, 0.0], atol=1e-9)  # radius 1, a quarter turn to the left
+    np.testing.assert_allclose(quarter[:3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-9)
 
 
 def test_a_target_frame_without_a_transform_is_told_at_configure(ros, tiny_model):

@@ -27,6 +27,7 @@ class SweepRecord:
     replication: int = 0
     age_s: float = 0.0  # from the arrival of the message to the begin of the work
     deskewed: bool = False
+    temporal: str = "off"  # off, started, used, or why the completion before was forgotten
     removed: dict[str, int] = field(default_factory=dict)  # completed points that were taken away, by the reason
 
     def values(self) -> dict[str, str]:
@@ -37,6 +38,7 @@ class SweepRecord:
             "points in": str(self.points_in),
             "points out": str(self.points_out),
             "deskewed": "yes" if self.deskewed else "no",
+            "temporal": self.temporal,
             "waited ms": f"{self.age_s * 1e3:.1f}",
             "latency ms": f"{self.latency_s * 1e3:.1f}",
         }

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import expm
 
 from lidar_completion_ros.frames import RigidTransform
 
@@ -28,6 +29,14 @@ class Twist:
         to_sensor = T_body_sensor.rotation.T
         at_sensor = self.linear + np.cross(self.angular, T_body_sensor.translation)
         return Twist(self.stamp_ns, to_sensor @ at_sensor, to_sensor @ self.angular, self.frame)
+
+    def over(self, seconds: float) -> np.ndarray:
+        """(4, 4): the pose of the moving frame after `seconds` of this twist, in the frame as it was before."""
+        x, y, z = self.angular
+        rate = np.zeros((4, 4))
+        rate[:3, :3] = [[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]
+        rate[:3, 3] = self.linear
+        return np.asarray(expm(rate * seconds))
 
 
 class Motion:

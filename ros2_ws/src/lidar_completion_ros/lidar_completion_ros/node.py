@@ -42,6 +42,7 @@ from std_srvs.srv import Trigger
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.deskew import deskew
 from lidar_completion.errors import SweepError
+from lidar_completion.temporal import Memory, prior_of, remember
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
 from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTransform, TfFrames, pose, tf_is_installed
 from lidar_completion_ros.inference import Inference, Wish
@@ -89,6 +90,17 @@ class Arrival:
     arrived_s: float  # time.monotonic()
 
 
+@dataclass(frozen=True)
+class Before:
+    """What the completion before leaves to a sweep."""
+
+    points: np.ndarray | None = None  # (P, 3) float32 in the sensor frame of this sweep
+    label: str = "off"  # as in SweepRecord.temporal
+    pose: np.ndarray | None = (
+        None  # (4, 4) of the sensor where the memory's poses are; None: nothing is to be remembered
+    )
+
+
 class CompletionNode(LifecycleNode):
     """Completes the newest sweep of its input topic and publishes it under the same header."""
 
@@ -114,6 +126,7 @@ class CompletionNode(LifecycleNode):
         self._debug_publishers: dict[str, Publisher] = {}
         self._frames: Frames = FixedFrames(RigidTransform.identity)
         self._motion = Motion()
+        self._memory: Memory | None = None
         self._motion_subscription: Subscription | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetParametersAtomically, "~/set_steps", self._set_steps)
@@ -253,7 +266,7 @@ class CompletionNode(LifecycleNode):
             self._frames.close()
         if self._motion_subscription is not None:
             self.destroy_subscription(self._motion_subscription)
-        self._motion_subscription, self._inference = None, None
+        self._motion_subscription, self._inference, self._memory = None, None, None
         self._frames = FixedFrames(RigidTransform.identity)
 
     def _subscribe(self) -> Subscription:
@@ -410,6 +423,7 @@ class CompletionNode(LifecycleNode):
         """What lies before a jump in time says nothing about what comes after it."""
         self._log.forget_recent()
         self._motion.clear()
+        self._memory = None
 
     def _complete_sweeps(self) -> None:
         """The inference thread. A sweep that cannot be completed is counted, and the next one gets its chance."""
@@ -435,8 +449,11 @@ class CompletionNode(LifecycleNode):
         sweep = read_sweep(message, parameters.max_input_points)
         header, T_target_sensor = self._output_frame(message)
         options = parameters.completion_options() | {"intensity": sweep.intensity}
-        points = self._deskewed(message, sweep.points)
-        completion, done = inference.complete(points, wish, options)
+        twist = self._sensor_twist(message)
+        points = self._deskewed(message, sweep.points, twist)
+        before = self._before(message, twist, inference)
+        completion, done = inference.complete(points, wish, options | {"prior": before.points})
+        self._remember(completion, before, message)
         self._publish(header, completion, T_target_sensor, parameters)
         ended_s = time.monotonic()
         record = SweepRecord(
@@ -448,6 +465,7 @@ class CompletionNode(LifecycleNode):
             replication=done.replication,
             age_s=age_s,
             deskewed=points is not sweep.points,
+            temporal=before.label,
             removed=dict(completion.removed),
         )
         inference.answered(len(sweep.points), done, completion, ended_s - began_s, record.latency_s)
@@ -462,17 +480,41 @@ class CompletionNode(LifecycleNode):
         moved = self._frames.transform(target, header.frame_id, _stamp_ns(message))
         return Header(stamp=header.stamp, frame_id=target), moved
 
-    def _deskewed(self, message: PointCloud2, points: np.ndarray) -> np.ndarray:
+    def _sensor_twist(self, message: PointCloud2) -> Twist | None:
+        """How the sensor moves at the stamp, in its own frame; None where nobody said."""
+        twist = None if self._motion_subscription is None else self._motion.at(_stamp_ns(message))
+        if twist is None:
+            return None
+        sensor = message.header.frame_id
+        return twist.seen_from(self._frames.transform(twist.frame or sensor, sensor, _stamp_ns(message)))
+
+    def _deskewed(self, message: PointCloud2, points: np.ndarray, twist: Twist | None) -> np.ndarray:
         """The points as they would have been measured all at the stamp; as they are where times or motion are missing."""
-        if self._motion_subscription is None:
-            return points
-        twist, times_s = self._motion.at(_stamp_ns(message)), point_times(message)
+        times_s = None if twist is None else point_times(message)
         if twist is None or times_s is None:
             return points
-        sensor = message.header.frame_id
-        T_body_sensor = self._frames.transform(twist.frame or sensor, sensor, _stamp_ns(message))
-        moving = twist.seen_from(T_body_sensor)
-        return deskew(points, times_s, moving.linear, moving.angular)
+        return deskew(points, times_s, twist.linear, twist.angular)
+
+    # ---- the completion before ----
+
+    def _before(self, message: PointCloud2, twist: Twist | None, inference: Inference) -> Before:
+        """What the completion before leaves to this one, by the twist as constant since then."""
+        if not self.parameters.temporal:
+            return Before()
+        if twist is None:
+            return Before(label="no motion")
+        if inference.completer.card.pipeline.sampler == "dpm_solver":
+            return Before(label="the model's sampler cannot begin with it")
+        memory, stamp_s = self._memory, _stamp_ns(message) / 1e9
+        if memory is None:
+            return Before(label="started", pose=np.eye(4))
+        pose = memory.T_fixed_sensor @ twist.over(stamp_s - memory.stamp_s)
+        points, reason = prior_of(memory, pose, stamp_s)
+        return Before(points, reason or "used", pose)
+
+    def _remember(self, completion: Completion, before: Before, message: PointCloud2) -> None:
+        pose = before.pose
+        self._memory = None if pose is None else remember(completion, pose, _stamp_ns(message) / 1e9)
 
     def _publish(
         self,

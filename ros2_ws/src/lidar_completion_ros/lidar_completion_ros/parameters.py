@@ -138,6 +138,11 @@ class Parameters:
         "(geometry_msgs/TwistStamped on twist), odometry (nav_msgs/Odometry on odometry), none",
         dynamic=False,
     )
+    temporal: bool = _parameter(
+        False,
+        "Begin every completion with the one before it, moved by the vehicle's motion (needs motion); forgotten after a gap, a "
+        "jump, or a sweep without motion",
+    )
     target_frame: str = _parameter(
         "", "Frame of the output; empty: that of the sweep, and measured points stay bit-exact", dynamic=False
     )
