@@ -24,10 +24,7 @@ FAST = settings(max_examples=200, deadline=None, suppress_health_check=list(Heal
 UINT32 = st.one_of(
     st.integers(0, 70), st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1])
 )
-FLOATS = st.one_of(
-    st.floats(-60, 60, width=32),
-    st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, 1e-45, 1e300, -1e300]),
-)
+WILD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, 1e-45, 1e300, -1e300]
 NAMES = st.sampled_from(["x", "y", "z", "intensity", "ring", "time", "X", "", "provenance", "é"])
 
 
@@ -49,11 +46,14 @@ def well_formed(draw):
     message.point_step = offset + draw(st.integers(0, 4))
     message.row_step = message.point_step * width + draw(st.sampled_from([0, 0, 3]))
     data = bytearray(message.row_step * height)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))  # values one by one would take hypothesis minutes
     order = ">" if message.is_bigendian else "<"
     for row in range(height):
         for column in range(width):
             for each in fields:
-                value = draw(FLOATS) if each.datatype in (7, 8) else draw(st.integers(0, 100))
+                value = int(random.integers(100))
+                if each.datatype in (7, 8):
+                    value = float(random.choice(WILD) if random.random() < 0.2 else random.normal(0, 20))
                 if each.datatype == 7 and abs(value) > 3.4e38:
                     value = np.float32(np.copysign(np.inf, value))
                 at = row * message.row_step + column * message.point_step + each.offset
@@ -121,7 +121,7 @@ def read_slowly(message):
     if len(data) < message.row_step * message.height:
         return None
     order, rows = ">" if message.is_bigendian else "<", []
-    for row in range(message.height):
+    for row in range(message.height if message.width else 0):  # four billion rows of no point are no points
         for column in range(message.width):
             at = row * message.row_step + column * message.point_step
             values = [struct.unpack_from(order + FORMATS[each.datatype], data, at + each.offset)[0] for each in wanted]
