@@ -232,7 +232,7 @@ def _add_tile(  # type: ignore[no-untyped-def]
             targets.append(builder.select(exists, builder.gep(out, [builder.add(row, column)]), spare))
             for j in range(columns):
                 sums[r, j] = cgutils.alloca_once(builder, vector)
-                builder.store(_load_vector(builder, targets[r], I64(j * width), vector), sums[r, j])
+                builder.store(ir.Constant(vector, [0.0] * width), sums[r, j])
         panel = builder.gep(panels, [panel])
         with cgutils.for_range(builder, c_in, intp=INT64) as channel:
             weights = builder.gep(panel, [builder.mul(channel.index, I64(columns * width))])
@@ -242,7 +242,9 @@ def _add_tile(  # type: ignore[no-untyped-def]
                 for j in range(columns):
                     multiply_add(builder, sums[r, j], value, loaded[j])
         for (r, j), total in sums.items():
-            _store_vector(builder, builder.load(total), targets[r], I64(j * width), vector)
+            # an offset's products are summed by themselves first: one long sum would round twice as much
+            before = _load_vector(builder, targets[r], I64(j * width), vector)
+            _store_vector(builder, builder.fadd(before, builder.load(total)), targets[r], I64(j * width), vector)
         return context.get_dummy_value()
 
     signature = types.void(
