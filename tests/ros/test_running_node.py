@@ -110,6 +110,7 @@ def test_a_generous_budget_gets_all_the_work(start, peer, street, cloud):
     values = {pair.key: pair.value for pair in peer.until_diagnosed(lambda status: True).values}
     assert (values["steps used"], values["replication used"]) == ("3", "8")
     assert values["deadline choice"]
+    assert values["convolution"] == "cpu"
     assert values["cost denoise"].endswith("per unit")
 
 

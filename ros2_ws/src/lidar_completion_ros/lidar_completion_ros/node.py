@@ -42,6 +42,7 @@ from std_srvs.srv import Trigger
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.deskew import deskew
 from lidar_completion.errors import SweepError
+from lidar_completion.sparse.convolution import backend_of
 from lidar_completion.temporal import Memory, prior_of, remember
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
 from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTransform, TfFrames, pose, tf_is_installed
@@ -590,6 +591,7 @@ class CompletionNode(LifecycleNode):
             "model error": self._reload_error,
             "device": str(inference.device) if inference else parameters.device,
             "backend": inference.completer.backend if inference else parameters.backend,
+            "convolution": _convolution(inference),
             "precision": inference.completer.precision if inference else parameters.precision,
             "input topic": now.input_topic,
             "input publishers": str(now.publishers),
@@ -615,6 +617,13 @@ class CompletionNode(LifecycleNode):
 
     def _model_name(self) -> str:
         return (self._inference.completer.card.name if self._inference else "") or self.parameters.model or "default"
+
+
+def _convolution(inference: Inference | None) -> str:
+    """What multiplies: onnxruntime, or the sparse convolution that "auto" takes on the model's device."""
+    if inference is None:
+        return ""
+    return "onnxruntime" if inference.completer.backend == "onnx" else backend_of(inference.device)
 
 
 def load_inference(parameters: Parameters) -> Inference:
