@@ -401,10 +401,10 @@ def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:
 
 
 def text_table(summary: Summary, section: str = "completed") -> str:
-    """Three tables under each other, with 95 % intervals: the paper's with the difference to the best trivial row, what a
-    driver needs, and the paper's further figures."""
-    parts = [_text_table(summary, section, names) for names in (PAPER, DRIVING, FURTHER)]
-    return "\n\n".join(part for part in parts if part)
+    """Tables under each other, with 95 % intervals: the paper's, what a driver needs, and, of the completed points alone,
+    the difference to the best trivial row and the paper's further figures."""
+    groups = (PAPER, DRIVING, FURTHER) if section == "completed" else (PAPER, DRIVING)
+    return "\n\n".join(_text_table(summary, section, names) for names in groups)
 
 
 def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[str]:
@@ -414,13 +414,13 @@ def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[
 
 def _text_table(summary: Summary, section: str, names: tuple[str, ...]) -> str:
     shown = shown_figures(summary, section, names)
-    with_tail = names is PAPER
+    with_tail = names is PAPER and section == "completed"
     head = ["method", *(FIGURES[name][0] for name in shown)]
     lines = [[row.name, *(_cell(row, name, section) for name in shown)] for row in summary.rows]
     if with_tail:
         head += ["CD to best trivial", "s/scene", "scenes"]
         lines = [line + _tail(summary, row) for line, row in zip(lines, summary.rows, strict=True)]
-        lines += [_published_line(row, shown) for row in summary.published if section == "completed"]
+        lines += [_published_line(row, shown) for row in summary.published]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     return "\n".join(
         "  ".join(word.ljust(width) if column == 0 else word.rjust(width) for column, (word, width) in enumerate(pairs))
