@@ -57,7 +57,7 @@ def training_pair(
 
 def training_pairs(
     first_seed: int,
-    sweeps_per_world: int = 8,
+    sweeps_per_world: int = 16,
     sensor: str | SpinningLidar = "HDL-64E",
     *,
     moving: bool = False,
