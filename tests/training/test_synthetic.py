@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+import json
+import subprocess
+import sys
 from itertools import islice
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
+import synthetic_worker
 from scipy.spatial import cKDTree
 from synthetic_worker import COARSE, SMALL, fingerprint
 
@@ -232,11 +234,10 @@ def test_worlds_are_the_same_for_every_number_of_workers():
     assert not np.array_equal(alone[0].sweep[:100], alone[1].sweep[:100])
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork"])
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork in a process with threads
+@pytest.mark.parametrize("start", ["spawn", "fork", "forkserver"])
 def test_worker_processes_make_the_same_scenes(start):
-    with ProcessPoolExecutor(2, mp_context=get_context(start)) as workers:
-        made = list(workers.map(fingerprint, (5, 6, 5)))
+    program = [sys.executable, synthetic_worker.__file__, start, "5", "6", "5"]
+    made = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
     assert made[0] == made[2] == fingerprint(5)
     assert made[0] != made[1]
 

@@ -13,10 +13,6 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-# GNU OpenMP ends a forked child of a process that has used it: a training run that looks at a synthetic scene before its
-# data workers start would lose them. Numba's other layers survive a fork.
-numba.config.THREADING_LAYER = "forksafe"
-
 BOX, CYLINDER, ELLIPSOID, CONE = 0, 1, 2, 3
 MISS, GROUND = -1, -2
 LEAF_SIZE = 4
