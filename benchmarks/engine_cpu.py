@@ -379,7 +379,11 @@ def main() -> None:
     figures = {part: PARTS[part](run) for part in options.parts}
     print(f"\nGEMM peak at the end {gemm_peak():.0f} GFLOP/s float32")
     if options.json:
-        described = {"machine": machine(), "peaks": peaks, "options": {k: str(v) for k, v in vars(options).items()}}
+        described = {
+            "machine": machine(),
+            "peaks": peaks,
+            "options": {k: str(v) for k, v in vars(options).items() if k != "json"},
+        }
         options.json.write_text(json.dumps({**described, **figures}, indent=1) + "\n")
 
 

@@ -42,7 +42,9 @@ def cast_sweeps(folder: Path) -> None:
     world, sensor = street(1_000_000_007), SENSORS["HDL-64E"]
     for number in range(CAST):
         pose = world.pose_at(number - CAST / 2, sensor.height_m)
-        sweep = scan(world, pose, sensor, np.random.default_rng(number), speed_m_s=10.0, time_s=0.1 * number, moving=True)
+        sweep = scan(
+            world, pose, sensor, np.random.default_rng(number), speed_m_s=10.0, time_s=0.1 * number, moving=True
+        )
         write_points(folder / f"{number:06d}.bin", sweep.points)
         np.save(folder / f"{number:06d}.npy", sweep.pose)
 

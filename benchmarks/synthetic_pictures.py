@@ -1,7 +1,7 @@
 """Pictures of synthetic scenes: ten sweeps from above with their ground truth, and as range images.
 
     python benchmarks/synthetic_pictures.py docs/pictures
-    python benchmarks/synthetic_pictures.py /tmp/beside --beside ../shared/data/sequences/90/velodyne/000008.bin
+    python benchmarks/synthetic_pictures.py beside --beside $LIDAR_COMPLETION_SHARED/data/sequences/90/velodyne/000008.bin
     python benchmarks/synthetic_pictures.py docs/pictures --beside hdl32_target.ply --sensor HDL-32E --suffix _hdl32
 
 With --beside a real sweep comes first, to look at side by side; such a picture stays on this machine when the real data's licence asks for that.

@@ -1,9 +1,9 @@
 """Distance between synthetic and real sweeps, in numbers.
 
-    python benchmarks/synthetic_realism.py ../shared/data/sequences/90 ../shared/data/sequences/91 --sweeps 60 \
+    python benchmarks/synthetic_realism.py $LIDAR_COMPLETION_SHARED/data/sequences/90 $LIDAR_COMPLETION_SHARED/data/sequences/91 --sweeps 60 \
         --figure docs/pictures/synthetic_histograms.png
 
-    python benchmarks/synthetic_realism.py ../shared/data/scans/hdl32_target.ply --sensor HDL-32E --speed 0
+    python benchmarks/synthetic_realism.py $LIDAR_COMPLETION_SHARED/data/scans/hdl32_target.ply --sensor HDL-32E --speed 0
 
 Every drive is a folder with velodyne/*.bin (or the .bin files themselves), or one sweep (.bin .ply .pcd). Printed is the Jensen-Shannon distance (square root of the divergence, base 2:
 0 the same, 1 disjoint) between the mean histograms of the drives and of synthetic sweeps, for each property, beside the same distance between each

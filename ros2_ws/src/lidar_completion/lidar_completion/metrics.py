@@ -175,7 +175,9 @@ def precision_recall_f_as_published(distances: NearestDistances) -> tuple[float,
 # --- overlap on a grid ------------------------------------------------------------------------------------------
 
 
-def voxel_iou(prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float, *, half_extent_m: float = PUBLISHED_HALF_EXTENT_M) -> float:
+def voxel_iou(
+    prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float, *, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
+) -> float:
     """Intersection over union of occupied voxels in the cube of ±half_extent_m around the sensor, in [0, 1]."""
     a = np.unique(_grid_keys(prediction, "prediction", voxel_size_m, half_extent_m))
     b = np.unique(_grid_keys(truth, "truth", voxel_size_m, half_extent_m))
@@ -184,7 +186,11 @@ def voxel_iou(prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float, *, h
 
 
 def jensen_shannon_3d(
-    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    voxel_size_m: float = 0.5,
+    half_extent_m: float = PUBLISHED_HALF_EXTENT_M,
 ) -> float:
     """Jensen-Shannon distance (root of the divergence, natural logarithm) of the histograms of point counts."""
     histograms = (
@@ -195,7 +201,11 @@ def jensen_shannon_3d(
 
 
 def jensen_shannon_birds_eye(
-    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = 0.5, half_extent_m: float = PUBLISHED_HALF_EXTENT_M
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    voxel_size_m: float = 0.5,
+    half_extent_m: float = PUBLISHED_HALF_EXTENT_M,
 ) -> float:
     """Jensen-Shannon distance of the histograms of occupied voxels summed over z; most likely the published JSD."""
     cells = _cells_per_axis(voxel_size_m, half_extent_m)
@@ -267,7 +277,12 @@ class Transport:
 
 
 def wasserstein_1(
-    prediction: ArrayLike, truth: ArrayLike, *, voxel_size_m: float = TRANSPORT_VOXEL_M, max_pairs: int = 50_000_000, max_pivots: int = 10**8
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    voxel_size_m: float = TRANSPORT_VOXEL_M,
+    max_pairs: int = 50_000_000,
+    max_pivots: int = 10**8,
 ) -> Transport:
     """True earth mover's distance (W1, Euclidean cost) between the normalised point densities on voxels.
 
@@ -446,7 +461,11 @@ class Band:
 
 
 def by_range(
-    prediction: ArrayLike, truth: ArrayLike, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    distances: NearestDistances,
+    edges_m: Sequence[float],
+    threshold_m: float = 0.2,
 ) -> list[Band]:
     """Accuracy and completeness per ring of horizontal range from the sensor; edges ascending, metres."""
     of_prediction, of_truth = (
@@ -456,7 +475,11 @@ def by_range(
 
 
 def by_height(
-    prediction: ArrayLike, truth: ArrayLike, distances: NearestDistances, edges_m: Sequence[float], threshold_m: float = 0.2
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    distances: NearestDistances,
+    edges_m: Sequence[float],
+    threshold_m: float = 0.2,
 ) -> list[Band]:
     """Accuracy and completeness per band of z in the sensor frame; edges ascending, metres."""
     of_prediction, of_truth = (points[:, 2] for points in (cloud(prediction, "prediction"), cloud(truth, "truth")))
