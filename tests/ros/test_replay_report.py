@@ -1,8 +1,8 @@
 """Replay evaluation: a bag through the real node, judged by its poses, and a report that stays small for a long bag."""
 
 import csv
-import os
 import dataclasses
+import os
 import re
 import resource
 import sys
