@@ -5,31 +5,16 @@ import dataclasses
 
 import pytest
 import torch
+from small_wall import TINY, wall
 
 from lidar_completion.checkpoints import save_model
 from lidar_completion.networks import VoxelisedCloud
 from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.noising import noised
 from lidar_completion_training.objectives.preference import METRICS, cost
 from lidar_completion_training.objectives.preparation import encode, prepare, starting_networks
 from lidar_completion_training.objectives.sampling import Sampled
-
-TINY = [
-    "architecture.width=0.125",
-    "architecture.voxel_size_m=1.0",
-    "pipeline.downsample_voxel_m=1.0",
-    "pipeline.replication=2",
-    "direct.queries=200",
-]
-
-
-def wall(seed: int = 0) -> Sample:
-    generator = torch.Generator().manual_seed(seed)
-    size, corner = torch.tensor([12.0, 12.0, 0.1]), torch.tensor([4.0, -6.0, -1.7])
-    truth = torch.rand(1500, 3, generator=generator) * size + corner
-    return Sample(truth[::8].contiguous(), truth)
 
 
 @pytest.fixture(scope="module")
