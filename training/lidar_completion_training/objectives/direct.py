@@ -5,25 +5,17 @@ nearest surface and never to cross a gap, because it has not seen a start that l
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lidar_completion.diffusion import sampling_timesteps
-from lidar_completion_training.configuration import Recipe, exported_card
 from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import direct_loss
-from lidar_completion_training.objectives.preparation import completion, encode, prepare, starting_networks
+from lidar_completion_training.objectives.preparation import CompletionModel, encode, prepare
 from lidar_completion_training.objectives.sampling import sampled
 
 
-class DirectCompletion:
+class DirectCompletion(CompletionModel):
     """One or two passes of the few-step sampler, the gradient through the last, a clamped Chamfer distance as loss."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.card = exported_card(recipe)
-        self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
-        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
-        self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
 
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Accuracy plus coverage, each a clamped mean distance in metres, and what the network thinks of its points."""
@@ -45,7 +37,3 @@ class DirectCompletion:
         steps = int(torch.randint(2, settings.max_steps + 1, (), generator=generator, device=device))
         later = sampling_timesteps(pipeline.sampler, steps, self.recipe.schedule, start)[1:]
         return [start, later[int(torch.randint(len(later), (), generator=generator, device=device))]]
-
-    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
-        """A completion of the sample's sweep, (N, 3)."""
-        return completion(self.card, self.exported, sample, generator)

@@ -11,7 +11,13 @@ from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, lo
 from lidar_completion.completer import SceneCompleter, downsample
 from lidar_completion.networks import Architecture, Condition, fold_batch_norm
 from lidar_completion.scan import crop_range, replicate
-from lidar_completion_training.configuration import AugmentationRecipe, Recipe, RecipeError, model_card
+from lidar_completion_training.configuration import (
+    AugmentationRecipe,
+    Recipe,
+    RecipeError,
+    exported_card,
+    model_card,
+)
 from lidar_completion_training.data.stream import Sample
 
 TILT_LIMIT = 3.0  # standard deviations at which a small rotation is cut, as published
@@ -61,6 +67,21 @@ def augmentation(recipe: AugmentationRecipe, generator: torch.Generator) -> Tens
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks
+
+
+class CompletionModel:
+    """What objectives begin with that train one model, encoder and denoiser together, and export it as it is."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.card = exported_card(recipe)
+        self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
+        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
+        self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
+
+    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A completion of the sample's sweep, (N, 3)."""
+        return completion(self.card, self.exported, sample, generator)
 
 
 def starting_networks(recipe: Recipe) -> dict[str, nn.Module]:

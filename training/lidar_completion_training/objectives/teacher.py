@@ -1,9 +1,8 @@
 """Noise prediction with condition dropout: the teacher, as LiDiff trains it, or around the scan."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lidar_completion_training.configuration import Recipe, exported_card
 from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import some_rows
 from lidar_completion_training.objectives.noising import (
@@ -15,24 +14,16 @@ from lidar_completion_training.objectives.noising import (
     predicted,
 )
 from lidar_completion_training.objectives.preparation import (
+    CompletionModel,
     PreparedSweep,
-    completion,
     encode,
     nothing_of,
     prepare,
-    starting_networks,
 )
 
 
-class NoisePrediction:
+class NoisePrediction(CompletionModel):
     """|| eps - eps_theta(p_t, P, t) ||^2 at random t (Eq. 1), the scan P left out now and then for guidance."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.card = exported_card(recipe)
-        self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
-        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
-        self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
 
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Mean squared error of the noise, and as published 5 (mean^2 + (std - 1)^2) of the prediction."""
@@ -62,7 +53,3 @@ class NoisePrediction:
             return noised(clean, None, t, scan, self.recipe, generator)
         clean, start = coupled(prepared.truth, prepared.scan, rows, settings.couple_within_m, generator)
         return noised(clean, start, t, scan, self.recipe, generator)
-
-    def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
-        """A completion of the sample's sweep, (N, 3)."""
-        return completion(self.card, self.exported, sample, generator)
