@@ -11,7 +11,7 @@ import argparse
 import datetime
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ from lidar_completion_training.evaluate import (
     trivial_methods,
 )
 from lidar_completion_training.ground_truth_map import build_map
+from lidar_completion_training.judge import JudgeRules
 from lidar_completion_training.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
 from lidar_completion_training.statistics import mean_interval
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", HERE.parents[1] / "shared"))
 DRIVES = ("90", "91")
+RULES = JudgeRules(brief=True)
 # figure -> (heading, scale, digits)
 FIGURES = {
     "cd": ("CD m", 1, 3),
@@ -74,6 +76,7 @@ class TableRow:
 @dataclass
 class PaperTable:
     title: str = ""
+    scenes: int = 100  # synthetic ones, at most
     rows: list[TableRow] = field(default_factory=list)
 
 
@@ -102,19 +105,53 @@ class PaperMethod(ModelMethod):
 def main() -> None:
     options = arguments()
     tables = read_tables(options.tables)
-    rows = [row for table in tables for row in table.rows]
-    methods = {method.name: method for row in rows for method in row.methods(options.device)}
-    chosen = [*trivial_methods(), *methods.values()]
     parts = [HEAD.format(date=datetime.date.today(), tables=options.tables.name)]
     for source, output in sources(options):
         if not options.tables_only:
-            evaluate(source, chosen, output, processes=options.processes, shard=options.shard, pictures=False)
-        summary = summarise(source, chosen, output)
-        parts.append(f"# {output.name}\n\n" + "\n\n".join(markdown(table, summary, options.device) for table in tables))
+            judge_all(tables, source, output, options)
+        shown = [markdown(table, summary_of(table, source, output, options.device), options.device) for table in tables]
+        parts.append(f"# {output.name}\n\n" + "\n\n".join(shown))
         text = "\n\n".join(parts) + "\n"
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text)
     print(text)
+
+
+def judge_all(tables: list[PaperTable], source: SceneSource, output: Path, options: argparse.Namespace) -> None:
+    """Judge what is missing, the scenes that all tables want before those that only some do."""
+    for count in sorted({table.scenes for table in tables}):
+        chosen = {
+            method.name: method
+            for table in tables
+            if table.scenes >= count
+            for method in methods_of(table, options.device)
+        }
+        some = first_scenes(source, count)
+        evaluate(
+            some,
+            list(chosen.values()),
+            output,
+            rules=RULES,
+            processes=options.processes,
+            shard=options.shard,
+            pictures=False,
+        )
+
+
+def summary_of(table: PaperTable, source: SceneSource, output: Path, device: str) -> Summary:
+    """What has been judged for one table so far."""
+    return summarise(first_scenes(source, table.scenes), methods_of(table, device), output, rules=RULES)
+
+
+def methods_of(table: PaperTable, device: str) -> list[Method]:
+    """The rows of a table, each model once; the trivial ones always."""
+    found = {method.name: method for row in table.rows for method in row.methods(device)}
+    return [*trivial_methods(), *found.values()]
+
+
+def first_scenes(source: SceneSource, count: int) -> SceneSource:
+    """The first `count` synthetic scenes; drives are short and stay whole."""
+    return replace(source, count=min(count, source.count)) if isinstance(source, SyntheticScenes) else source
 
 
 HEAD = """{date}, rows of {tables}. Completed points alone. [a, b]: 95 % bootstrap interval over scenes (for a drive too narrow:

@@ -70,7 +70,7 @@ def trainings() -> list[Training]:
     found = [Training("direct", DIRECT)]
     for seed in SEEDS:
         found += [
-            Training(f"teacher-{seed}", TEACHER, entries=seeded(seed)),
+            Training(f"teacher-{seed}", TEACHER, "direct", entries=seeded(seed)),
             Training(f"dpo-{seed}", DPO, f"teacher-{seed}", entries=seeded(seed)),
             Training(f"score-{seed}", SCORE, f"teacher-{seed}", entries=seeded(seed)),
         ]

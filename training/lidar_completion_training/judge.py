@@ -30,6 +30,9 @@ class JudgeRules:
     clamp_m: float = 1.0  # of the clamped CD: farther than this is a miss, whatever the distance
     published_emd: bool = True
     transport: bool = False  # true W1: half a minute and more a scene
+    brief: bool = (
+        False  # neither voxel grids in three dimensions nor the figures with the measured points: half the time
+    )
 
 
 def judge(
@@ -37,15 +40,19 @@ def judge(
 ) -> dict[str, Any]:
     """Figures of one scene: {"completed": {...}, "with_measured": {...}}; completed (N, 3) without the measured points.
 
+    Brief rules leave "with_measured" empty.
     Raises MetricError where there is nothing to judge.
     """
     rules = rules or JudgeRules()
     distances = distances or metrics.nearest_distances(completed, scene.truth)
+    of_completed = figures(scene, completed, distances, rules)
+    if rules.brief:
+        return {"completed": of_completed, "with_measured": {}}
     both, distances_both = _with_measured(scene, completed, distances)
     # The published EMD is for comparing with tables, and these judge the completed points alone.
     rules_both = replace(rules, published_emd=False, transport=False)
     return {
-        "completed": figures(scene, completed, distances, rules),
+        "completed": of_completed,
         "with_measured": figures(scene, both, distances_both, rules_both),
     }
 
@@ -84,14 +91,14 @@ def _published_figures(
     precision, recall, f_score = metrics.precision_recall_f_as_published(distances)
     result: dict[str, Any] = {
         "jsd_bev": metrics.jensen_shannon_birds_eye(points, truth),
-        "jsd_3d": metrics.jensen_shannon_3d(points, truth),
         "rmse_as_published": distances.mean_to_truth,
         "precision_as_published": precision,
         "recall_as_published": recall,
         "f_as_published": f_score,
     }
-    for voxel in metrics.PUBLISHED_IOU_VOXELS_M:
-        result[f"iou_{voxel}"] = metrics.voxel_iou(points, truth, voxel)
+    if not rules.brief:
+        result |= {f"iou_{voxel}": metrics.voxel_iou(points, truth, voxel) for voxel in metrics.PUBLISHED_IOU_VOXELS_M}
+        result["jsd_3d"] = metrics.jensen_shannon_3d(points, truth)
     if rules.published_emd:
         result["emd_as_published"] = _or_none(lambda: metrics.emd_as_published(points, truth))
     if rules.transport:
