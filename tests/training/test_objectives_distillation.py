@@ -19,11 +19,17 @@ from lidar_completion_training.objectives.sampling import Sampled
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory) -> dict[str, str]:
-    """A teacher around the truth, one around the scan, and another of the first kind."""
+    """A teacher around the truth, one around the scan with more noise, another of the first kind, and one of larger voxels."""
     folders = {}
-    for seed, (name, around) in enumerate((("truth", "truth"), ("scan", "scan"), ("other", "truth"))):
+    kinds = {
+        "truth": "pipeline.noised_around=truth",
+        "scan": "pipeline.noised_around=scan pipeline.noise_least=0.3",
+        "other": "pipeline.noised_around=truth",
+        "coarse": "architecture.voxel_size_m=0.9",
+    }
+    for seed, (name, entries) in enumerate(kinds.items()):
         torch.manual_seed(seed)
-        recipe = load_recipe(None, [*TINY, f"pipeline.noised_around={around}"])
+        recipe = load_recipe(None, [*TINY, *entries.split()])
         folders[name] = str(tmp_path_factory.mktemp("models") / name)
         save_model(folders[name], model_card(recipe), starting_networks(recipe))
     return folders
@@ -62,19 +68,22 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
     condition = encode(networks["encoder"], prepared.scan, recipe)
     samples, _ = objective.samples(prepared, condition, generator)
     t = objective.timestep(generator)
-    sigma, sigma_start = (float(recipe.schedule.sigma[i]) for i in (t, recipe.pipeline.start_timestep))
+    process = objective.process  # the teacher's
+    theirs = encode(networks["teacher_encoder"], prepared.scan, recipe) if "teacher_encoder" in networks else condition
+    scale = process.pipeline.noise_scale(prepared.replicated)
+    sigma, sigma_start = (float(process.schedule.sigma[i]) for i in (t, process.pipeline.start_timestep))
     points, pulls = [], []
     for one in samples:
         x = one.completed.points.detach()
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(one.seed))
-        p_t, dp_dx = x + sigma * prepared.scale * noise, 1.0
-        if recipe.pipeline.noised_around == "scan":
+        p_t, dp_dx = x + sigma * scale * noise, 1.0
+        if process.pipeline.noised_around == "scan":
             way = sigma / sigma_start
             p_t, dp_dx = p_t + way * (prepared.replicated - x), 1.0 - way
         cloud = VoxelisedCloud.of(p_t, recipe.architecture.voxel_size_m)
         with torch.no_grad():
-            eps_theta = networks["teacher"](cloud, condition, torch.tensor([t]))
-            eps_phi = networks[one.auxiliary](cloud, condition, torch.tensor([t]))
+            eps_theta = networks["teacher"](cloud, theirs, torch.tensor([t]))
+            eps_phi = networks[one.auxiliary](cloud, theirs, torch.tensor([t]))
         points.append(one.completed.points)
         pulls.append(one.weight * dp_dx * (eps_theta - eps_phi) / x.numel())
     parameters = dict(networks["student"].named_parameters())
@@ -82,10 +91,12 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
     return {f"student.{name}": g for name, g in zip(parameters, grads, strict=True) if g is not None}
 
 
-@pytest.mark.parametrize("around", ["truth", "scan"])
+@pytest.mark.parametrize("teacher", ["truth", "scan"])
+@pytest.mark.parametrize("start", ["truth", "scan"])
 @pytest.mark.parametrize("kind", ["distillation_dpo", "score_distillation"])
-def test_the_students_gradient_is_that_of_the_paper_and_not_zero(teachers, kind, around):
-    objective = distillation(teachers[around], kind=kind)
+def test_the_students_gradient_is_that_of_the_paper_and_not_zero(teachers, kind, start, teacher):
+    """Also where the student starts from another noise than the teacher's: scores are of the teacher's process."""
+    objective = distillation(teachers[start], f"teacher={teachers[teacher]}", kind=kind)
     expected = by_hand(objective)
     found = {name: g for name, g in gradients(objective, "student").items() if name.startswith("student.")}
     assert found.keys() == expected.keys()
@@ -280,7 +291,7 @@ def test_a_preview_is_a_completion(teachers):
     ("entries", "message"),
     [
         (["start_from=null"], "start_from is missing"),
-        (["teacher={scan}"], "noised_around is 'truth'"),
+        (["teacher={coarse}"], "architecture.voxel_size_m is"),
         (["distillation.metric=beauty"], "distillation.metric is 'beauty'"),
         (["distillation.sign=minus"], "distillation.sign is 'minus'"),
         (["distillation.auxiliary_models=3"], "auxiliary_models is 3"),

@@ -7,6 +7,7 @@ student's samples alone; the difference of both is the gradient with respect to 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ from lidar_completion_training.objectives.structural import landmark_term, scene
 
 @dataclass(frozen=True)
 class StudentSample:
-    """A completion by the student, points (S * K, 3) with its gradient and what it thinks of them; the auxiliary model that knows it; its weight in the
-    student's gradient: + draws it to the teacher as Eq. 6 does, - drives it away; a seed for its noise."""
+    """A completion by the student, with its gradient; the auxiliary model that knows it; its weight in the student's
+    gradient: + draws it to the teacher as Eq. 6 does, - drives it away; a seed for its noise."""
 
     completed: Sampled
     auxiliary: str
@@ -61,11 +62,17 @@ class TeachersView:
 
 
 class Distillation(ABC):
-    """Groups: "student" (the denoiser, with train_encoder its encoder) and "auxiliary". Teacher and its encoder are frozen."""
+    """Groups: "student" (the denoiser, with train_encoder its encoder) and "auxiliary". Teacher and its encoder are frozen.
+
+    Student and teacher may start from different noise: the student's samples come from the recipe's pipeline, and its
+    scores are taken in the teacher's own process.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.settings = recipe.distillation
+        self.teacher_folder = recipe.teacher or needed(recipe.start_from, recipe.objective)
+        self.process = self._process()
         self.card = exported_card(recipe)
         student = starting_networks(recipe)
         self.networks = nn.ModuleDict({name: network for name, network in student.items() if name != "denoiser"})
@@ -92,22 +99,21 @@ class Distillation(ABC):
 
     def _teacher(self) -> dict[str, nn.Module]:
         """Denoiser and, where it is not the student's, encoder of the teacher."""
-        recipe = self.recipe
-        start_from = needed(recipe.start_from, recipe.objective)
-        folder = recipe.teacher or start_from
-        theirs, mine = load_card(folder), recipe
-        for entry in ("noised_around", "noise_per_metre", "noise_least", "noise_most", "noise_vertical"):
-            if getattr(theirs.pipeline, entry) != getattr(mine.pipeline, entry):
-                raise RecipeError(
-                    f"pipeline.{entry} is {getattr(mine.pipeline, entry)!r}, but the teacher {folder} was trained with "
-                    f"{getattr(theirs.pipeline, entry)!r}; the scores of another process mean nothing: leave it as the teacher's"
-                )
-        if theirs.schedule != recipe.schedule or theirs.architecture.voxel_size_m != recipe.architecture.voxel_size_m:
-            raise RecipeError(f"schedule and architecture.voxel_size_m have to be those of the teacher {folder}")
-        teacher = networks_of(folder)
-        if folder == start_from and not self.settings.train_encoder:
+        teacher = networks_of(self.teacher_folder)
+        if self.teacher_folder == self.recipe.start_from and not self.settings.train_encoder:
             del teacher["encoder"]
         return teacher
+
+    def _process(self) -> Recipe:
+        """The recipe with the noise that the teacher was trained with: scores of another process mean nothing."""
+        theirs, recipe = load_card(self.teacher_folder), self.recipe
+        for entry in ("voxel_size_m", "local_features", "point_offsets"):  # both look at the same voxelised clouds
+            if getattr(theirs.architecture, entry) != getattr(recipe.architecture, entry):
+                raise RecipeError(
+                    f"architecture.{entry} is {getattr(recipe.architecture, entry)!r}, but that of the teacher "
+                    f"{self.teacher_folder} is {getattr(theirs.architecture, entry)!r}; take a teacher that agrees"
+                )
+        return dataclasses.replace(recipe, pipeline=theirs.pipeline, schedule=theirs.schedule)
 
     def _student_parts(self) -> tuple[str, ...]:
         return ("student", "encoder") if self.settings.train_encoder else ("student",)
@@ -157,7 +163,7 @@ class Distillation(ABC):
 
     def timestep(self, generator: torch.Generator) -> int:
         """A random timestep of scores and auxiliary models."""
-        settings, recipe = self.settings, self.recipe
+        settings, recipe = self.settings, self.process
         last = min(settings.last_score_timestep, recipe.pipeline.start_timestep)
         return drawn_timestep(settings.first_score_timestep, last, settings.even_levels, recipe.schedule, generator)
 
@@ -176,7 +182,7 @@ class Distillation(ABC):
         """
         phi = self.networks[one.auxiliary]
         seeded = torch.Generator(generator.device).manual_seed(one.seed)
-        cloud = noised(one.completed.points, prepared.replicated, score_timestep, prepared.scan, self.recipe, seeded)
+        cloud = noised(one.completed.points, prepared.replicated, score_timestep, prepared.scan, self.process, seeded)
         tables = view.condition.nearest_tables(cloud.cloud.pyramid)
         with torch.set_grad_enabled(self.settings.shared_noise):
             eps_phi = predicted(phi, cloud, view.condition, tables)
@@ -192,7 +198,7 @@ class Distillation(ABC):
     ) -> Tensor:
         """|| eps - eps_phi(G_t, P, t) ||^2 of Eq. 20 on the student's sample, which gets no gradient from it."""
         t = self.timestep(generator)
-        cloud = noised(one.completed.points.detach(), prepared.replicated, t, prepared.scan, self.recipe, generator)
+        cloud = noised(one.completed.points.detach(), prepared.replicated, t, prepared.scan, self.process, generator)
         tables = view.condition.nearest_tables(cloud.cloud.pyramid)
         prediction = predicted(self.networks[one.auxiliary], cloud, view.condition, tables)
         return noise_error(prediction, cloud, self.settings.metres)
