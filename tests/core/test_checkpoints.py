@@ -49,6 +49,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype):
             assert torch.equal(found, expected)
 
 
+def test_what_float16_cannot_hold_is_stored_wider(tmp_path: Path):
+    card = ModelCard(name="wide", architecture=Architecture(width=0.125))
+    networks = build_networks(card)
+    wide = next(name for name, _ in networks["denoiser"].named_buffers() if name.endswith("running_var"))
+    networks["denoiser"].get_buffer(wide).fill_(1e5)
+    save_model(tmp_path, card, networks, dtype=torch.float16)
+    _, loaded = load_model(tmp_path)
+    assert bool((loaded["denoiser"].get_buffer(wide) == 1e5).all())
+    assert load_file(tmp_path / "model.safetensors")["encoder.stem.0.kernel"].dtype == torch.float16
+
+
 def test_a_missing_folder_or_weights_file(folder: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"nowhere.model.json: no such file"):
         load_model(tmp_path / "nowhere")

@@ -99,11 +99,14 @@ def build_networks(card: ModelCard) -> dict[str, nn.Module]:
 def save_model(
     folder: str | Path, card: ModelCard, networks: dict[str, nn.Module], dtype: torch.dtype = torch.float32
 ) -> ModelCard:
-    """Write card and weights; floating tensors are stored as `dtype`. Returns the card with names and sha256 filled in."""
+    """Write card and weights. Returns the card with names and sha256 filled in.
+
+    Floating tensors are stored as `dtype`, but for those it cannot hold (variances of wide layers outgrow float16).
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{network}.{name}": (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        f"{network}.{name}": _stored(value, dtype).detach().cpu().contiguous()
         for network, module in networks.items()
         for name, value in module.state_dict().items()
     }
@@ -112,6 +115,13 @@ def save_model(
     card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
     save_card(folder, card)
     return card
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    narrow = value.to(dtype)
+    return narrow if bool(torch.isfinite(narrow).all()) else value
 
 
 def save_card(folder: str | Path, card: ModelCard) -> None:
