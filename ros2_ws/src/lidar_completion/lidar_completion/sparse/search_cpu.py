@@ -14,44 +14,74 @@ from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 
 def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, list[int]]:
-    """Input rows, output rows and counts of a centred kernel on sorted keys (V,); shifts[k] moves a key by offset k.
+    """Input rows, output rows and counts of a centred cubic kernel on sorted keys (V,); shifts[k] moves a key by offset k.
 
-    Offsets k and K-1-k are mirror images; the one whose shift is negative is searched.
+    Offsets k and K-1-k are mirror images; the one whose shift is negative is searched. Sorted, these come in runs along
+    z, whose matches lie next to each other, so that one merge serves a run. Every thread has a share of the keys.
     """
     array, last = keys.numpy(), len(shifts) - 1
-    searched = [min(k, last - k, key=shifts.__getitem__) for k in range(last // 2)]
-    found = in_parallel(_count_matches, [(array, shifts[k]) for k in searched])
-    counts = [*found, len(keys), *reversed(found)]
+    searched = np.array(
+        sorted((min(k, last - k, key=shifts.__getitem__) for k in range(last // 2)), key=shifts.__getitem__)
+    )
+    wanted, side = np.array(shifts)[searched], round(len(shifts) ** (1 / 3))
+    shares = even_cuts(np.arange(len(array) + 1))
+    found = np.empty((len(searched), 2, len(array)), np.int32)
+    matched = in_parallel(_match, [(array, wanted, side, found, *share) for share in shares])
+    before = np.cumsum([np.zeros_like(searched), *matched], axis=0)  # pairs of each offset that earlier shares found
+    counts = np.full(len(shifts), len(array))
+    counts[searched] = counts[last - searched] = before[-1]
     starts = np.cumsum([0, *counts])
     ins, outs = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
     centre = slice(starts[last // 2], starts[last // 2 + 1])
     ins[centre] = outs[centre] = np.arange(len(keys))
-    in_parallel(_fill_matches, [(array, shifts[k], ins, outs, starts[k], starts[last - k]) for k in searched])
-    return torch.from_numpy(ins), torch.from_numpy(outs), counts
+    pieces = [
+        (found, first, count, starts[searched] + done, starts[last - searched] + done, ins, outs)
+        for (first, _), count, done in zip(shares, matched, before, strict=False)
+    ]
+    in_parallel(_write_pairs, pieces)
+    return torch.from_numpy(ins), torch.from_numpy(outs), counts.tolist()
 
 
 @compiled
-def _count_matches(keys, shift):  # type: ignore[no-untyped-def]
-    i = found = 0
-    for j in range(len(keys)):
-        wanted = keys[j] + shift
-        while keys[i] < wanted:  # ends at j at the latest, as the shift is negative
-            i += 1
-        found += keys[i] == wanted
-    return found
+def _match(keys, shifts, side, found, first, last):  # type: ignore[no-untyped-def]
+    """found[k, :, first:] = rows (i, j) with keys[i] = keys[j] + shifts[k], first <= j < last; the number of them, (K,)."""
+    counts = np.zeros(len(shifts), np.int64)
+    for run in range(0, len(shifts), side):
+        end = min(run + side, len(shifts))
+        start = _first_at_least(keys, keys[first] + shifts[run])
+        for j in range(first, last):
+            while keys[start] < keys[j] + shifts[run]:  # ends at j at the latest, as the shift is negative
+                start += 1
+            i = start
+            for k in range(run, end):
+                wanted = keys[j] + shifts[k]
+                while keys[i] < wanted:
+                    i += 1
+                place = first + counts[k]  # written in any case: a branch would be guessed wrong every third time
+                found[k, 0, place], found[k, 1, place] = i, j
+                counts[k] += keys[i] == wanted
+    return counts
 
 
 @compiled
-def _fill_matches(keys, shift, ins, outs, first, mirrored):  # type: ignore[no-untyped-def]
-    i = n = 0
-    for j in range(len(keys)):
-        wanted = keys[j] + shift
-        while keys[i] < wanted:
-            i += 1
-        if keys[i] == wanted:
-            ins[first + n] = outs[mirrored + n] = i
-            outs[first + n] = ins[mirrored + n] = j
-            n += 1
+def _first_at_least(keys, wanted):  # type: ignore[no-untyped-def]
+    low, high = 0, len(keys)
+    while low < high:
+        middle = (low + high) >> 1
+        if keys[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _write_pairs(found, first, counts, places, mirrored, ins, outs):  # type: ignore[no-untyped-def]
+    for k in range(len(counts)):
+        for n in range(counts[k]):
+            i, j = found[k, 0, first + n], found[k, 1, first + n]
+            ins[places[k] + n] = outs[mirrored[k] + n] = i
+            outs[places[k] + n] = ins[mirrored[k] + n] = j
 
 
 def order_by_octant(keys: Tensor, stride: int, bits: int) -> tuple[Tensor, list[int]]:
