@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +54,15 @@ def cloud(n: int, extent_m: float, seed: int = 0) -> VoxelisedCloud:
 
 
 @torch.no_grad()
-def agree(folder: Path, scan: VoxelisedCloud, points: VoxelisedCloud) -> None:
+def agree(folder: Path, scan: VoxelisedCloud, points: VoxelisedCloud, within: float = 1e-4) -> None:
     card, networks = load_model(folder)
     ours = load_onnx_networks(folder, card, CPU)
     for t in (0, 999):
         expected = networks["denoiser"](points, networks["encoder"](scan), torch.tensor([t]))
         found = ours["denoiser"](points, ours["encoder"](scan), torch.tensor([t]))
         assert found.shape == expected.shape
-        assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(ours["refiner"](points), networks["refiner"](points), atol=1e-4, rtol=1e-4)
+        assert float((found - expected).abs().max()) <= within * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(ours["refiner"](points), networks["refiner"](points), atol=within, rtol=within)
 
 
 @pytest.mark.parametrize(("n", "extent_m"), [(1, 1), (2, 30), (7, 0.1), (300, 100), (2000, 4), (1500, 20)])
@@ -72,6 +73,14 @@ def test_any_number_of_points_as_in_pytorch(folder: Path, n: int, extent_m: floa
 @pytest.mark.parametrize("architecture", [{"point_offsets": True}, {"width": 0.3}])
 def test_other_architectures(architecture: dict[str, object], tmp_path: Path):
     agree(exported(tmp_path, **architecture), cloud(50, 5, 1), cloud(400, 5))
+
+
+def test_weights_of_half_the_size(folder: Path, tmp_path: Path):
+    half = Path(shutil.copytree(folder, tmp_path / "half"))
+    export_model(half, half=True)
+    for name in ("encoder.onnx", "denoiser.onnx"):
+        assert (half / name).stat().st_size < 0.6 * (folder / name).stat().st_size
+    agree(half, cloud(50, 5, 1), cloud(400, 5), within=5e-3)
 
 
 @pytest.mark.parametrize("name", ["encoder", "denoiser", "refiner"])

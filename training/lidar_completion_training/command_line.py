@@ -111,6 +111,7 @@ def export(
     onnx: Annotated[
         bool, typer.Option(help="also ONNX (standard operators, dynamic sizes) for the onnx backend")
     ] = False,
+    half: Annotated[bool, typer.Option("--half", help="store large ONNX weights in float16: half the size")] = False,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="entry=value, such as name=edge pipeline.steps=2")
     ] = None,
@@ -121,12 +122,12 @@ def export(
 
     with explained():
         if (source / CARD_NAME).is_file():
-            export_onnx(source)
+            export_onnx(source, half)
             return
         output = output or source / "model"
         export_to(source, output, refiner=refiner, overrides=overrides)
         if onnx:
-            export_onnx(output)
+            export_onnx(output, half)
 
 
 @app.command()

@@ -65,11 +65,11 @@ def _refiner_of(model: Path, recipe: Recipe) -> dict[str, nn.Module]:
     return {"refiner": networks["refiner"]}
 
 
-def export_onnx(model: Path) -> None:
-    """Write a model folder's networks beside it as .onnx files."""
+def export_onnx(model: Path, half: bool = False) -> None:
+    """Write a model folder's networks beside it as .onnx files; half: large weights in float16."""
     from lidar_completion.onnx_export import export_model
 
-    for path in export_model(model):
+    for path in export_model(model, half):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -22,6 +22,7 @@ from lidar_completion.networks import STAGE_LEVEL, UNet, fold_batch_norm
 from lidar_completion.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 
 OPSET = 17
+WIDE_WEIGHTS = 1024  # from so many numbers on a weight may be stored in float16
 CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
@@ -40,13 +41,16 @@ CONVENTIONS = {
 }
 
 
-def export_model(folder: str | Path) -> list[Path]:
-    """Write encoder.onnx, denoiser.onnx (and refiner.onnx) and a manifest into a model folder; returns their paths."""
+def export_model(folder: str | Path, half: bool = False) -> list[Path]:
+    """Write encoder.onnx, denoiser.onnx (and refiner.onnx) and a manifest into a model folder; returns their paths.
+
+    half: large weights are stored in float16, half the size; everything is still computed in float32.
+    """
     folder = Path(folder)
     card, networks = load_model(folder)
     files = []
     for name, network in networks.items():
-        model = network_graph(name, fold_batch_norm(network), card.architecture.voxel_size_m)
+        model = network_graph(name, fold_batch_norm(network), card.architecture.voxel_size_m, half)
         onnx.save(model, folder / f"{name}.onnx")
         files.append(folder / f"{name}.onnx")
     manifest = {
@@ -60,9 +64,9 @@ def export_model(folder: str | Path) -> list[Path]:
     return [*files, folder / MANIFEST_NAME]
 
 
-def network_graph(name: str, network: nn.Module, voxel_size_m: float) -> onnx.ModelProto:
+def network_graph(name: str, network: nn.Module, voxel_size_m: float, half: bool = False) -> onnx.ModelProto:
     """The graph of a network whose batch norms are folded; checked, with inferred shapes."""
-    graph = _Graph()
+    graph = _Graph(half)
     output = {"encoder": _encoder, "denoiser": _denoiser, "refiner": _refiner}[name](graph, network)
     model = helper.make_model(
         helper.make_graph(graph.nodes, name, graph.inputs, [output], graph.weights),
@@ -78,7 +82,8 @@ def network_graph(name: str, network: nn.Module, voxel_size_m: float) -> onnx.Mo
 class _Graph:
     """Nodes, inputs and weights as they are added."""
 
-    def __init__(self) -> None:
+    def __init__(self, half: bool) -> None:
+        self.half = half
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.weights: list[onnx.TensorProto] = []
@@ -92,8 +97,10 @@ class _Graph:
     def weight(self, value: Tensor | np.ndarray) -> str:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         name = f"weight_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+        narrow = self.half and array.dtype == np.float32 and array.size >= WIDE_WEIGHTS
+        stored = array.astype(np.float16) if narrow else array
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(stored), name))
+        return self.op("Cast", name, to=TensorProto.FLOAT) if narrow else name
 
     def index(self, *numbers: int) -> str:
         return self.weight(np.array(numbers, np.int64))
