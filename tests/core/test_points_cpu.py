@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lidar_completion.networks import offset_sums_plain
 from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.coordinates import (
     BITS,
@@ -67,3 +68,27 @@ def test_a_point_too_far_away():
 def test_features_times_gathered_rows(n: int, channels: int):
     features, table, row = torch.randn(n, channels), torch.randn(7, channels), torch.randint(0, 7, (n,))
     assert torch.equal(points_cpu.times_rows(features, table, row), features * table[row])
+
+
+@pytest.mark.parametrize("n", [0, 1, 5000, 20_000])
+def test_offsets_in_voxels_and_their_sums(n: int):
+    cloud, size = points(n, 5), 0.4
+    voxels, row = voxelise(cloud, size)
+    centre = voxels.coordinates[:, 1:] * size
+    ours, plain = points_cpu.offset_sums(cloud, row, centre, size), offset_sums_plain(cloud, row, centre, size)
+    assert all(torch.equal(*each) for each in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize(("n", "extent"), [(0, 1), (1, 5), (20_000, 40), (3000, 800)])
+def test_order_of_keys(n: int, extent: int):
+    keys = pack(torch.randint(-extent, extent + 1, (n, 3), generator=torch.Generator().manual_seed(n)) * 2)
+    assert torch.equal(points_cpu.sorted_order(keys, BITS), keys.argsort(stable=True))
+
+
+@pytest.mark.parametrize("extent", [20, 300])
+def test_many_keys_by_a_map_and_by_sorting(extent: int):
+    generator = torch.Generator().manual_seed(extent)
+    keys = pack(torch.randint(-extent, extent + 1, (30_000, 3), generator=generator) * 4 + 1)
+    (ours, row), (plain, plain_row) = unique_voxels(keys, 4), unique_voxels_plain(keys, 4)
+    assert torch.equal(ours.keys, plain.keys)
+    assert torch.equal(row, plain_row)

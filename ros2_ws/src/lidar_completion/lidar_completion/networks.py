@@ -102,19 +102,28 @@ class VoxelisedCloud:
         voxels, row = voxelise(torch.cat([points, scan]), voxel_size_m)
         row, scan_row = row.split([len(points), len(scan)])
         centre = voxels.coordinates[:, 1:].to(points.dtype) * voxel_size_m
-        offset = (points - centre.index_select(0, row)) / voxel_size_m
-        scan_offset = (scan - centre.index_select(0, scan_row)) / voxel_size_m
-        mean, count = _mean_or_zero(offset, row, len(voxels))
-        scan_mean, scan_count = _mean_or_zero(scan_offset, scan_row, len(voxels))
+        offset, mean, count = _described(points, row, centre, voxel_size_m)
+        _, scan_mean, scan_count = _described(scan, scan_row, centre, voxel_size_m)
         height, horizontal = centre[:, 2:] / 3.0, centre[:, :2].norm(dim=1, keepdim=True) / 25.0
         described = [2 * mean, 2 * scan_mean, count.log1p() / 2, scan_count.clamp(max=1), height, horizontal]
         return cls(VoxelPyramid.build(voxels), torch.cat(described, dim=1), row, offset)
 
 
-def _mean_or_zero(values: Tensor, row: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean (count, C) of the values (N, C) of each row, zero where there is none, and their number (count, 1)."""
-    number = torch.bincount(row, minlength=count).unsqueeze(1).to(values.dtype)
-    return values.new_zeros(count, values.shape[1]).index_add_(0, row, values) / number.clamp(min=1), number
+def _described(points: Tensor, row: Tensor, centre: Tensor, size_m: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Offset (N, 3) of points (N, 3) from their voxels' centres (V, 3), in voxels; its mean (V, 3), zero where a voxel has no
+    point; and the number of points (V, 1)."""
+    if points_cpu.usable(points, centre):
+        offset, total, number = points_cpu.offset_sums(points, row, centre, size_m)
+    else:
+        offset, total, number = offset_sums_plain(points, row, centre, size_m)
+    return offset, total / number.clamp(min=1).unsqueeze(1), number.unsqueeze(1)
+
+
+def offset_sums_plain(points: Tensor, row: Tensor, centre: Tensor, size_m: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The twin of the loop on CPUs, for any device, and for gradients."""
+    offset = (points - centre.index_select(0, row)) / size_m
+    number = torch.bincount(row, minlength=len(centre)).to(points.dtype)
+    return offset, torch.zeros_like(centre).index_add_(0, row, offset), number
 
 
 @dataclass(frozen=True)

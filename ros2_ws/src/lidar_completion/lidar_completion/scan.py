@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.compiled import compiled
-from lidar_completion.sparse.coordinates import pack, quantise
+from lidar_completion.sparse.coordinates import BITS, pack, quantise, voxel_keys
 
 TIE = 1e-12  # relative: squared distances this close are equal, so that the order of a sum cannot decide between two points
 
@@ -53,23 +54,26 @@ def voxel_downsample(points: Tensor, voxel_size_m: float, reduce: str = "nearest
         return points
     if reduce == "nearest":
         return points[voxel_rows(points, voxel_size_m)]
-    keys = pack(quantise(points, voxel_size_m))
     if points.device.type == "cpu":
-        return torch.from_numpy(
-            _one_per_voxel(points.float().numpy(), keys.numpy(), np.argsort(keys.numpy()), False)[0]
-        )
-    return one_per_voxel_plain(points, keys, False)
+        return torch.from_numpy(_one_per_voxel(*_by_voxel(points, voxel_size_m), False)[0])
+    return one_per_voxel_plain(points, pack(quantise(points, voxel_size_m)), False)
 
 
 def voxel_rows(points: Tensor, voxel_size_m: float) -> Tensor:
     """Rows (V,) int64 of the points that voxel_downsample keeps with reduce="nearest"."""
     if not len(points):
         return torch.zeros(0, dtype=torch.int64, device=points.device)
-    keys = pack(quantise(points, voxel_size_m))
     if points.device.type == "cpu":
-        order = np.argsort(keys.numpy())
-        return torch.from_numpy(_one_per_voxel(points.float().numpy(), keys.numpy(), order, True)[1])
-    return voxel_rows_plain(points, keys)
+        return torch.from_numpy(_one_per_voxel(*_by_voxel(points, voxel_size_m), True)[1])
+    return voxel_rows_plain(points, pack(quantise(points, voxel_size_m)))
+
+
+def _by_voxel(points: Tensor, voxel_size_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (N, 3) float32 on the CPU, their voxels' keys, and the order (N,) that sorts these."""
+    keys = voxel_keys(points, voxel_size_m)
+    order = points_cpu.sorted_order(keys, BITS)
+    order = keys.argsort(stable=True) if order is None else order
+    return points.detach().float().numpy(), keys.numpy(), order.numpy()
 
 
 @compiled

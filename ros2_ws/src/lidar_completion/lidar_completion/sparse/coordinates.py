@@ -68,11 +68,16 @@ class Voxels:
 
 def voxelise(points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> tuple[Voxels, Tensor]:
     """The voxels that points (N, 3) occupy, and each point's voxel row (N,) int64."""
+    return unique_voxels(voxel_keys(points, voxel_size_m, batch))
+
+
+def voxel_keys(points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> Tensor:
+    """pack(quantise(points)): the key (N,) int64 of each point's voxel."""
     if not points_cpu.usable(points):
-        return unique_voxels(pack(quantise(points, voxel_size_m), batch))
+        return pack(quantise(points, voxel_size_m), batch)
     keys, largest = points_cpu.packed_keys(points, voxel_size_m, BITS)
     _check_limit(largest)
-    return unique_voxels(keys if batch is None else keys | (batch.to(torch.int64) << (3 * BITS)))
+    return keys if batch is None else keys | (batch.to(torch.int64) << (3 * BITS))
 
 
 def unique_voxels(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:

@@ -4,6 +4,8 @@ Half a million points go through here a step, so every loop passes over them onc
 coordinates.py and the networks' layers.
 """
 
+import math
+
 import numpy as np
 import torch
 from llvmlite import ir
@@ -15,6 +17,8 @@ from torch import Tensor
 from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts, in_parallel
 
 AHEAD = 12  # points: their voxels' rows are asked for before they are needed, as they lie anywhere in memory
+MAP_BITS = 256  # cells a key: a box of at most so many is marked in a map of bits, which fits the caches
+WORTH_SHARING = 1 << 13  # points: fewer are done sooner than another thread is woken
 DIGIT_BITS = 11  # of a radix sort: 2048 counters stay in the first-level cache
 
 
@@ -50,28 +54,121 @@ def _pack(points, size, bits, keys):  # type: ignore[no-untyped-def]
 def sorted_unique(keys: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:
     """Sorted unique keys (V,) of keys (N,) int64, and each key's row (N,) int64 in them; None where they span too much space.
 
-    A radix sort over the bits that differ: a key's coordinates, relative to the smallest, in front of its place in the input.
+    Where the keys' box is small, a map of one bit a voxel, in which a voxel's row is the number of bits before its own;
+    else a radix sort over the bits that differ.
     """
     if not len(keys):
         return keys, keys
-    found = _sorted_unique(keys.numpy(), bits, DIGIT_BITS)
-    return None if found is None else (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+    array = keys.numpy()
+    box = _box(array, bits)
+    cells = math.prod(box[1].tolist())  # Python's integers do not overflow
+    if cells <= MAP_BITS * len(array):
+        return _by_map(array, bits, box, cells)
+    order = _sorted_order(array, bits, *box, DIGIT_BITS)
+    if order is None:
+        return None
+    unique, row = _rows_in_order(array, order)
+    return torch.from_numpy(unique), torch.from_numpy(row)
+
+
+def sorted_order(keys: Tensor, bits: int) -> Tensor | None:
+    """The order (N,) int64 that sorts keys (N,) int64, equal ones as they come; None where they span too much space."""
+    if not len(keys):
+        return torch.zeros(0, dtype=torch.int64)
+    order = _sorted_order(keys.numpy(), bits, *_box(keys.numpy(), bits), DIGIT_BITS)
+    return None if order is None else torch.from_numpy(order)
+
+
+Box = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # of the fields z, y, x, batch: smallest value, number of steps, log2 of a step
+
+
+def _box(keys: np.ndarray, bits: int) -> Box:
+    found = np.array(in_parallel(_extent, [(keys, bits, *share) for share in _shares(len(keys))]))
+    low, high, differing = found[:, 0].min(0), found[:, 1].max(0), np.bitwise_or.reduce(found[:, 2])
+    shift = np.array([max(0, int(each & -each).bit_length() - 1) for each in differing])
+    return low, ((high - low) >> shift) + 1, shift
 
 
 @compiled
-def _sorted_unique(keys, bits, digit_bits):  # type: ignore[no-untyped-def]
-    mask, n = (1 << bits) - 1, len(keys)
-    low, high = np.full(4, np.int64(1) << 62), np.zeros(4, np.int64)
-    for key in keys:
-        for field in range(4):  # z, y, x, batch
-            value = key >> field * bits & mask
-            low[field], high[field] = min(low[field], value), max(high[field], value)
+def _extent(keys, bits, first, last):  # type: ignore[no-untyped-def]
+    """Smallest and largest value of each field, and the bits in which any differs from the first key."""
+    mask = (np.int64(1) << bits) - 1
+    found = np.zeros((3, 4), np.int64)
+    for field in range(4):
+        own = keys[0] >> field * bits & mask
+        low, high, differing = own, own, np.int64(0)
+        for i in range(first, last):
+            value = keys[i] >> field * bits & mask
+            low, high, differing = min(low, value), max(high, value), differing | (value ^ own)
+        found[0, field], found[1, field], found[2, field] = low, high, differing
+    return found
+
+
+def _by_map(keys: np.ndarray, bits: int, box: Box, cells: int) -> tuple[Tensor, Tensor]:
+    row, words = np.empty(len(keys), np.int64), np.zeros((cells >> 6) + 1, np.uint64)
+    shares = _shares(len(keys))
+    in_parallel(_cells, [(keys, bits, *box, row, *share) for share in shares])
+    before = _mark(row, words)
+    unique = np.empty(before[-1], np.int64)
+    in_parallel(_ranks, [(keys, words, before, row, unique, *share) for share in shares])
+    return torch.from_numpy(unique), torch.from_numpy(row)
+
+
+@compiled
+def _cells(keys, bits, low, size, shift, cell, first, last):  # type: ignore[no-untyped-def]
+    mask = (np.int64(1) << bits) - 1
+    for i in range(first, last):
+        key, place = keys[i], np.int64(0)
+        for field in (3, 2, 1, 0):
+            place = place * size[field] + (((key >> field * bits & mask) - low[field]) >> shift[field])
+        cell[i] = place
+
+
+@compiled
+def _mark(cell, words):  # type: ignore[no-untyped-def]
+    """Sets a bit for every cell; the number of bits before each word, and of all."""
+    for place in cell:
+        words[place >> 6] |= np.uint64(1) << np.uint64(place & 63)
+    before = np.empty(len(words) + 1, np.int64)
+    total = np.int64(0)
+    for i in range(len(words)):
+        before[i] = total
+        total += _bits(words[i])
+    before[len(words)] = total
+    return before
+
+
+@compiled
+def _ranks(keys, words, before, row, unique, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        place = row[i]
+        below = (np.uint64(1) << np.uint64(place & 63)) - np.uint64(1)
+        rank = before[place >> 6] + _bits(words[place >> 6] & below)
+        row[i], unique[rank] = rank, keys[i]  # threads that meet here write the same key
+
+
+@intrinsic
+def _bits(typing, word):  # type: ignore[no-untyped-def]
+    """How many bits of a uint64 are set."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
+@compiled
+def _sorted_order(keys, bits, low, size, step, digit_bits):  # type: ignore[no-untyped-def]
+    """A key's coordinates, relative to the smallest, in front of its place in the input: sorted, and the places given back."""
+    mask, n = (np.int64(1) << bits) - 1, len(keys)
     start = np.zeros(5, np.int64)
-    while 1 << start[0] < n:
+    while np.int64(1) << start[0] < n:
         start[0] += 1
     for field in range(4):
         start[field + 1] = start[field]
-        while 1 << (start[field + 1] - start[field]) <= high[field] - low[field]:
+        while np.int64(1) << (start[field + 1] - start[field]) < size[field]:
             start[field + 1] += 1
     if start[4] > 63:
         return None
@@ -79,7 +176,7 @@ def _sorted_unique(keys, bits, digit_bits):  # type: ignore[no-untyped-def]
     for i in range(n):
         word = np.int64(i)
         for field in range(4):
-            word |= ((keys[i] >> field * bits & mask) - low[field]) << start[field]
+            word |= ((keys[i] >> field * bits & mask) - low[field]) >> step[field] << start[field]
         words[i] = word
     for shift in range(start[0], start[4], digit_bits):
         places = np.zeros((1 << digit_bits) + 1, np.int64)
@@ -92,14 +189,21 @@ def _sorted_unique(keys, bits, digit_bits):  # type: ignore[no-untyped-def]
             sorted_words[places[d]] = word
             places[d] += 1
         words, sorted_words = sorted_words, words
-    unique, row = np.empty(n, np.int64), np.empty(n, np.int64)
-    count, before = -1, np.int64(-1)
-    for word in words:
-        place = word & ((1 << start[0]) - 1)
-        if word >> start[0] != before:
-            before, count = word >> start[0], count + 1
-            unique[count] = keys[place]
-        row[place] = count
+    for i in range(n):
+        words[i] &= (np.int64(1) << start[0]) - 1
+    return words
+
+
+@compiled
+def _rows_in_order(keys, order):  # type: ignore[no-untyped-def]
+    unique, row = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    count = -1
+    for n in range(len(order)):
+        key = keys[order[n]]
+        if n == 0 or key != unique[count]:
+            count += 1
+            unique[count] = key
+        row[order[n]] = count
     return unique[: count + 1].copy(), row
 
 
@@ -116,6 +220,25 @@ def _sum(values, row, total, number):  # type: ignore[no-untyped-def]
         for c in range(values.shape[1]):
             total[row[i], c] += values[i, c]
         number[row[i]] += 1
+
+
+def offset_sums(points: Tensor, row: Tensor, centre: Tensor, size: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(points - centre[row]) / size of points (N, 3) in voxels with centres (V, 3); their sum (V, 3) and number (V,) float32.
+
+    Sums are taken in the order of the points.
+    """
+    offset, total, number = torch.empty(len(points), 3), torch.zeros(len(centre), 3), torch.zeros(len(centre))
+    arrays = [each.contiguous().numpy() for each in (points, row, centre)]
+    in_parallel(_offset, [(*arrays, np.float32(size), offset.numpy(), *share) for share in _shares(len(points))])
+    _sum(offset.numpy(), row.numpy(), total.numpy(), number.numpy())
+    return offset, total, number
+
+
+@compiled
+def _offset(points, row, centre, size, offset, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        for axis in range(3):
+            offset[i, axis] = (points[i, axis] - centre[row[i], axis]) / size
 
 
 def times_rows(features: Tensor, table: Tensor, row: Tensor) -> Tensor:
@@ -191,4 +314,4 @@ def _prefetch_row(typing, array, row):  # type: ignore[no-untyped-def]
 
 
 def _shares(count: int) -> list[tuple[int, int]]:
-    return even_cuts(np.arange(count + 1))
+    return even_cuts(np.arange(count + 1)) if count >= WORTH_SHARING else [(0, count)]
