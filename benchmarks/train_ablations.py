@@ -27,6 +27,7 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
         ("direct", "teacher", "diffusion_dpo", "score_distillation", "distillation_dpo", "student"), start=1
     )
 )
+LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 
@@ -75,6 +76,7 @@ def trainings() -> list[Training]:
             Training(f"score-{seed}", SCORE, f"teacher-{seed}", entries=seeded(seed)),
         ]
     found += [Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", seeded(seed)) for seed in SEEDS]
+    found.append(Training("direct-longer", DIRECT, "direct", entries=(*LONGER, *seeded(3))))  # as long as its students
     found.append(Training("teacher-dpo", DIFFUSION_DPO, "teacher-0"))  # Table 5
     found.append(Training("dpo-of-teacher-dpo", DPO, "teacher-dpo"))
     changes = {
