@@ -6,11 +6,15 @@ from lidar_completion.nearest_points import nearest_points, nearest_points_plain
 from lidar_completion.visibility import (
     FreeSpaceRules,
     TrustRules,
+    _clear_image,
+    _floor,
+    before_clear_plain,
     below_ground,
     calibrated_confidence,
     clear_distance,
     clear_distance_plain,
     evenly,
+    floor_plain,
     inside_box,
     refuted,
     untrusted,
@@ -100,6 +104,41 @@ def test_the_loop_and_its_twin_agree(filled: float, max_gap: int):
     image[torch.rand(40, 90, generator=generator) > filled] = torch.inf
     nearer = torch.minimum(image, torch.minimum(image.roll(1, 1), image.roll(-1, 1)))
     torch.testing.assert_close(clear_distance(image, max_gap), clear_distance_plain(nearer, max_gap), rtol=0, atol=0)
+
+
+def test_the_loop_that_looks_into_the_image_and_its_twin_agree():
+    generator = torch.Generator().manual_seed(3)
+    points = 12 * torch.randn(20_000, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.1])
+    clear, lowest = _clear_image(wall(), RULES)
+    ours = refuted(points, wall(), RULES)
+    assert torch.equal(ours, before_clear_plain(points, clear, lowest, RULES))
+    assert 0 < ours.sum() < len(ours)
+
+
+def test_the_loop_over_the_returns_and_its_twin_agree(monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(5)
+    returns = 12 * torch.randn(20_000, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.1])
+    clear, lowest = _clear_image(returns, RULES)
+    monkeypatch.setattr("lidar_completion.visibility.points_cpu.usable", lambda *tensors: False)
+    plain, plain_lowest = _clear_image(returns, RULES)
+    assert torch.equal(clear, plain)
+    assert lowest == plain_lowest
+
+
+def test_the_loop_over_the_ground_and_its_twin_agree(monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(4)
+    ground = 10 * torch.randn(700, 3, generator=generator)
+    points = 15 * torch.randn(20_000, 3, generator=generator)
+    ours, (floor, corner), plain = (
+        below_ground(points, ground, 0.2),
+        _floor(points, ground),
+        floor_plain(points, ground),
+    )
+    assert torch.equal(floor, plain[0])
+    assert torch.equal(corner, plain[1])
+    monkeypatch.setattr("lidar_completion.visibility.points_cpu.usable", lambda *tensors: False)
+    assert torch.equal(ours, below_ground(points, ground, 0.2))
+    assert 0 < ours.sum() < len(ours)
 
 
 def test_below_the_ground_goes_where_there_is_ground():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 COLUMN_M = 0.3
@@ -25,7 +26,8 @@ def nearest_points(points: Tensor, reference: Tensor, at_most_m: float) -> tuple
     if points.device.type != "cpu":
         return nearest_points_plain(points, reference, at_most_m)
     # Only what can be near enough: columns over a stray return at 1e5 m would be so wide that one holds everything.
-    low, high = points.amin(0) - at_most_m, points.amax(0) + at_most_m
+    low, high = points_cpu.bounds(points.float())
+    low, high = low - at_most_m, high + at_most_m
     reachable = ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
     if not len(reachable):
         return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)

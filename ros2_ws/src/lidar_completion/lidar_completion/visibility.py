@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lidar_completion.nearest_points import nearest_points
-from lidar_completion.sparse.compiled import compiled
+from lidar_completion.sparse import points_cpu
+from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 MEASURED, COMPLETED = 0, 1
 REACH_M = 0.9  # a completed point farther than this from every point of the thinned sweep is far: how far makes no odds
@@ -41,22 +42,64 @@ def refuted(points: Tensor, measured: Tensor, rules: FreeSpaceRules | None = Non
     or a black car. Whether a point lies near a measured surface is the caller's question (near_m).
     """
     rules = rules or FreeSpaceRules()
-    refuting = torch.zeros_like(points[:, 0], dtype=torch.bool)
     if not len(points) or not len(measured):
-        return refuting
+        return torch.zeros_like(points[:, 0], dtype=torch.bool)
+    clear, lowest = _clear_image(measured, rules)
+    if not points_cpu.usable(points):
+        return before_clear_plain(points, clear, lowest, rules)
+    directions, out = [each.numpy() for each in _polar(points)], np.empty(len(points), np.bool_)
+    image = clear.numpy()
+    settings = (np.float32(lowest), *_scales(clear.shape[1], rules), np.float32(rules.margin_m))
+    in_parallel(
+        _before_clear,
+        [(*directions, image, *settings, out, *share) for share in even_cuts(np.arange(len(points) + 1))],
+    )
+    return torch.from_numpy(out)
+
+
+def _clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]:
+    """clear_distance (rows, columns) of the returns (M, 3), and the elevation in radians where its first row begins."""
     distance, azimuth, elevation = _polar(measured)
     lowest = float(elevation.min())
     columns = round(360.0 / rules.azimuth_deg)
-    column, row = _bins(azimuth, elevation, lowest, columns, rules)
-    rows = int(row.max()) + 1
-    image = torch.full((rows * columns,), torch.inf, device=points.device)
-    image.scatter_reduce_(0, row * columns + column, distance, "amin")
-    clear = clear_distance(image.view(rows, columns), round(rules.max_gap_deg / rules.elevation_deg))
+    rows = int(_bins(azimuth[:1], elevation.max()[None], lowest, columns, rules)[1]) + 1
+    image = torch.full((rows, columns), torch.inf, device=measured.device)
+    if points_cpu.usable(distance):
+        directions = [each.numpy() for each in (distance, azimuth, elevation)]
+        _nearest_return(*directions, np.float32(lowest), *_scales(columns, rules), image.numpy())  # type: ignore[call-arg]
+    else:
+        column, row = _bins(azimuth, elevation, lowest, columns, rules)
+        image.view(-1).scatter_reduce_(0, row * columns + column, distance, "amin")
+    return clear_distance(image, round(rules.max_gap_deg / rules.elevation_deg)), lowest
+
+
+@compiled
+def _nearest_return(distance, azimuth, elevation, lowest, across, up, image):  # type: ignore[no-untyped-def]
+    for i in range(len(distance)):
+        row = np.int64(np.floor((elevation[i] - lowest) / up))
+        column = min(max(np.int64((azimuth[i] + PI) * across), 0), image.shape[1] - 1)
+        image[row, column] = min(image[row, column], distance[i])
+
+
+def before_clear_plain(points: Tensor, clear: Tensor, lowest: float, rules: FreeSpaceRules) -> Tensor:
+    """The twin of the loop on CPUs, for any device: which points (N, 3) lie before `clear` (rows, columns), (N,) bool."""
+    rows, columns = clear.shape
     distance, azimuth, elevation = _polar(points)
     column, row = _bins(azimuth, elevation, lowest, columns, rules)
     inside = (row >= 0) & (row < rows)
     seen = clear.reshape(-1)[row.clamp_(0, rows - 1) * columns + column]
     return inside & (distance < seen - rules.margin_m)
+
+
+@compiled
+def _before_clear(distance, azimuth, elevation, clear, lowest, across, up, margin, out, first, last):  # type: ignore[no-untyped-def]
+    rows, columns = clear.shape
+    for i in range(first, last):
+        row = np.int64(np.floor((elevation[i] - lowest) / up))
+        out[i] = False
+        if 0 <= row < rows:
+            column = min(max(np.int64((azimuth[i] + PI) * across), 0), columns - 1)
+            out[i] = distance[i] < clear[row, column] - margin
 
 
 def _refuted_and_far(points: Tensor, scan: Tensor, measured: Tensor, rules: FreeSpaceRules) -> Tensor:
@@ -123,17 +166,26 @@ def _clear_distance(image, max_gap, clear):  # type: ignore[no-untyped-def]
 
 def _polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distance in metres, azimuth and elevation in radians of points (N, 3), each (N,)."""
-    x, y, z = points.float().unbind(1)
+    x, y, z = points.float().t().contiguous()  # side by side they go through the processor's vectors
     flat = torch.hypot(x, y)
     return torch.hypot(flat, z), torch.atan2(y, x), torch.atan2(z, flat)
+
+
+PI = np.float32(np.pi)
+
+
+def _scales(columns: int, rules: FreeSpaceRules) -> tuple[np.float32, np.float32]:
+    """Columns a radian, and radians a row."""
+    return np.float32(columns / (2 * np.pi)), np.float32(np.radians(rules.elevation_deg))
 
 
 def _bins(
     azimuth: Tensor, elevation: Tensor, lowest: float, columns: int, rules: FreeSpaceRules
 ) -> tuple[Tensor, Tensor]:
     """Column and row (N,) int64 of directions; rows may lie outside of the image."""
-    column = ((azimuth + torch.pi) * (columns / (2 * torch.pi))).long().clamp_(0, columns - 1)
-    row = ((elevation - lowest) / np.radians(rules.elevation_deg)).floor().long()
+    across, up = map(float, _scales(columns, rules))
+    column = ((azimuth + float(PI)) * across).long().clamp_(0, columns - 1)
+    row = ((elevation - lowest) / up).floor().long()
     return column, row
 
 
@@ -148,24 +200,100 @@ def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor
 
     Around: in the same 2 m cell or its eight neighbours, so that slopes and kerbs stay; where nothing was measured, nothing is said.
     """
-    nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
+    if not points_cpu.usable(points, measured):
+        floor = floor_plain(points, measured)
+        return _nothing(points) if floor is None else below_floor_plain(points, *floor, tolerance_m)
+    floor = _floor(points, measured)
+    if floor is None:
+        return _nothing(points)
+    out = np.empty(len(points), np.bool_)
+    arrays = [each.contiguous().numpy() for each in (points, *floor)]
+    settings = (np.float32(GROUND_CELL_M), np.float32(tolerance_m))
+    in_parallel(_below_floor, [(*arrays, *settings, out, *share) for share in even_cuts(np.arange(len(points) + 1))])
+    return torch.from_numpy(out)
+
+
+def _nothing(points: Tensor) -> Tensor:
+    return torch.zeros_like(points[:, 0], dtype=torch.bool)
+
+
+def floor_plain(points: Tensor, measured: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The twin of the loops on CPUs, for any device: the lowest measured height around every cell (X, Y), metres, inf where
+    there is none, and x and y (2,) where the cells begin; None where nothing was measured around the completed points."""
     if not len(points) or not len(measured):
-        return nothing
+        return None
     # Only what was measured around the completed points: a stray return at 1e5 m would make a grid of gigabytes.
     low, high = points[:, :2].amin(0) - 2 * GROUND_CELL_M, points[:, :2].amax(0) + 2 * GROUND_CELL_M
     measured = measured[((measured[:, :2] >= low) & (measured[:, :2] <= high)).all(dim=1)]
     if not len(measured):
-        return nothing
+        return None
     corner = measured[:, :2].amin(0) - GROUND_CELL_M
     cell = ((measured[:, :2] - corner) / GROUND_CELL_M).long()
     width, height = (cell.amax(0) + 2).tolist()
     lowest = torch.full((width * height,), torch.inf, device=points.device)
     lowest.scatter_reduce_(0, cell[:, 0] * height + cell[:, 1], measured[:, 2].float(), "amin")
-    lowest = -functional.max_pool2d(-lowest.view(1, 1, width, height), 3, stride=1, padding=1)[0, 0]
+    return _lowest_around(lowest.view(width, height)), corner
+
+
+def _lowest_around(lowest: Tensor) -> Tensor:
+    return -functional.max_pool2d(-lowest[None, None], 3, stride=1, padding=1)[0, 0]
+
+
+def _floor(points: Tensor, measured: Tensor) -> tuple[Tensor, Tensor] | None:
+    if not len(points) or not len(measured):
+        return None
+    returns, margin, cell = measured.contiguous().numpy(), np.float32(2 * GROUND_CELL_M), np.float32(GROUND_CELL_M)
+    low, high = (each[:2].numpy() for each in points_cpu.bounds(points))
+    first, last = _bounds_within(returns, low - margin, high + margin)
+    if first[0] > last[0]:
+        return None
+    corner = first - cell
+    width, height = (((last - corner) / cell).astype(np.int64) + 2).tolist()
+    lowest = torch.full((width, height), torch.inf)
+    _lowest_returns(returns, low - margin, high + margin, corner, cell, lowest.numpy())
+    return _lowest_around(lowest), torch.from_numpy(corner)
+
+
+@compiled
+def _bounds_within(points, low, high):  # type: ignore[no-untyped-def]
+    """Smallest and largest x and y of the points between the corners `low` and `high`."""
+    first, last = np.full(2, np.float32(np.inf)), np.full(2, np.float32(-np.inf))
+    for p in points:
+        if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]:
+            for axis in range(2):
+                first[axis], last[axis] = min(first[axis], p[axis]), max(last[axis], p[axis])
+    return first, last
+
+
+@compiled
+def _lowest_returns(points, low, high, corner, cell, lowest):  # type: ignore[no-untyped-def]
+    for p in points:
+        if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]:
+            x, y = np.int64((p[0] - corner[0]) / cell), np.int64((p[1] - corner[1]) / cell)
+            lowest[x, y] = min(lowest[x, y], p[2])
+
+
+def below_floor_plain(points: Tensor, floor: Tensor, corner: Tensor, tolerance_m: float) -> Tensor:
+    """The twin of the loop on CPUs, for any device: which points (N, 3) lie below their cell of `floor` (X, Y), (N,) bool.
+
+    floor: metres, inf where nothing was measured; corner (2,): x and y where it begins.
+    """
+    width, height = floor.shape
     mine = ((points[:, :2] - corner) / GROUND_CELL_M).floor().long()
     inside = ((mine >= 0) & (mine < torch.tensor([width, height], device=points.device))).all(dim=1)
-    floor = lowest[mine[:, 0].clamp(0, width - 1), mine[:, 1].clamp(0, height - 1)]
-    return inside & torch.isfinite(floor) & (points[:, 2] < floor - tolerance_m)
+    here = floor[mine[:, 0].clamp(0, width - 1), mine[:, 1].clamp(0, height - 1)]
+    return inside & torch.isfinite(here) & (points[:, 2] < here - tolerance_m)
+
+
+@compiled
+def _below_floor(points, floor, corner, cell, tolerance, out, first, last):  # type: ignore[no-untyped-def]
+    width, height = floor.shape
+    for i in range(first, last):
+        x, y = np.floor((points[i, 0] - corner[0]) / cell), np.floor((points[i, 1] - corner[1]) / cell)
+        out[i] = False
+        if 0 <= x < width and 0 <= y < height:
+            here = floor[np.int64(x), np.int64(y)]
+            out[i] = np.isfinite(here) and points[i, 2] < here - tolerance
 
 
 def inside_box(points: Tensor, box_m: Sequence[float]) -> Tensor:

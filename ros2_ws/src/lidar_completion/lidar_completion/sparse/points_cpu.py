@@ -51,6 +51,23 @@ def _pack(points, size, bits, keys):  # type: ignore[no-untyped-def]
     return largest
 
 
+def bounds(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest coordinates (3,) of points (N, 3) float32, N > 0: points.amin(0), points.amax(0)."""
+    array = points.detach().contiguous().numpy()
+    found = in_parallel(_bounds, [(array, *share) for share in _shares(len(array))])
+    low, high = (np.array(each) for each in zip(*found, strict=True))
+    return torch.from_numpy(low.min(0)), torch.from_numpy(high.max(0))
+
+
+@compiled
+def _bounds(points, first, last):  # type: ignore[no-untyped-def]
+    low, high = points[first].copy(), points[first].copy()
+    for i in range(first, last):
+        for axis in range(3):
+            low[axis], high[axis] = min(low[axis], points[i, axis]), max(high[axis], points[i, axis])
+    return low, high
+
+
 def sorted_unique(keys: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:
     """Sorted unique keys (V,) of keys (N,) int64, and each key's row (N,) int64 in them; None where they span too much space.
 
@@ -135,7 +152,7 @@ def _mark(cell, words):  # type: ignore[no-untyped-def]
     total = np.int64(0)
     for i in range(len(words)):
         before[i] = total
-        total += _bits(words[i])
+        total += _bits(words[i])  # type: ignore[call-arg]
     before[len(words)] = total
     return before
 
@@ -145,7 +162,7 @@ def _ranks(keys, words, before, row, unique, first, last):  # type: ignore[no-un
     for i in range(first, last):
         place = row[i]
         below = (np.uint64(1) << np.uint64(place & 63)) - np.uint64(1)
-        rank = before[place >> 6] + _bits(words[place >> 6] & below)
+        rank = before[place >> 6] + _bits(words[place >> 6] & below)  # type: ignore[call-arg]
         row[i], unique[rank] = rank, keys[i]  # threads that meet here write the same key
 
 
