@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lidar_completion.nearest_points import nearest_points, nearest_points_plain
+from lidar_completion.nearest_points import any_nearer, nearest_points, nearest_points_plain
 from lidar_completion.visibility import (
     FreeSpaceRules,
     TrustRules,
@@ -198,6 +198,9 @@ def test_the_search_in_columns_and_its_twin_agree(spread_m: float):
     torch.testing.assert_close(distance, plain, rtol=1e-5, atol=1e-6)
     assert torch.equal(row, plain_row)
     assert (row[distance < 0.9] >= 0).all()
+    for than_m in (0.1, 0.25, 0.9):
+        near = nearest_points(points, reference, than_m)[1] >= 0
+        assert torch.equal(any_nearer(points, reference, than_m), near)
 
 
 @pytest.mark.parametrize(

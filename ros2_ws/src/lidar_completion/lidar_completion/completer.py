@@ -153,9 +153,9 @@ class SceneCompleter:
         completed = self.sample(denoise, anchors, start, timesteps, generator, scale)
         clock.stop("denoise")
 
-        inside = sweeps.post_crop(completed, near, max_range_m)
-        completed, source = completed[inside], source[inside]
-        logit = None if denoise.logit is None else denoise.logit[inside]
+        inside = sweeps.post_crop(completed, near, max_range_m).nonzero().squeeze(1)
+        completed, source = completed.index_select(0, inside), source.index_select(0, inside)
+        logit = None if denoise.logit is None else denoise.logit.index_select(0, inside)
         if refine and "refiner" in self.networks:
             completed = self.refine(completed, scan)
             source = source.repeat_interleave(Refiner.OFFSETS)
@@ -165,7 +165,7 @@ class SceneCompleter:
         rays = measured[measured.norm(dim=1) > min_range_m]
         kept, removed = untrusted(completed, scan, confidence, rays, trust or TrustRules())
         kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
-        completed, confidence, source = completed[kept], confidence[kept], source[kept]
+        completed, confidence, source = (each.index_select(0, kept) for each in (completed, confidence, source))
         light = intensities(intensity, sweep, measured_rows, scan_rows, completed, source)
         cloud, provenance, certainty, rows = label(sweep[measured_rows], measured_rows, completed, confidence)
         clock.stop("postprocess")

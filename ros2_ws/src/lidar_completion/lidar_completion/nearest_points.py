@@ -25,10 +25,7 @@ def nearest_points(points: Tensor, reference: Tensor, at_most_m: float) -> tuple
         return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
     if points.device.type != "cpu":
         return nearest_points_plain(points, reference, at_most_m)
-    # Only what can be near enough: columns over a stray return at 1e5 m would be so wide that one holds everything.
-    low, high = points_cpu.bounds(points.float())
-    low, high = low - at_most_m, high + at_most_m
-    reachable = ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
+    reachable = _reachable(points, reference, at_most_m)
     if not len(reachable):
         return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
     queries, columns = points.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
@@ -40,6 +37,27 @@ def nearest_points(points: Tensor, reference: Tensor, at_most_m: float) -> tuple
     in_parallel(_search_columns, pieces)
     found = torch.from_numpy(row)
     return torch.from_numpy(distance), torch.where(found < 0, found, reachable[found.clamp(min=0)])
+
+
+def any_nearer(points: Tensor, reference: Tensor, than_m: float) -> Tensor:
+    """Whether points (N, 3) have one of reference (M, 3) nearer than than_m, (N,) bool: nearest_points(...)[1] >= 0."""
+    if not len(points) or not len(reference) or points.device.type != "cpu":
+        return nearest_points(points, reference, than_m)[1] >= 0
+    near = np.zeros(len(points), np.bool_)
+    reachable = _reachable(points, reference, than_m)
+    if len(reachable):
+        queries, columns = points.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
+        shares = even_cuts(np.arange(len(queries) + 1))
+        in_parallel(_look_into_columns, [(queries[a:b], *columns, np.float32(than_m), near[a:b]) for a, b in shares])
+    return torch.from_numpy(near)
+
+
+def _reachable(points: Tensor, reference: Tensor, at_most_m: float) -> Tensor:
+    """Rows of reference (M, 3) that can be near enough: columns over a stray return at 1e5 m would be so wide that one
+    holds everything."""
+    low, high = points_cpu.bounds(points.float())
+    low, high = low - at_most_m, high + at_most_m
+    return ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
 
 
 def nearest_points_plain(points: Tensor, reference: Tensor, at_most_m: float) -> tuple[Tensor, Tensor]:
@@ -61,9 +79,7 @@ def _columns(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     cell = ((reference[:, :2] - corner) / np.float32(width)).astype(np.int64)
     shape = cell.max(axis=0) + 1
     column = cell[:, 0] * shape[1] + cell[:, 1]
-    rows = np.argsort(column, kind="stable")
-    first = np.zeros(shape[0] * shape[1] + 1, np.int32)
-    np.cumsum(np.bincount(column, minlength=len(first) - 1), out=first[1:])
+    rows, first = _sort_by_column(column, int(shape[0] * shape[1]))
     return (
         reference[rows],
         rows,
@@ -71,6 +87,21 @@ def _columns(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         corner,
         np.float32(width),
     )
+
+
+@compiled
+def _sort_by_column(column, count):  # type: ignore[no-untyped-def]
+    """The order (M,) that sorts points by column, as they come within one, and where each column begins, (count + 1,)."""
+    first, rows = np.zeros(count + 1, np.int32), np.empty(len(column), np.int64)
+    for each in column:
+        first[each + 1] += 1
+    for each in range(count):
+        first[each + 1] += first[each]
+    place = first.copy()
+    for i in range(len(column)):
+        rows[place[column[i]]] = i
+        place[column[i]] += 1
+    return rows, first
 
 
 @compiled
@@ -100,3 +131,21 @@ def _search_columns(queries, reference, rows, first, corner, width, at_most, dis
                 break
         distance[i] = np.sqrt(best)
         row[i] = rows[found] if found >= 0 else -1
+
+
+@compiled
+def _look_into_columns(queries, reference, rows, first, corner, width, than, near):  # type: ignore[no-untyped-def]
+    across, along = first.shape[0], first.shape[1] - 1
+    rings = int(np.ceil(than / width))
+    for i in range(len(queries)):
+        x, y, z = queries[i, 0], queries[i, 1], queries[i, 2]
+        own_x, own_y = int(np.floor((x - corner[0]) / width)), int(np.floor((y - corner[1]) / width))
+        low, high = max(own_y - rings, 0), min(own_y + rings, along - 1)
+        for ix in range(max(own_x - rings, 0), min(own_x + rings, across - 1) + 1):
+            if low > high or near[i]:
+                break
+            for k in range(first[ix, low], first[ix, high + 1]):  # columns of one ix lie one after the other
+                dx, dy, dz = reference[k, 0] - x, reference[k, 1] - y, reference[k, 2] - z
+                if dx * dx + dy * dy + dz * dz < than * than:
+                    near[i] = True
+                    break

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lidar_completion.nearest_points import nearest_points
+from lidar_completion.nearest_points import any_nearer
 from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
@@ -106,8 +106,7 @@ def _refuted_and_far(points: Tensor, scan: Tensor, measured: Tensor, rules: Free
     """The refuted points that lie on no measured surface, (N,) bool."""
     gone = refuted(points, measured, rules)
     candidates = gone.nonzero().squeeze(1)
-    gone[candidates] = nearest_points(points[candidates], scan, rules.near_m)[1] < 0
-    return gone
+    return gone.index_copy_(0, candidates, ~any_nearer(points.index_select(0, candidates), scan, rules.near_m))
 
 
 def clear_distance(image: Tensor, max_gap: int) -> Tensor:
@@ -166,7 +165,7 @@ def _clear_distance(image, max_gap, clear):  # type: ignore[no-untyped-def]
 
 def _polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distance in metres, azimuth and elevation in radians of points (N, 3), each (N,)."""
-    x, y, z = points.float().t().contiguous()  # side by side they go through the processor's vectors
+    x, y, z = points_cpu.by_axis(points.float())  # side by side they go through the processor's vectors
     flat = torch.hypot(x, y)
     return torch.hypot(flat, z), torch.atan2(y, x), torch.atan2(z, flat)
 

@@ -51,6 +51,22 @@ def _pack(points, size, bits, keys):  # type: ignore[no-untyped-def]
     return largest
 
 
+def by_axis(points: Tensor) -> Tensor:
+    """points (N, 3) as (3, N), each axis contiguous."""
+    if not usable(points):
+        return points.t().contiguous()
+    turned = torch.empty(3, len(points))
+    array, out = points.detach().contiguous().numpy(), turned.numpy()
+    in_parallel(_by_axis, [(array, out, *share) for share in _shares(len(array))])
+    return turned
+
+
+@compiled
+def _by_axis(points, out, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        out[0, i], out[1, i], out[2, i] = points[i, 0], points[i, 1], points[i, 2]
+
+
 def bounds(points: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest coordinates (3,) of points (N, 3) float32, N > 0: points.amin(0), points.amax(0)."""
     array = points.detach().contiguous().numpy()
