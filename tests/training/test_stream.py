@@ -1,6 +1,10 @@
 """Training samples from recorded drives: the reference's rules, and the same sample for the same number."""
 
+import subprocess
+import sys
+import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +49,46 @@ def test_a_sample_is_the_same_from_any_start_for_any_number_of_processes(drives)
         assert all(torch.equal(a.truth, b.truth) for a, b in zip(found, expected, strict=True))
     workers = first(4, [*drives, "data.workers=2"])
     assert all(torch.equal(a.sweep, b.sweep) for a, b in zip(workers, whole, strict=False))
+
+
+TRAINER = """
+import sys, time
+from lidar_completion_training.configuration import load_recipe
+from lidar_completion_training.data.stream import samples
+stream = samples(load_recipe(None, sys.argv[1:]).data, 0)
+next(stream)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_trainer_that_is_killed(drives):
+    command = [sys.executable, "-c", TRAINER, *drives, "data.workers=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout.readline() == "started\n"
+        workers = descendants(trainer.pid)
+        trainer.kill()
+    assert len(workers) >= 2  # the server that forks them, and one
+    end = time.monotonic() + 30.0
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that these have started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    children = [int(child) for child, parent in map(str.split, listed.splitlines()) if int(parent) == pid]
+    children = [child for child in children if is_running(child)]  # not ps itself
+    return children + [further for child in children for further in descendants(child)]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie that nobody has buried yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_truth_lies_around_the_sweep_by_the_references_rules(drives):

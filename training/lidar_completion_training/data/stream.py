@@ -1,10 +1,14 @@
 """An endless, reproducible stream of training pairs from worker processes: synthetic streets, or recorded drives."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from multiprocessing import set_forkserver_preload
+from multiprocessing import parent_process, set_forkserver_preload
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,11 +135,18 @@ def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sa
     return iter(DataLoader(stream, None, num_workers=recipe.workers, prefetch_factor=4, **worker_start()))
 
 
-def worker_start() -> dict[str, str]:
+def worker_start() -> dict[str, Any]:
     """How a DataLoader starts its workers: from a server that has imported this module and done nothing else. Copies of a
     process that has cast rays on several threads are ended by numba (GNU OpenMP), and copies with CUDA or locks may hang."""
     set_forkserver_preload(["lidar_completion_training.data.stream"])
-    return {"multiprocessing_context": "forkserver"}
+    return {"multiprocessing_context": "forkserver", "worker_init_fn": _end_with_the_trainer}
+
+
+def _end_with_the_trainer(worker: int) -> None:
+    """A worker of a killed trainer ends too: PyTorch watches the process that forked it, which here is the server."""
+    trainer = parent_process()
+    if trainer is not None:
+        Thread(target=lambda: (wait([trainer.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def sample_of(
