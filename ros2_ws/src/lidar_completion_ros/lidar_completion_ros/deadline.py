@@ -26,6 +26,10 @@ CHANGED = 1.5  # standard deviations that the newest sweeps must lie off, to be 
 Z99 = 2.6  # standard deviations up to the 99th percentile, and a little
 LEAST_SPREAD = 0.02  # relative standard deviation that is assumed at least
 UNTRIED = 1.3  # factor on the predictions of a node that has not completed a real sweep yet
+ENDED = 5  # sweeps in a row, each faster than nearly all of the window before: a load has ended
+FASTER_THAN = 0.25  # quantile of the window before
+YOUNG = 10  # errors; where fewer are known, the others are taken to be as large as FRESH_SPREAD
+FRESH_SPREAD = 0.1
 MISS = 0.05  # by how much a missed deadline raises the caution
 FORGET_MISS = 0.995  # share of the caution that is left after a sweep in time: 1 % of misses keeps it at 10 %
 MOST_CAUTION = 0.5
@@ -78,7 +82,7 @@ class StageCost:
         units, seconds = max(units, 1.0), max(seconds, 1e-6)
         if not self.seconds(units):
             self.fixed_s, self.per_unit_s = 0.3 * seconds, 0.7 * seconds / units
-            self._variance = ((self.UNSURE * self.fixed_s) ** 2, 0.0, (self.UNSURE * self.per_unit_s) ** 2)
+            self.scale(1.0)
             return
         self._drift()
         predicted = self.seconds(units)
@@ -95,6 +99,11 @@ class StageCost:
             uu - to_unit * to_unit / scatter,
         )
         self._keep_positive(units)
+
+    def scale(self, factor: float) -> None:
+        """The machine is another one now: everything takes `factor` times as long, and the weights are unsure again."""
+        self.fixed_s, self.per_unit_s = factor * self.fixed_s, factor * self.per_unit_s
+        self._variance = ((self.UNSURE * self.fixed_s) ** 2, 0.0, (self.UNSURE * self.per_unit_s) ** 2)
 
     def _drift(self) -> None:
         ff, fu, uu = self._variance
@@ -128,7 +137,7 @@ class Deadline:
 
     def __init__(self, budget_s: float, most_steps: int, most_replication: int) -> None:
         self._costs = {stage: StageCost() for stage in units_of_work(1, Choice(1, 1))}
-        self._recent: deque[Measured] = deque(maxlen=RECENT)
+        self._window: deque[Measured] = deque(maxlen=WINDOW)
         self._errors: deque[float] = deque(maxlen=WINDOW)  # logarithm of measured / predicted
         self._caution = 0.0
         self._warm = False
@@ -165,10 +174,10 @@ class Deadline:
 
         1 where that is within the usual scatter: a slow drift is left to the costs.
         """
-        recent = list(self._recent)  # at once: the diagnostics ask from another thread
+        recent = list(self._window)[-RECENT:]  # at once: the diagnostics ask from another thread
         if not recent:
             return 1.0
-        ratios = [each.seconds / self._usual_s(each.points, each.choice) for each in recent]
+        ratios = self._ratios(recent)
         now = statistics.median(ratios)
         if recent[-1].missed:
             now = max(now, ratios[-1])
@@ -176,10 +185,12 @@ class Deadline:
 
     def _spread(self) -> float:
         """Relative standard deviation of the predictions' errors; from the median, so that an outlier does not count."""
-        errors = list(self._errors)
-        if len(errors) < 2:
-            return 0.1
-        return max(LEAST_SPREAD, 1.4826 * statistics.median(map(abs, errors)))
+        errors = [1.4826 * abs(each) for each in list(self._errors)]
+        return max(LEAST_SPREAD, statistics.median(errors + [FRESH_SPREAD] * (YOUNG - len(errors))))
+
+    def _ratios(self, sweeps: list[Measured]) -> list[float]:
+        """Measured seconds relative to what the learnt costs say now."""
+        return [each.seconds / self._usual_s(each.points, each.choice) for each in sweeps]
 
     # ---- learning ----
 
@@ -197,8 +208,25 @@ class Deadline:
         if self._tried:
             self._errors.append(math.log(max(seconds, 1e-6) / max(self.predicted_s(points, choice), 1e-6)))
         self.warmed_up(points, choice, stages_s)
-        self._recent.append(Measured(points, choice, max(seconds, 1e-6), missed))
+        self._window.append(Measured(points, choice, max(seconds, 1e-6), missed))
         self._tried = True
+        self._forget_a_load_that_has_ended()
+
+    def _forget_a_load_that_has_ended(self) -> None:
+        """Scatter and speed of a loaded machine say nothing about the machine without the load.
+
+        Without this the window would keep the margin wide for as many sweeps as it holds.
+        """
+        ratios = self._ratios(list(self._window))
+        before, newest = ratios[:-ENDED], ratios[-ENDED:]
+        if len(before) < YOUNG or max(newest) >= _quantile(before, FASTER_THAN):
+            return
+        now = statistics.median(newest)
+        self._errors = deque((math.log(each / now) for each in newest), maxlen=WINDOW)
+        self._window = deque(list(self._window)[-ENDED:], maxlen=WINDOW)
+        for cost in self._costs.values():
+            cost.scale(now)
+        self._calm, self._wanted = PATIENCE - 1, len(self.choices)
 
     def _heed(self, missed: bool) -> None:
         floor = self._level == 0
@@ -269,6 +297,10 @@ class Deadline:
         for stage, cost in self._costs.items():
             values[f"cost {stage}"] = f"{cost.fixed_s * 1e3:.1f} ms + {cost.per_unit_s * 1e9:.3g} ns per unit"
         return values
+
+
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[int(share * len(values))]
 
 
 def _last(cost: list[float], limit: float) -> int:
