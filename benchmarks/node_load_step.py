@@ -94,6 +94,7 @@ def report(budget_ms: int, run: Run, load: Load) -> list[str]:
         f"budget {budget_ms} ms: late sweeps before {share_late(before, budget_ms)}, under load {share_late(under, budget_ms)} "
         f"(of these after the first {WITHIN}: {late}), after {share_late(after, budget_ms)}; "
         f"recovered {'never' if recovered is None else f'with sweep {recovered}'} after the load",
+        f"  late under load: {late_places(under, budget_ms)}",
         f"  before:     {sequence(before[-8:])}",
         f"  under load: {sequence(under[:12])} ... {sequence(under[-3:])}",
         f"  after:      {sequence(after[:16])}",
@@ -107,6 +108,12 @@ def work(answer: Answer) -> int:
 
 def share_late(answers: list[Answer], budget_ms: int) -> str:
     return f"{sum(each.latency_ms > budget_ms for each in answers)} of {len(answers)}"
+
+
+def late_places(answers: list[Answer], budget_ms: int) -> str:
+    """Which answers are late, counted from 1."""
+    late = [f"{place} ({sequence([each])})" for place, each in enumerate(answers, 1) if each.latency_ms > budget_ms]
+    return ", ".join(late) or "none"
 
 
 def sequence(answers: list[Answer]) -> str:
