@@ -1,6 +1,6 @@
 """A recipe: everything that decides a training run, as typed dataclasses that YAML files and the command line fill.
 
-lidar-completion-train direct --recipe recipes/edge.yaml iterations=100 optimiser.learning_rate=1e-3
+lidar-completion-train direct --recipe small/1_direct.yaml iterations=100 optimiser.learning_rate=1e-3
 """
 
 import dataclasses
