@@ -30,7 +30,7 @@ def model(tmp_path_factory):
         if chain not in made:
             teacher = next(path for path in names(chain) if "teacher" in path.name)
             torch.manual_seed(0)
-            recipe = load_recipe(teacher, TINY)
+            recipe = load_recipe(teacher, [*TINY, "start_from=null"])
             made[chain] = str(tmp_path_factory.mktemp("models") / chain)
             save_model(made[chain], model_card(recipe), starting_networks(recipe))
         return made[chain]
