@@ -75,7 +75,11 @@ def trainings() -> list[Training]:
             Training(f"dpo-{seed}", DPO, f"teacher-{seed}", entries=seeded(seed)),
             Training(f"score-{seed}", SCORE, f"teacher-{seed}", entries=seeded(seed)),
         ]
-    found += [Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", seeded(seed)) for seed in SEEDS]
+    as_the_others = "export.replication=20"  # what ships has more copies
+    found += [
+        Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", (*seeded(seed), as_the_others))
+        for seed in SEEDS
+    ]
     found.append(Training("direct-longer", DIRECT, "direct", entries=(*LONGER, *seeded(3))))  # as long as its students
     found.append(Training("teacher-dpo", DIFFUSION_DPO, "teacher-0"))  # Table 5
     found.append(Training("dpo-of-teacher-dpo", DPO, "teacher-dpo"))
