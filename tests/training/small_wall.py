@@ -13,8 +13,13 @@ TINY = [
 ]
 
 
-def wall(seed: int = 0) -> Sample:
+Vector = tuple[float, float, float]
+
+
+def wall(
+    seed: int = 0, points: int = 1500, size: Vector = (12.0, 12.0, 0.1), corner: Vector = (4.0, -6.0, -1.7)
+) -> Sample:
+    """Random points of a box of this size, metres, from its lowest corner on; the sweep is every eighth of them."""
     generator = torch.Generator().manual_seed(seed)
-    size, corner = torch.tensor([12.0, 12.0, 0.1]), torch.tensor([4.0, -6.0, -1.7])
-    truth = torch.rand(1500, 3, generator=generator) * size + corner
+    truth = torch.rand(points, 3, generator=generator) * torch.tensor(size) + torch.tensor(corner)
     return Sample(truth[::8].contiguous(), truth)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from small_wall import wall
 
 from lidar_completion_training.configuration import AugmentationRecipe, RecipeError, load_recipe
 from lidar_completion_training.data.stream import Sample, sample_of
@@ -25,11 +26,7 @@ SMALL = [
 
 
 def wall_sample(seed: int = 0) -> Sample:
-    generator = torch.Generator().manual_seed(seed)
-    truth = torch.rand(4000, 3, generator=generator) * torch.tensor([20.0, 20.0, 0.1]) + torch.tensor(
-        [4.0, -10.0, -1.7]
-    )
-    return Sample(truth[::8].contiguous(), truth)
+    return wall(seed, 4000, (20.0, 20.0, 0.1), (4.0, -10.0, -1.7))
 
 
 def test_the_loss_reaches_every_parameter_that_decides_a_point():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_wall import wall
 
 from lidar_completion.checkpoints import load_model
 from lidar_completion_training import train as training
@@ -51,13 +52,10 @@ def one_thread():
 def walls(monkeypatch):
     """Samples that cost nothing: points of a wall, a sweep of every eighth."""
 
-    def wall(number: int) -> Sample:
-        generator = torch.Generator().manual_seed(number)
-        size, corner = torch.tensor([20.0, 0.1, 4.0]), torch.tensor([4.0, 5.0, -1.7])
-        truth = torch.rand(4000, 3, generator=generator) * size + corner
-        return Sample(truth[::8].contiguous(), truth)
+    def sample(number: int) -> Sample:
+        return wall(number, 4000, (20.0, 0.1, 4.0), (4.0, 5.0, -1.7))
 
-    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: map(wall, itertools.count(first, step)))
+    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: map(sample, itertools.count(first, step)))
 
 
 def train(folder: Path, *entries: str, minutes: float | None = None) -> Trainer:

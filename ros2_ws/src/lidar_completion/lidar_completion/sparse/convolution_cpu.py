@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from lidar_completion.sparse.compiled import compiled, in_parallel
 from lidar_completion.sparse.kernel_map import KernelMap
+from lidar_completion.sparse.search_cpu import first_at_least
 
 _processor = binding.get_host_cpu_features()
 WIDE_VECTORS = bool(_processor.get("avx512vl"))  # 32 registers of 16 floats, else (at least) 16 of 8
@@ -170,8 +171,8 @@ def _tile_loop(lanes: int, vectors: int, rows: int, paired: bool):  # type: igno
             for first in range(begin, end, block):
                 last = min(first + block, end)
                 for k in range(size):  # the pairs of an offset are sorted by output row
-                    lows[k] = _first_at_least(out_rows, starts[k], starts[k + 1], first)
-                    highs[k] = _first_at_least(out_rows, lows[k], starts[k + 1], last)
+                    lows[k] = first_at_least(out_rows, starts[k], starts[k + 1], first)
+                    highs[k] = first_at_least(out_rows, lows[k], starts[k + 1], last)
                 for u in range(first, last):
                     for c in range(c_out):
                         out[u, c] = bias[c]
@@ -193,17 +194,6 @@ def _tile_loop(lanes: int, vectors: int, rows: int, paired: bool):  # type: igno
 
         _loops["tile", lanes, vectors, rows, paired] = loop
     return _loops["tile", lanes, vectors, rows, paired]
-
-
-@compiled
-def _first_at_least(rows, low, high, wanted):  # type: ignore[no-untyped-def]
-    while low < high:
-        middle = (low + high) >> 1
-        if rows[middle] < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @intrinsic(prefer_literal=True)

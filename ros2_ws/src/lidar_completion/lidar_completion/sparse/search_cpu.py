@@ -48,7 +48,7 @@ def _match(keys, shifts, side, found, first, last):  # type: ignore[no-untyped-d
     counts = np.zeros(len(shifts), np.int64)
     for run in range(0, len(shifts), side):
         end = min(run + side, len(shifts))
-        start = _first_at_least(keys, keys[first] + shifts[run])
+        start = first_at_least(keys, 0, len(keys), keys[first] + shifts[run])
         for j in range(first, last):
             while keys[start] < keys[j] + shifts[run]:  # ends at j at the latest, as the shift is negative
                 start += 1
@@ -64,11 +64,11 @@ def _match(keys, shifts, side, found, first, last):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _first_at_least(keys, wanted):  # type: ignore[no-untyped-def]
-    low, high = 0, len(keys)
+def first_at_least(ascending, low, high, wanted):  # type: ignore[no-untyped-def]
+    """The first place of low..high whose value is not below `wanted`; high where there is none."""
     while low < high:
         middle = (low + high) >> 1
-        if keys[middle] < wanted:
+        if ascending[middle] < wanted:
             low = middle + 1
         else:
             high = middle
