@@ -291,6 +291,7 @@ def test_a_preview_is_a_completion(teachers):
     ("entries", "message"),
     [
         (["start_from=null"], "start_from is missing"),
+        (["start_from=null", "teacher={truth}"], "start_from is missing"),
         (["teacher={coarse}"], "architecture.voxel_size_m is"),
         (["distillation.metric=beauty"], "distillation.metric is 'beauty'"),
         (["distillation.sign=minus"], "distillation.sign is 'minus'"),

@@ -71,7 +71,8 @@ class Distillation(ABC):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.settings = recipe.distillation
-        self.teacher_folder = recipe.teacher or needed(recipe.start_from, recipe.objective)
+        start_from = needed(recipe.start_from, recipe.objective)
+        self.teacher_folder = recipe.teacher or start_from
         self.process = self._process()
         self.card = exported_card(recipe)
         student = starting_networks(recipe)
