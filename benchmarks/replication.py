@@ -2,7 +2,7 @@
 
     python benchmarks/replication.py [--model models/edge] [--steps 1] [--copies 10,15,20,25,30,40]
 
-Every sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone. Time: median over the sweeps of drive 90,
+Every fifth sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone. Time: median over the sweeps of drive 90,
 every number of copies in turn on each sweep, as a ratio to the first of them. Writes benchmarks/results/replication.md.
 """
 
