@@ -19,10 +19,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from lidar_completion.sparse.compiled import compiled, in_parallel
+from lidar_completion.sparse.gradient import differentiable
 from lidar_completion.sparse.kernel_map import KernelMap
 from lidar_completion.sparse.search_cpu import first_at_least
 
@@ -38,9 +37,7 @@ _workspace = threading.local()
 
 def convolve(features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
     """Same as convolution_torch.convolve, on the CPU."""
-    if torch.is_grad_enabled() and (features.requires_grad or kernel.requires_grad):
-        return _Convolution.apply(features, kernel, kernel_map)
-    return convolve_fused(features, kernel, kernel_map)
+    return differentiable(features, kernel, kernel_map, convolve_fused, kernel_gradient)
 
 
 def convolve_fused(
@@ -74,24 +71,10 @@ def is_tiled(features: Tensor, kernel: Tensor) -> bool:
     return kernel.dtype == torch.float32 or (kernel.dtype == torch.bfloat16 and PAIR_PRODUCTS and c_in % 2 == 0)
 
 
-class _Convolution(Function):
-    @staticmethod
-    def forward(ctx, features, kernel, kernel_map):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(features, kernel)
-        ctx.kernel_map = kernel_map
-        return convolve_fused(features, kernel, kernel_map)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        features, kernel = ctx.saved_tensors
-        by_features = by_kernel = None
-        if ctx.needs_input_grad[0]:
-            by_features = convolve_fused(grad, kernel.transpose(1, 2), ctx.kernel_map.transposed)
-        if ctx.needs_input_grad[1]:
-            gradient = _narrow_kernel_gradient if _is_narrow(features, kernel) else _wide_kernel_gradient
-            by_kernel = gradient(features.contiguous(), grad.contiguous(), kernel, ctx.kernel_map)
-        return by_features, by_kernel, None
+def kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(K, C_in, C_out): at each offset, the sum over its pairs of features^T grad."""
+    gradient = _narrow_kernel_gradient if _is_narrow(features, kernel) else _wide_kernel_gradient
+    return gradient(features.contiguous(), grad.contiguous(), kernel, kernel_map)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from lidar_completion.sparse.gradient import differentiable
 from lidar_completion.sparse.kernel_map import KernelMap
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -29,9 +28,7 @@ MANY_ROWS = 1 << 15  # from here on blocks of 128 rows fill the machine, below b
 
 def convolve(features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
     """Same as convolution_torch.convolve, on CUDA: float32, float16 or bfloat16."""
-    if torch.is_grad_enabled() and (features.requires_grad or kernel.requires_grad):
-        return _Convolution.apply(features, kernel, kernel_map)
-    return convolve_fused(features, kernel, kernel_map)
+    return differentiable(features, kernel, kernel_map, convolve_fused, kernel_gradient)
 
 
 def convolve_fused(
@@ -58,25 +55,6 @@ def convolve_fused(
             _launch(features, weights, plan, bias if last else None, added, relu and last, out if last else partial)
             first += len(plan.table)
     return out
-
-
-class _Convolution(Function):
-    @staticmethod
-    def forward(ctx, features, kernel, kernel_map):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(features, kernel)
-        ctx.kernel_map = kernel_map
-        return convolve_fused(features, kernel, kernel_map)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        features, kernel = ctx.saved_tensors
-        by_features = by_kernel = None
-        if ctx.needs_input_grad[0]:
-            by_features = convolve_fused(grad, kernel.transpose(1, 2), ctx.kernel_map.transposed)
-        if ctx.needs_input_grad[1]:
-            by_kernel = kernel_gradient(features, grad, kernel, ctx.kernel_map)
-        return by_features, by_kernel, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
