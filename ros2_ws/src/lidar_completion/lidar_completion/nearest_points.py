@@ -4,6 +4,8 @@ A spinning sensor's surroundings are flat, so the search looks into columns of a
 query, and a column holds a handful of points.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,40 +23,41 @@ def nearest_points(points: Tensor, reference: Tensor, at_most_m: float) -> tuple
 
     Exact below at_most_m; where nothing is nearer, the distance is at_most_m and the row -1. All in metres.
     """
-    if not len(points) or not len(reference):
-        return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
     if points.device.type != "cpu":
         return nearest_points_plain(points, reference, at_most_m)
-    reachable = _reachable(points, reference, at_most_m)
-    if not len(reachable):
-        return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
-    queries, columns = points.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
-    distance, row = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    pieces = [
-        (queries[a:b], *columns, np.float32(at_most_m), distance[a:b], row[a:b])
-        for a, b in even_cuts(np.arange(len(queries) + 1))
-    ]
-    in_parallel(_search_columns, pieces)
+    distance, row = np.full(len(points), at_most_m, np.float32), np.full(len(points), -1, np.int64)
+    reachable = _in_columns(_search_columns, points, reference, at_most_m, distance, row)
     found = torch.from_numpy(row)
-    return torch.from_numpy(distance), torch.where(found < 0, found, reachable[found.clamp(min=0)])
+    if len(reachable):
+        found = torch.where(found < 0, found, reachable[found.clamp(min=0)])
+    return torch.from_numpy(distance), found
 
 
 def any_nearer(points: Tensor, reference: Tensor, than_m: float) -> Tensor:
     """Whether points (N, 3) have one of reference (M, 3) nearer than than_m, (N,) bool: nearest_points(...)[1] >= 0."""
-    if not len(points) or not len(reference) or points.device.type != "cpu":
-        return nearest_points(points, reference, than_m)[1] >= 0
+    if points.device.type != "cpu":
+        return nearest_points_plain(points, reference, than_m)[1] >= 0
     near = np.zeros(len(points), np.bool_)
-    reachable = _reachable(points, reference, than_m)
+    _in_columns(_look_into_columns, points, reference, than_m, near)
+    return torch.from_numpy(near)
+
+
+def _in_columns(search: Any, points: Tensor, reference: Tensor, at_most_m: float, *found: np.ndarray) -> Tensor:
+    """Let a compiled search fill `found`, arrays (N,), on all threads; returns the rows of reference that it looked at."""
+    reachable = _reachable(points, reference, at_most_m)
     if len(reachable):
         queries, columns = points.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
         shares = even_cuts(np.arange(len(queries) + 1))
-        in_parallel(_look_into_columns, [(queries[a:b], *columns, np.float32(than_m), near[a:b]) for a, b in shares])
-    return torch.from_numpy(near)
+        limit = np.float32(at_most_m)
+        in_parallel(search, [(queries[a:b], *columns, limit, *(each[a:b] for each in found)) for a, b in shares])
+    return reachable
 
 
 def _reachable(points: Tensor, reference: Tensor, at_most_m: float) -> Tensor:
     """Rows of reference (M, 3) that can be near enough: columns over a stray return at 1e5 m would be so wide that one
     holds everything."""
+    if not len(points) or not len(reference):
+        return torch.zeros(0, dtype=torch.int64)
     low, high = points_cpu.bounds(points.float())
     low, high = low - at_most_m, high + at_most_m
     return ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
@@ -62,6 +65,8 @@ def _reachable(points: Tensor, reference: Tensor, at_most_m: float) -> Tensor:
 
 def nearest_points_plain(points: Tensor, reference: Tensor, at_most_m: float) -> tuple[Tensor, Tensor]:
     """The twin of the search in columns, over all pairs, for any device."""
+    if not len(points) or not len(reference):
+        return torch.full_like(points[:, 0], at_most_m), torch.full_like(points[:, 0], -1, dtype=torch.int64)
     found = [
         torch.cdist(some, reference, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
         for some in points.split(max(1, PAIRS // max(1, len(reference))))
