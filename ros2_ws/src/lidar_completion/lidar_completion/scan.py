@@ -36,12 +36,6 @@ def range_rows(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor
     return ((squared > min_range_m**2) & (squared < max_range_m**2)).nonzero().squeeze(1)
 
 
-def crop_self_returns(points: Tensor, box_min_m: Tensor, box_max_m: Tensor) -> Tensor:
-    """The points outside the vehicle's own box; corners (3,) in metres."""
-    inside = ((points >= box_min_m) & (points <= box_max_m)).all(dim=1)
-    return points[~inside]
-
-
 def voxel_downsample(points: Tensor, voxel_size_m: float, reduce: str = "nearest") -> Tensor:
     """One point a voxel, sorted by voxel (x, then y, then z); the result does not depend on the input's order.
 
@@ -151,13 +145,11 @@ def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts:
     return candidates[first]
 
 
-def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
-    """`count` points, each the farthest from those before it (O(N * count): only for comparing with published numbers)."""
-    return points if count >= len(points) else points[farthest_point_rows(points, count, start)]
-
-
 def farthest_point_rows(points: Tensor, count: int, start: int = 0) -> Tensor:
-    """Rows (count,) int64 of farthest_point_sample; all of them where there are no more."""
+    """Rows (count,) int64 of points each the farthest from those before it; all of them where there are no more.
+
+    O(N * count): only for comparing with published numbers.
+    """
     if count >= len(points):
         return torch.arange(len(points), device=points.device)
     chosen = torch.empty(count, dtype=torch.int64, device=points.device)

@@ -13,7 +13,6 @@ from lidar_completion.sparse import points_cpu
 
 BITS = 18  # per axis: +-131,072 voxels, 6.5 km at 0.05 m
 LIMIT = 1 << (BITS - 1)
-MAX_BATCH = 1 << (63 - 3 * BITS)
 
 
 def quantise(points: Tensor, voxel_size_m: float) -> Tensor:
