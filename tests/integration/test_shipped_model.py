@@ -25,7 +25,8 @@ def test_the_card_says_what_the_model_is(model):
     assert card.name == model.name
     assert card.licence == "Apache-2.0"
     assert "synthetic" in card.training_data
-    assert card.confidence["probability"]
+    assert card.architecture.point_confidence or card.confidence["probability"]
+    assert card.metrics["confidence_on_held_back_scenes"]["expected_calibration_error"] < 0.05
     assert (model / card.weights).stat().st_size < 20e6
 
 

@@ -2,7 +2,8 @@
 
     lidar-completion-train calibrate models/edge
 
-Some scenes fit the table, others, which nothing else looks at, judge it.
+A network that judges its own points (Architecture.point_confidence) is judged as it is; for any other a table is fitted
+first, on other scenes.
 """
 
 from __future__ import annotations
@@ -73,14 +74,15 @@ class Reliability:
 
 
 def calibrate(model: Path, scenes: int) -> ModelCard:
-    """Fit the table on `scenes` synthetic scenes, judge it on half as many others, and write both into the model's card.
+    """Fit the table on `scenes` synthetic scenes, judge the confidence on half as many others, and write both into the card.
 
-    Where the network itself says how sure it is of each point (Architecture.point_confidence), that is what is judged.
+    A network that says itself how sure it is of each point (Architecture.point_confidence) gets no table.
     """
     completer = SceneCompleter.load(model)
-    table = fit_table(_scenes(completer, FIRST_SCENE, scenes), completer.card.pipeline.max_range_m)
-    judged = list(_scenes(completer, FIRST_JUDGED_SCENE, max(1, scenes // 2)))
     by_network = completer.card.architecture.point_confidence
+    range_m = completer.card.pipeline.max_range_m
+    table = {} if by_network else fit_table(_scenes(completer, FIRST_SCENE, scenes), range_m)
+    judged = list(_scenes(completer, FIRST_JUDGED_SCENE, max(1, scenes // 2)))
     said = [scene.said if by_network else scene.confidence(table) for scene in judged]
     found = reliability(np.concatenate(said), np.concatenate([scene.near for scene in judged]))
     print(found)

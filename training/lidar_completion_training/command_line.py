@@ -148,14 +148,20 @@ def curves(
 @app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(help="model folder; its card is rewritten")],
-    scenes: Annotated[int, typer.Option(help="synthetic scenes to fit; half as many others judge the fit")] = 24,
+    scenes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="synthetic scenes to fit, where the network does not judge its points; half as many judge"
+        ),
+    ] = 24,
 ) -> None:
-    """Calibrate the confidence of completed points and write it into the model's card."""
+    """Judge the confidence of completed points on held-back scenes, fit it where it needs a fit, and write both into the card."""
     from lidar_completion_training.calibrate import calibrate as run
 
     with explained():
         card = run(model, scenes)
-    print(f"{model}: {len(card.confidence['range_m'])} ranges x {len(card.confidence['distance_m'])} distances")
+    table = f"table of {len(card.confidence['range_m'])} ranges" if card.confidence else "the network's own"
+    print(f"{model}: confidence: {table}")
 
 
 @app.command("map")
