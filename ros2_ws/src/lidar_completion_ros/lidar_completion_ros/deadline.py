@@ -31,8 +31,8 @@ FASTER_THAN = 0.25  # quantile of the window before
 YOUNG = 10  # errors; where fewer are known, the others are taken to be as large as FRESH_SPREAD
 FRESH_SPREAD = 0.1
 MISS = 0.05  # by how much a missed deadline raises the caution
-FORGET_MISS = 0.995  # share of the caution that is left after a sweep in time: 1 % of misses keeps it at 10 %
-MOST_CAUTION = 0.5
+LATE_SHARE = 0.006  # of the sweeps, at which the caution settles: below the 1 % that is promised
+MOST_CAUTION = 1.0
 LONGEST_SHED = 1  # sweeps in a row that are shed for their age: the next one comes fresh
 
 
@@ -229,11 +229,10 @@ class Deadline:
         self._calm, self._wanted = PATIENCE - 1, len(self.choices)
 
     def _heed(self, missed: bool) -> None:
-        floor = self._level == 0
-        if missed and not floor:
-            self._caution = min(self._caution + MISS, MOST_CAUTION)
-        else:
-            self._caution *= FORGET_MISS
+        """Follow the 99th percentile itself: the caution stands still where LATE_SHARE of the sweeps are late."""
+        at_floor = self._level == 0
+        change = MISS if missed and not at_floor else -MISS * LATE_SHARE
+        self._caution = min(max(self._caution + change, 0.0), MOST_CAUTION)
 
     # ---- choosing ----
 
