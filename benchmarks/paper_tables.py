@@ -32,7 +32,7 @@ from lidar_completion_training.evaluate import (
 )
 from lidar_completion_training.ground_truth_map import build_map
 from lidar_completion_training.judge import JudgeRules
-from lidar_completion_training.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
+from lidar_completion_training.scenes import DriveScenes, SceneSource, SyntheticScenes
 from lidar_completion_training.statistics import mean_interval
 
 HERE = Path(__file__).parent
@@ -70,7 +70,13 @@ class TableRow:
     def methods(self, device: str) -> list[Method]:
         """Those of its models that exist."""
         there = [Path(model) for model in self.models if (Path(model) / CARD_NAME).is_file()]
-        return [PaperMethod(model, self.steps, self.refined, device, guidance=self.guidance) for model in there]
+        # named after its whole path: many are called `model`
+        name = f"steps {self.steps}, guidance {self.guidance}, refined {self.refined}"
+        options = {"guidance": self.guidance}
+        return [
+            ModelMethod(model, self.steps, self.refined, device, options=options, name=f"{model}, {name}")
+            for model in there
+        ]
 
 
 @dataclass
@@ -83,23 +89,6 @@ class PaperTable:
 @dataclass
 class PaperTables:
     tables: list[PaperTable] = field(default_factory=list)
-
-
-@dataclass
-class PaperMethod(ModelMethod):
-    """A model at a guidance weight, named after its whole path: many are called `model`."""
-
-    guidance: float | None = None
-
-    def __post_init__(self) -> None:
-        self.name = f"{self.model}, steps {self.steps}, guidance {self.guidance}, refined {self.refine}"
-
-    def complete(self, scene: Scene) -> np.ndarray:
-        options = {"steps": self.steps, "guidance": self.guidance, "refine": self.refine, "seed": self.seed}
-        return self._completer.complete(scene.sweep, **options).completed_points
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "guidance": self.guidance}
 
 
 def main() -> None:

@@ -10,45 +10,30 @@ import argparse
 import datetime
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from paper_tables import RULES, sources
 from shipped_model import processor
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion_training.evaluate import ModelMethod, evaluate, summarise
-from lidar_completion_training.scenes import Scene
 
 HERE = Path(__file__).parent
 FIGURES = {"cd": 1, "to_truth": 1, "to_prediction": 1, "f_0.2": 100, "violations": 100}
 
 
-@dataclass
-class Copies(ModelMethod):
-    """A model with a number of copies of its own choice."""
-
-    replication: int = 20
-
-    def __post_init__(self) -> None:
-        self.name = f"{self.model.name}, {self.steps} steps, {self.replication} copies"
-
-    def complete(self, scene: Scene) -> np.ndarray:
-        completed = self._completer.complete(
-            scene.sweep, steps=self.steps, replication=self.replication, seed=self.seed
-        )
-        return completed.completed_points
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "replication": self.replication}
-
-
 def main() -> None:
     options = arguments()
-    methods = [Copies(options.model, options.steps, replication=copies) for copies in options.copies]
+    methods = [
+        ModelMethod(
+            options.model,
+            options.steps,
+            options={"replication": copies},
+            name=f"{options.model.name}, {options.steps} steps, {copies} copies",
+        )
+        for copies in options.copies
+    ]
     ratios = relative_times(options)
     head = ["copies", "time", "points", "CD m", "to truth m", "to completion m", "F@0.2 %", "in free space %"]
     parts = [

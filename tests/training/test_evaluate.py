@@ -239,6 +239,19 @@ def test_a_model_is_a_row(source, tiny_model, tmp_path):
     assert row.scenes
 
 
+def test_a_model_with_options_is_another_row(source, tiny_model, tmp_path):
+    methods = [
+        ModelMethod(tiny_model, 1, device="cpu", options={"replication": copies}, name=f"{copies} copies")
+        for copies in (1, 3)
+    ]
+    evaluation.evaluate(source, methods, tmp_path, pictures=False, progress=False)
+    rows = evaluation.summarise(source, methods, tmp_path).rows
+    assert [(row.name, row.kind) for row in rows] == [("1 copies", "model"), ("3 copies", "model")]
+    few, many = (row.figures["completed"]["points"].mean for row in rows)
+    assert few < many
+    assert methods[0].settings()["replication"] == 1
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 

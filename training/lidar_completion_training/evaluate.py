@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,7 @@ class Method(ABC):
     """One row of the table: something that completes a sweep."""
 
     name: str
+    kind: ClassVar[str]  # trivial, model, predictions
 
     @abstractmethod
     def complete(self, scene: Scene) -> np.ndarray:
@@ -63,6 +64,7 @@ class TrivialMethod(Method):
 
     name: str
     seed: int = 0
+    kind = "trivial"
 
     def complete(self, scene: Scene) -> np.ndarray:
         return TRIVIAL[self.name](scene.sweep, self.seed)
@@ -73,7 +75,10 @@ class TrivialMethod(Method):
 
 @dataclass
 class ModelMethod(Method):
-    """A model folder or public checkpoint at a number of steps (None: its card's); loaded when first used."""
+    """A model folder at a number of steps (None: its card's); loaded when first used.
+
+    options: further arguments of SceneCompleter.complete, such as {"guidance": 3.5}; name: "" makes one of folder and steps.
+    """
 
     model: Path
     steps: int | None = None
@@ -81,11 +86,13 @@ class ModelMethod(Method):
     device: str = "auto"
     backend: str = "torch"
     seed: int = 0
-    name: str = field(init=False)
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    kind = "model"
 
     def __post_init__(self) -> None:
         steps = "" if self.steps is None else f", {self.steps} step{'s' * (self.steps > 1)}"
-        self.name = f"{self.model.resolve().name}{steps}{'' if self.refine else ', unrefined'}"
+        self.name = self.name or f"{self.model.resolve().name}{steps}{'' if self.refine else ', unrefined'}"
 
     @cached_property
     def _completer(self):
@@ -97,9 +104,9 @@ class ModelMethod(Method):
         self._completer  # noqa: B018 (loads the model)
 
     def complete(self, scene: Scene) -> np.ndarray:
-        options = {} if self.refine else {"refine": False}
         sweep = scene.sweep if scene.returns is None else scene.returns
-        return self._completer.complete(sweep, steps=self.steps, seed=self.seed, **options).completed_points
+        options = {"steps": self.steps, "refine": self.refine, "seed": self.seed, **self.options}
+        return self._completer.complete(sweep, **options).completed_points
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -108,6 +115,7 @@ class ModelMethod(Method):
             "refine": self.refine,
             "backend": self.backend,
             "seed": self.seed,
+            **self.options,
         }
 
     def __getstate__(self) -> dict:
@@ -120,6 +128,7 @@ class PredictionFolder(Method):
 
     folder: Path
     name: str = field(init=False)
+    kind = "predictions"
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
@@ -323,7 +332,7 @@ class RowSummary:
     """One method over its scenes: figures[section][name] with section "completed" or "with_measured"."""
 
     name: str
-    kind: str  # trivial, model, predictions
+    kind: str  # of the method
     figures: dict[str, dict[str, Interval]]
     seconds: Interval | None
     scenes: dict[str, dict]  # scene -> stored result
@@ -384,8 +393,7 @@ def _row(source: SceneSource, method: Method, output: Path, rules: JudgeRules) -
             scenes[name] = result
     figures = {section: _means(scenes.values(), section) for section in ("completed", "with_measured")}
     seconds = mean_interval([result["seconds"] for result in scenes.values()]) if scenes else None
-    kind = {TrivialMethod: "trivial", ModelMethod: "model"}.get(type(method), "predictions")
-    return RowSummary(method.name, kind, figures, seconds, scenes, failed)
+    return RowSummary(method.name, method.kind, figures, seconds, scenes, failed)
 
 
 def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:

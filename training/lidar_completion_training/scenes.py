@@ -163,6 +163,7 @@ class DriveScenes(SceneSource):
             "every": self.every,
             "rules": asdict(self.rules),
             "drop_moving_input": self.drop_moving_input,
+            "models_get": "all returns",
         }
 
     def __getstate__(self) -> dict:
