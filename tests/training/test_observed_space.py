@@ -59,3 +59,11 @@ def test_rays_agree_with_dense_sampling(seed):
 def test_origins_outside_of_the_grid_are_fine():
     space = observe([(np.array([-50.0, 0.1, 0.1]), np.array([[10.0, 0.1, 0.1]]))], [], RULES)
     assert state_at(space, (-19, 0.1, 0.1), (0, 0.1, 0.1)) == [FREE, FREE]
+
+
+def test_a_stray_return_far_away_frees_its_direction_and_takes_no_time():
+    near, far = (
+        observe([(np.zeros(3), np.array([[reach, 0.02 * reach, 0.01 * reach]]))], [], RULES) for reach in (100.0, 1e12)
+    )
+    assert (near.state == FREE).sum() > 100
+    np.testing.assert_array_equal(near.state, far.state)

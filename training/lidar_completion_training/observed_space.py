@@ -104,21 +104,19 @@ def _free_rays(state, origin, ends):  # pragma: no cover (compiled)
     """Mark every voxel from the origin to each end as free (Amanatides & Woo); all in voxel units."""
     step = np.empty(3, np.int64)
     voxel = np.empty(3, np.int64)
-    last = np.empty(3, np.int64)
     next_wall = np.empty(3)
     per_voxel = np.empty(3)
     for ray in range(len(ends)):
-        count = 0
+        count, done, leaves = 0.0, 0, False
         for axis in range(3):
             way = ends[ray, axis] - origin[axis]
             voxel[axis] = int(np.floor(origin[axis]))
-            last[axis] = int(np.floor(ends[ray, axis]))
             step[axis] = 1 if way > 0 else -1
             per_voxel[axis] = abs(1.0 / way) if way != 0.0 else np.inf
             wall = voxel[axis] + 1 if way > 0 else voxel[axis]
             next_wall[axis] = abs(wall - origin[axis]) * per_voxel[axis] if way != 0.0 else np.inf
-            count += abs(last[axis] - voxel[axis])
-        for _ in range(count + 1):
+            count += abs(np.floor(ends[ray, axis]) - voxel[axis])
+        while done <= count and not leaves:  # what has left the grid never comes back: a stray return may lie at 1e10 m
             inside = True
             for axis in range(3):
                 inside &= 0 <= voxel[axis] < state.shape[axis]
@@ -131,3 +129,5 @@ def _free_rays(state, origin, ends):  # pragma: no cover (compiled)
                 axis = 2
             voxel[axis] += step[axis]
             next_wall[axis] += per_voxel[axis]
+            leaves = voxel[axis] >= state.shape[axis] if step[axis] > 0 else voxel[axis] < 0
+            done += 1
