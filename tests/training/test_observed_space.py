@@ -62,8 +62,7 @@ def test_origins_outside_of_the_grid_are_fine():
 
 
 def test_a_stray_return_far_away_frees_its_direction_and_takes_no_time():
-    near, far = (
-        observe([(np.zeros(3), np.array([[reach, 0.02 * reach, 0.01 * reach]]))], [], RULES) for reach in (100.0, 1e12)
-    )
+    origin, way = np.array([0.03, 0.05, 0.07]), np.array([1.0, 0.0213, 0.0117])
+    near, far = (observe([(origin, (origin + reach * way)[None])], [], RULES) for reach in (100.0, 1e10))
     assert (near.state == FREE).sum() > 100
     np.testing.assert_array_equal(near.state, far.state)
