@@ -64,6 +64,24 @@ def test_a_missing_model_is_an_error_with_its_path(sweep, tmp_path):
     assert str(tmp_path / "none") in result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "a_file"], "a_file: cannot be made"),
+        (["--device", "meta"], "not one of auto, cpu"),
+        (["--guidance", "nan"], "--guidance"),
+        (["--seed", "-1"], "--seed"),
+        (["--suffix", "xyz"], "--suffix"),
+    ],
+)
+def test_unusable_options_end_with_a_message(sweep, tiny_model, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    result = run(app, ["complete", str(sweep), "--model", str(tiny_model), *options])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
 def test_inspect_prints_the_card(tiny_model):
     result = run(app, ["inspect", str(tiny_model)])
     assert result.exit_code == 0

@@ -18,12 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lidar_completion.diffusion import SAMPLERS, NoiseSchedule, range_scale
-from lidar_completion.errors import ModelError
+from lidar_completion.errors import ModelError, refuse_below
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
 
 CARD_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT_VERSION = 1
+
+
+LEAST = {  # of the numbers of a pipeline
+    **dict.fromkeys(("min_range_m", "max_range_m", "guidance", "start_timestep", "start_noise"), 0.0),
+    **dict.fromkeys(("noise_per_metre", "noise_least", "noise_most", "noise_vertical"), 0.0),
+    **dict.fromkeys(("farthest_points", "replication", "steps"), 1),
+    "downsample_voxel_m": 1e-3,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Pipeline:
         ):
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; it can be one of {', '.join(allowed)}")
+        refuse_below(self, "pipeline", LEAST)
         if self.sampler == "dpm_solver" and self.noise_per_metre:
             raise ModelError("pipeline.noise_per_metre needs a sampler of ours; dpm_solver knows only uniform noise")
 
@@ -86,6 +95,13 @@ class ModelCard:
     weights: str = WEIGHTS_NAME
     sha256: str = ""
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.pipeline.start_timestep >= self.schedule.steps:
+            raise ModelError(
+                f"pipeline.start_timestep is {self.pipeline.start_timestep}; schedule.steps is {self.schedule.steps}, "
+                "so that the last timestep is one less"
+            )
 
 
 NETWORKS = {"encoder": ConditionEncoder, "denoiser": Denoiser, "refiner": Refiner}
@@ -225,14 +241,17 @@ def _fill(network: nn.Module, name: str, tensors: dict[str, torch.Tensor], path:
 def _from_dict(kind: type, values: Any, path: Path, where: str = "") -> Any:
     """A (nested) dataclass from JSON; unknown or ill-typed entries are a ModelError with their place."""
     if not isinstance(values, dict):
-        raise ModelError(f"{path}: {where or 'the card'} is {type(values).__name__}, expected an object")
+        raise ModelError(f"{path}: {where.rstrip('.') or 'the card'} is {type(values).__name__}, expected an object")
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    needed = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ModelError(f"{path}: the entry {where}{missing[0]} is missing")
     if unknown := sorted(values.keys() - fields.keys()):
         raise ModelError(f"{path}: unknown entry {where}{unknown[0]}; known are {', '.join(fields)}")
     arguments = {name: _typed(fields[name].type, value, path, where + name) for name, value in values.items()}
     try:
         return kind(**arguments)
-    except (TypeError, ModelError) as error:
+    except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 

@@ -29,7 +29,9 @@ def complete(
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance weight; default: the model card's")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=100, help="guidance weight; default: the model card's")
+    ] = None,
     replication: Annotated[
         int | None, typer.Option(min=1, help="copies of every point; default: the model card's")
     ] = None,
@@ -40,7 +42,7 @@ def complete(
     max_points: Annotated[
         int | None, typer.Option(min=1, help="most points of a completion, measured ones first; default: no limit")
     ] = None,
-    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="seed of the noise")] = 0,
 ) -> None:
     """Complete sweeps from files; each completion has provenance, confidence and the sweep's intensity beside x, y, z."""
     from tqdm import tqdm
@@ -54,7 +56,10 @@ def complete(
         raise _stop(f"--suffix {suffix}: expected .pcd, .ply, .bin, .npy or .npz")
     completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend, precision=precision))
     trust = TrustRules(FreeSpaceRules() if free_space_filter else None, min_confidence=min_confidence)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _stop(f"--output {output}: cannot be made ({error.strerror}); choose another folder") from error
     failed = 0
     for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):
         try:
@@ -120,7 +125,7 @@ def _loaded(load):  # type: ignore[no-untyped-def]
     """What `load` gives; an unusable model, device or backend ends the program with its message."""
     try:
         return load()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise _stop(str(error)) from error
 
 

@@ -350,6 +350,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: PyTorch finds no CUDA device here; use 'cpu' or 'auto'")
     return chosen

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lidar_completion.errors import refuse_below
+
 Denoise = Callable[[Tensor, int], Tensor]  # (points (N, 3), timestep) -> predicted noise (N, 3)
 
 
@@ -21,6 +23,9 @@ class NoiseSchedule:
     steps: int = 1000
     beta_first: float = 3.5e-5
     beta_last: float = 0.007
+
+    def __post_init__(self) -> None:
+        refuse_below(self, "schedule", {"steps": 1, "beta_first": 1e-12, "beta_last": 1e-12})
 
     @cached_property
     def alpha_bar(self) -> Tensor:  # (T,) float64

@@ -7,3 +7,10 @@ class SweepError(ValueError):
 
 class ModelError(ValueError):
     """A model folder or checkpoint is missing, damaged, or not what its card says."""
+
+
+def refuse_below(of: object, where: str, least: dict[str, float]) -> None:
+    """ModelError unless each of these numbers of an object is finite and at least as large; where: what the card calls it."""
+    for name, limit in least.items():
+        if not limit <= (value := getattr(of, name)) < float("inf"):
+            raise ModelError(f"{where}.{name} is {value!r}; expected a finite number, at least {limit:g}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lidar_completion.errors import ModelError
+from lidar_completion.errors import ModelError, refuse_below
 from lidar_completion.sparse import points_cpu, search_cpu
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import BITS, Voxels, voxel_mean, voxelise
@@ -24,6 +24,7 @@ from lidar_completion.sparse.nearest import nearest_rows
 Network = TypeVar("Network", bound=nn.Module)
 
 WIDE_CHANNELS = 64  # layers of at least as many channels are worth rounding to bfloat16
+FEWEST_CHANNELS = 4  # fewer leave no frequencies to the timestep embedding
 LOCAL_FEATURES = 10  # columns of VoxelisedCloud.beside
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
@@ -48,6 +49,12 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.own_channels and len(self.own_channels) != len(CHANNELS):
             raise ModelError(f"own_channels has {len(self.own_channels)} entries, expected {len(CHANNELS)} or none")
+        refuse_below(self, "architecture", {"width": 0.0, "voxel_size_m": 1e-3, "head_width": 1})
+        if min(self.channels) < FEWEST_CHANNELS:
+            raise ModelError(
+                f"architecture.width {self.width} and own_channels {self.own_channels} make layers of "
+                f"{min(self.channels)} channels; expected at least {FEWEST_CHANNELS}"
+            )
 
     @property
     def channels(self) -> tuple[int, ...]:
