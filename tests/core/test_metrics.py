@@ -174,6 +174,14 @@ def test_published_emd_agrees_with_its_dense_definition(seed):
     )
 
 
+@pytest.mark.parametrize("n", [200, 10])  # many pairs are summed on a grid, few one by one
+def test_a_weighted_sum_of_distances_is_that_of_all_pairs(n):
+    random = np.random.default_rng(0)
+    a, b = (np.unique(random.integers(0, 12, (n, 3)), axis=0) for _ in range(2))
+    u, v = random.random(len(a)), random.random(len(b))
+    assert metrics._weighted_distance_sum(a, u, b, v) == pytest.approx(u @ cdist(a, b) @ v, rel=1e-9)
+
+
 # --- bands and masks --------------------------------------------------------------------------------------------
 
 
