@@ -9,6 +9,16 @@ import torch
 from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
 from lidar_completion.networks import Architecture
 
+# A DDS domain of this process's own, which nodes that it starts inherit. Test processes side by side (pytest-xdist's gw0,
+# gw1, ...) have one parent and count from it: no two get the same.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(WORKER[2:]) if WORKER else os.getpid()) % 100)
+
+# These processes share the cores: with two threads each they get in each other's way. test_completer.py tests two threads.
+if WORKER:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of nodes and trainers that tests start
+
 GOLDEN = Path(__file__).parent / "core" / "golden"
 
 

@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 
-# Before rclpy is imported: the first participant reads them, and node processes inherit them.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+# Before rclpy is imported: the first participant reads it, as it does the domain of tests/conftest.py.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 pytest.importorskip("rclpy", reason="needs ROS 2: pip install 'lidar_completion_ros[ros]'")
