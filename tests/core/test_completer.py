@@ -65,6 +65,21 @@ def test_no_state_between_scans(tiny_model: Path, guidance: float, steps: int):
         assert same(both.complete(points, **options), fresh.complete(points, **options))
 
 
+def test_two_threads_give_what_one_gives(completer: SceneCompleter):
+    """The whole of it, on enough points that every loop is shared: in `make test` all else may run on one thread."""
+    points, before, results = sweep(20_000), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(completer.complete(points, replication=4, trust=TrustRules()))
+    finally:
+        torch.set_num_threads(before)
+    one, two = results
+    assert np.array_equal(one.provenance, two.provenance)
+    np.testing.assert_allclose(two.points, one.points, atol=1e-4)
+    np.testing.assert_allclose(two.confidence, one.confidence, atol=1e-4)
+
+
 def test_seed_decides_and_nothing_else(completer: SceneCompleter):
     first = completer.complete(sweep(), seed=1)
     torch.randn(100)  # the global generator is not ours
