@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import lidar_completion_training
 from lidar_completion.checkpoints import save_model
-from lidar_completion_training.configuration import load_recipe, model_card
+from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.preparation import starting_networks
 
@@ -72,3 +72,30 @@ def test_the_papers_recipes_have_the_papers_settings(model):
     )
     assert (student.distillation.second_start_noise, student.distillation.auxiliary_models) == (1.1, 2)
     assert (student.pipeline.sampler, student.pipeline.steps, student.pipeline.guidance) == ("dpm_solver", 8, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("batch=0", "batch is 0; expected a finite number, at least 1"),
+        ("iterations=-1", "iterations is -1"),
+        ("data.workers=-1", "data.workers is -1"),
+        ("pipeline.replication=0", "pipeline.replication is 0"),
+        ("architecture.width=0", "layers of 0 channels"),
+        ("precision=magic", "precision is 'magic'; it can be one of 32-true"),
+        ("optimiser.kind=magic", "optimiser.kind is 'magic'; it can be adam or sgd"),
+        ("optimiser.decay=magic", "optimiser.decay is 'magic'; it can be cosine or steps"),
+        ("distillation.steps=[]", r"distillation.steps is \[\]; expected numbers of steps"),
+        ("nothing=1", "nothing"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused_when_the_recipe_is_read(entry, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(None, [entry])
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "- 1", "\x00"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: expected"):
+        load_recipe(tmp_path / "recipe.yaml")

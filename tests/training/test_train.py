@@ -240,8 +240,12 @@ def test_a_data_worker_that_is_killed_is_explained(tmp_path):
     killer.join()
 
 
-def test_a_damaged_state_names_its_file(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"not a state")
+@pytest.mark.parametrize("content", [b"", b"hello", b"not a state", [1, 2], {"iteration": 3}], ids=repr)
+def test_a_damaged_state_names_its_file(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "state.pt")
     with pytest.raises(TrainingError, match=r"state\.pt: damaged"):
         train(tmp_path)
 

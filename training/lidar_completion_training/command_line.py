@@ -26,9 +26,11 @@ Recipe = Annotated[
 ]
 Run = Annotated[Path | None, typer.Option(help="folder of the run, gone on with where it is; default runs/OBJECTIVE")]
 Output = Annotated[Path | None, typer.Option(help="write the model folder here at the end")]
-Minutes = Annotated[float | None, typer.Option(help="save and stop after so many minutes; the same command goes on")]
+Minutes = Annotated[
+    float | None, typer.Option(min=0, help="save and stop after so many minutes; the same command goes on")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the training process")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the training process")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="entry=value, such as iterations=100")]
 
 
@@ -42,13 +44,15 @@ def main() -> None:
 def explained() -> Iterator[None]:
     """Errors of the user's input end the command with their message alone."""
     from lidar_completion.errors import ModelError
+    from lidar_completion.point_cloud_files import PointCloudFileError
     from lidar_completion_training.configuration import RecipeError
     from lidar_completion_training.curves import CurvesError
+    from lidar_completion_training.data.drives import DriveError
     from lidar_completion_training.train import TrainingError
 
     try:
         yield
-    except (CurvesError, ModelError, RecipeError, TrainingError) as error:
+    except (CurvesError, DriveError, ModelError, PointCloudFileError, RecipeError, TrainingError, OSError) as error:
         raise SystemExit(f"lidar-completion-train: {error}") from error
 
 
@@ -175,15 +179,11 @@ def map_(
     deskew: Annotated[bool, typer.Option(help="take the sensor's motion out of each sweep (raw drives)")] = False,
 ) -> None:
     """Build the ground-truth map of a drive of any length; a run that was killed goes on where it was."""
-    from lidar_completion.point_cloud_files import PointCloudFileError
-    from lidar_completion_training.data.drives import DriveError
     from lidar_completion_training.data.open import open_drive
     from lidar_completion_training.ground_truth_map import build_map
 
-    try:
+    with explained():
         print(build_map(open_drive(drive, poses=poses), output, moving=moving, deskew=deskew))
-    except (DriveError, PointCloudFileError, ValueError) as error:
-        raise SystemExit(f"lidar-completion-train: {error}") from error
 
 
 if __name__ == "__main__":

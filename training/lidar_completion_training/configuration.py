@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lidar_completion.checkpoints import ModelCard, Pipeline, load_card
 from lidar_completion.diffusion import NoiseSchedule
-from lidar_completion.errors import ModelError
+from lidar_completion.errors import ModelError, refuse_below
 from lidar_completion.networks import Architecture
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class RecipeError(ValueError):
@@ -46,6 +49,9 @@ class DataRecipe:
     drop_moving: bool = True  # leave moving and unlabelled points out of the input too, where a drive has labels
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
 
+    def __post_init__(self) -> None:
+        refuse_below(self, "data", {"sweeps_per_world": 1, "workers": 0, "first_seed": 0, "view_cell_m": 1e-3})
+
 
 @dataclass
 class OptimiserRecipe:
@@ -61,6 +67,12 @@ class OptimiserRecipe:
     step_iterations: int = 1000
     gradient_clip: float = 1.0
     average_decay: float = 0.998  # of the exponential moving average of the weights, which is what gets exported
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("kind", ("adam", "sgd")), ("decay", ("cosine", "steps"))):
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"optimiser.{name} is {getattr(self, name)!r}; it can be {' or '.join(allowed)}")
+        refuse_below(self, "optimiser", {"learning_rate": 0.0, "warm_up_iterations": 0, "step_iterations": 1})
 
 
 @dataclass
@@ -139,6 +151,12 @@ class DistillationRecipe:
     landmark_weight: float = 0.0  # ScoreLiDAR's point-wise term
     free_space_weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.steps or min(self.steps) < 1:
+            raise RecipeError(
+                f"distillation.steps is {self.steps}; expected numbers of steps, such as [1] or [1,2,4,8]"
+            )
+
 
 @dataclass
 class FreeSpaceRecipe:
@@ -171,7 +189,7 @@ class Recipe:
     teacher: str | None = None
     iterations: int = 1000
     batch: int = 1  # sweeps a step and process
-    precision: str = "32-true"  # or bf16-mixed
+    precision: str = "32-true"  # or another of PRECISIONS
     seed: int = 0
     save_every: int = 50
     picture_every: int = 0  # 0: none
@@ -194,6 +212,11 @@ class Recipe:
     free_space: FreeSpaceRecipe = field(default_factory=FreeSpaceRecipe)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f"precision is {self.precision!r}; it can be one of {', '.join(PRECISIONS)}")
+        refuse_below(self, "", {"iterations": 0, "batch": 1, "seed": 0, "save_every": 1, "picture_every": 0})
+
 
 def load_recipe(path: Path | None = None, overrides: list[str] | None = None) -> Recipe:
     """Defaults, then the card of start_from, then the YAML file, then `key.entry=value` overrides.
@@ -201,17 +224,27 @@ def load_recipe(path: Path | None = None, overrides: list[str] | None = None) ->
     RecipeError for anything unknown or ill-typed, and for a start_from that is no model.
     """
     source = path or "the command line"
-    if path is not None and not path.is_file():
-        raise RecipeError(f"{path}: no such recipe")
+    entries = read_entries(path) if path is not None else {}
     try:
-        mine = OmegaConf.merge(
-            OmegaConf.load(path) if path is not None else {}, OmegaConf.from_dotlist(overrides or [])
-        )
+        mine = OmegaConf.merge(entries, OmegaConf.from_dotlist(overrides or []))
         layers = [OmegaConf.structured(Recipe), _of_model(mine.get("start_from")), mine]
         recipe: Any = OmegaConf.to_object(OmegaConf.merge(*layers))
-    except (OmegaConfBaseException, ModelError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ModelError, ValueError) as error:
         raise RecipeError(f"{source}: {str(error).splitlines()[0]}") from error
     return recipe
+
+
+def read_entries(path: Path) -> DictConfig:
+    """What a recipe's file says, unchecked; RecipeError where it is missing or no YAML of entries."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe")
+    try:
+        entries = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: expected YAML, found something else ({' '.join(str(error).split())})") from error
+    if not isinstance(entries, DictConfig):
+        raise RecipeError(f"{path}: expected entries (name: value), found a list")
+    return entries
 
 
 def _of_model(folder: str | None) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def _log_of(run: Path) -> list[dict[str, float]]:
         rows = read_log(path)
     except ValueError as error:
         raise CurvesError(f"{path}: not a log of numbers ({error})") from error
+    if not all("iteration" in row for row in rows):
+        raise CurvesError(f"{path}: expected a column `iteration`, found none; give the log of a run")
     if not rows:
         raise CurvesError(f"{path}: no row yet")
     return rows

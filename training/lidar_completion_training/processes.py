@@ -12,12 +12,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from lidar_completion_training.configuration import RecipeError
+
+DEVICES = ("auto", "cpu", "cuda")
+
 
 def fabric_of(precision: str = "32-true", device: str = "auto") -> Fabric:
     """The launched Fabric of this process: device, autocast and, under torchrun, the group of processes.
 
-    device: "auto" (CUDA where there is one), "cpu" or "cuda".
+    device: "auto" (CUDA where there is one), "cpu" or "cuda". RecipeError for any other.
     """
+    if device not in DEVICES or (device == "cuda" and not torch.cuda.is_available()):
+        raise RecipeError(f"--device is {device!r}; expected auto, cpu, or, where PyTorch finds a CUDA device, cuda")
     processes = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if device == "auto":

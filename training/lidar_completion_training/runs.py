@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from torch import nn
 
 from lidar_completion.checkpoints import CARD_NAME, ModelCard, load_card, load_model
 from lidar_completion.errors import ModelError
-from lidar_completion_training.configuration import Recipe, RecipeError, load_recipe
+from lidar_completion_training.configuration import Recipe, RecipeError, load_recipe, read_entries
 from lidar_completion_training.processes import fabric_of
 from lidar_completion_training.train import RECIPE_NAME, Trainer, TrainingError, export_run, load_state
 
@@ -112,7 +111,7 @@ def run_name(recipe: Path) -> str:
 
 def _earlier(path: Path, runs: Path, names: list[str]) -> list[str]:
     """Overrides that turn names of earlier recipes into their model folders."""
-    entries = OmegaConf.load(path)
+    entries = read_entries(path)
     named = {entry: entries.get(entry) for entry in FROM_ENTRIES}
     return [f"{entry}={runs / name / MODEL_NAME}" for entry, name in named.items() if name in names]
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lidar_completion_training.configuration import DataRecipe, RecipeError
 from lidar_completion_training.data.drives import Drive
 from lidar_completion_training.data.open import open_drive
-from lidar_completion_training.data.synthetic import training_pairs
+from lidar_completion_training.data.synthetic import SENSORS, training_pairs
 from lidar_completion_training.ground_truth_map import PUBLISHED_RULES, GroundTruthMap, in_range, truth_for_sweep
 
 
@@ -43,6 +43,8 @@ class PairStream(IterableDataset):
     worker processes over all training processes (step x workers), so a resumed run sees what it would have seen."""
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
+        if recipe.sensor not in SENSORS:
+            raise RecipeError(f"data.sensor is {recipe.sensor!r}; it can be one of {', '.join(SENSORS)}")
         self.recipe = recipe
         self.first_sample = first_sample
         self.step = step

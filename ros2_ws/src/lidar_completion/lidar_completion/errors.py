@@ -10,7 +10,9 @@ class ModelError(ValueError):
 
 
 def refuse_below(of: object, where: str, least: dict[str, float]) -> None:
-    """ModelError unless each of these numbers of an object is finite and at least as large; where: what the card calls it."""
+    """ModelError unless each of these numbers of an object is finite and at least as large; where: its name, "" for the whole."""
     for name, limit in least.items():
         if not limit <= (value := getattr(of, name)) < float("inf"):
-            raise ModelError(f"{where}.{name} is {value!r}; expected a finite number, at least {limit:g}")
+            raise ModelError(
+                f"{where}{'.' * bool(where)}{name} is {value!r}; expected a finite number, at least {limit:g}"
+            )
