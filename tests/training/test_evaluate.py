@@ -239,6 +239,14 @@ def test_a_model_is_a_row(source, tiny_model, tmp_path):
     assert row.scenes
 
 
+def test_a_damaged_result_is_computed_again(source, tmp_path):
+    stored = evaluation.result_file(tmp_path, "raw", source.names[0])
+    stored.parent.mkdir(parents=True)
+    stored.write_text('{"scene": "cut he')
+    evaluation.evaluate(source, [TrivialMethod("raw")], tmp_path, pictures=False, progress=False)
+    assert json.loads(stored.read_text())["completed"]
+
+
 def test_a_model_with_options_is_another_row(source, tiny_model, tmp_path):
     methods = [
         ModelMethod(tiny_model, 1, device="cpu", options={"replication": copies}, name=f"{copies} copies")

@@ -278,7 +278,11 @@ def _slug(name: str) -> str:
 
 
 def _read_result(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    """A stored result; None where there is none, or one that no longer can be read and so is computed again."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except json.JSONDecodeError:
+        return None
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -68,6 +68,9 @@ def evaluate_command(
     try:
         part = _shard(shard)
         chosen = _benchmark(benchmark)
+        table = published or (chosen.published if chosen else "")
+        if table and table not in PUBLISHED:
+            raise ValueError(f"--published: expected one of {', '.join(PUBLISHED)}, found {table!r}")
         output = output or Path("runs/evaluate") / (chosen.name if chosen else Path(data).resolve().name)
         source = _source(
             data, chosen, output, scenes, every, published_rules, poses, topic, odometry_topic, moving, deskew, sensor
@@ -79,11 +82,8 @@ def evaluate_command(
         ]
         rules = JudgeRules(transport=w1)
         evaluation.evaluate(source, methods, output, rules=rules, processes=processes, shard=part, pictures=pictures)
-        table = published or (chosen.published if chosen else "")
-        if table and table not in PUBLISHED:
-            raise ValueError(f"--published: expected one of {', '.join(PUBLISHED)}, found {table!r}")
         summary = evaluation.summarise(source, methods, output, rules=rules, published=PUBLISHED.get(table, ()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"lidar-completion evaluate: {error}", err=True)
         raise typer.Exit(2) from error
     for heading, section in (("Completed points", "completed"), ("With the measured points", "with_measured")):

@@ -152,7 +152,7 @@ def build_map(
     deskew: take the sensor's motion out of each sweep (raw drives only: KITTI odometry sweeps are compensated already).
     """
     if moving not in MOVING:
-        raise ValueError(f"moving: expected one of {', '.join(MOVING)}, found {moving!r}; choose one of them")
+        raise DriveError(f"moving: expected one of {', '.join(MOVING)}, found {moving!r}; choose one of them")
     file = Path(file)
     read: Callable[[int], Sweep] = (lambda index: deskewed(drive, index)) if deskew else drive.read
     moving = _chosen(moving, read(0), drive)
@@ -213,7 +213,7 @@ def map_settings(file: str | Path) -> dict:
         with zipfile.ZipFile(file) as archive:
             return json.loads(archive.read("settings.json"))
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DriveError(f"{file}: expected a ground-truth map, found {error}; build it again") from error
+        raise DriveError(f"{file}: expected a ground-truth map, found {error}; remove it and build it again") from error
 
 
 def _chosen(moving: str, first: Sweep, drive: Drive) -> str:
