@@ -240,6 +240,19 @@ def test_a_data_worker_that_is_killed_is_explained(tmp_path):
     killer.join()
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, ConnectionRefusedError])
+def test_a_data_worker_that_dies_while_a_sweep_is_fetched_is_explained(tmp_path, monkeypatch, error):
+    """The same, but where its socket closes in the middle: too short a moment to kill it in."""
+
+    def closed(recipe, first, step=1):
+        yield wall()
+        raise error
+
+    monkeypatch.setattr(training, "samples", closed)
+    with pytest.raises(TrainingError, match=r"data worker died.*data\.workers.*nothing was saved"):
+        train(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"not a state", [1, 2], {"iteration": 3}], ids=repr)
 def test_a_damaged_state_names_its_file(tmp_path, content):
     if isinstance(content, bytes):

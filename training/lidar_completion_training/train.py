@@ -241,6 +241,9 @@ class Trainer:
             yield
         except TrainingError:
             raise
+        except (EOFError, ConnectionError) as error:  # it died while a sweep was fetched from it
+            what = f"a data worker died ({type(error).__name__})"
+            raise TrainingError(self._message(what, DEAD_WORKER)) from error
         except (RuntimeError, MemoryError, ValueError) as error:
             text = str(error)
             if isinstance(error, ValueError):
