@@ -17,7 +17,8 @@ from paper_tables import RULES, sources
 from shipped_model import processor
 
 from lidar_completion.completer import SceneCompleter
-from lidar_completion_training.evaluate import ModelMethod, evaluate, summarise
+from lidar_completion_training.evaluate import ModelMethod, evaluate
+from lidar_completion_training.summary import summarise
 
 HERE = Path(__file__).parent
 FIGURES = {"cd": 1, "to_truth": 1, "to_prediction": 1, "f_0.2": 100, "violations": 100}

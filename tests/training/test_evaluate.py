@@ -25,6 +25,7 @@ from lidar_completion_training.observed_space import RayRules, observe
 from lidar_completion_training.report import write_report
 from lidar_completion_training.scenes import DriveScenes, Scene, SyntheticScenes
 from lidar_completion_training.statistics import mean_interval, paired_difference
+from lidar_completion_training.summary import summarise, text_table, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def judged(source, perfect, tmp_path_factory):
     output = tmp_path_factory.mktemp("results")
     methods = [*trivial_methods(), PredictionFolder(perfect)]
     evaluation.evaluate(source, methods, output, progress=False)
-    return methods, output, evaluation.summarise(source, methods, output)
+    return methods, output, summarise(source, methods, output)
 
 
 def results(output):
@@ -117,14 +118,14 @@ def test_the_trivial_rows_stand_in_every_table_and_a_good_method_beats_them(judg
     assert paired.difference.upper < 0
     assert paired.lower_on == 1.0
     assert perfect.figures["completed"]["cd"].mean < 0.05
-    text = evaluation.text_table(summary)
+    text = text_table(summary)
     assert "best trivial" in text
     assert "perfect" in text.splitlines()[-1]
 
 
 def test_csv_files_hold_every_figure(judged, tmp_path):
     _, _, summary = judged
-    for file in evaluation.write_csv(summary, tmp_path):
+    for file in write_csv(summary, tmp_path):
         rows = list(csv.DictReader(file.open()))
         assert rows
         assert {row["row"] for row in rows} == {row.name for row in summary.rows}
@@ -181,7 +182,7 @@ def test_a_second_run_judges_nothing_again_and_a_new_row_only_itself(source, jud
 
 def test_results_of_other_settings_are_not_mixed_in(source, judged):
     _, output, _ = judged
-    other = evaluation.summarise(source, [TrivialMethod("jittered", seed=5)], output)
+    other = summarise(source, [TrivialMethod("jittered", seed=5)], output)
     assert not other.rows[0].scenes
 
 
@@ -189,7 +190,7 @@ def test_shards_together_are_the_whole(source, judged, tmp_path):
     _, _, summary = judged
     for part in (0, 1):
         evaluation.evaluate(source, [TrivialMethod("raw")], tmp_path, shard=(part, 2), pictures=False, progress=False)
-        stored = evaluation.summarise(source, [TrivialMethod("raw")], tmp_path).rows[0].scenes
+        stored = summarise(source, [TrivialMethod("raw")], tmp_path).rows[0].scenes
         assert len(stored) == (2, 3)[part]
     assert {name: result["completed"] for name, result in stored.items()} == {
         name: result["completed"] for name, result in summary.rows[0].scenes.items()
@@ -200,7 +201,7 @@ def test_shards_together_are_the_whole(source, judged, tmp_path):
 def test_worker_processes_give_the_same_figures(source, judged, tmp_path):
     _, _, summary = judged
     evaluation.evaluate(source, [TrivialMethod("xy_jittered")], tmp_path, processes=2, pictures=False, progress=False)
-    row = evaluation.summarise(source, [TrivialMethod("xy_jittered")], tmp_path).rows[0]
+    row = summarise(source, [TrivialMethod("xy_jittered")], tmp_path).rows[0]
     # the thinning breaks ties by rounding, which differs with the number of threads
     assert row.values("cd") == pytest.approx(summary.rows[3].values("cd"), rel=1e-3)
 
@@ -212,11 +213,11 @@ def test_a_scene_that_fails_is_shown_and_not_averaged(source, perfect, tmp_path)
         write_points(folder / f"{name}.bin", points if name != "000002" else np.full((5, 3), 900.0))
     methods = [TrivialMethod("raw"), PredictionFolder(folder)]
     evaluation.evaluate(source, methods, tmp_path / "out", pictures=False, progress=False)
-    summary = evaluation.summarise(source, methods, tmp_path / "out")
+    summary = summarise(source, methods, tmp_path / "out")
     row = summary.rows[-1]
     assert list(row.failed) == ["000002"]
     assert len(row.scenes) == 2
-    assert "(1 failed)" in evaluation.text_table(summary)
+    assert "(1 failed)" in text_table(summary)
     assert "at least one point" in write_report(summary, tmp_path / "out").read_text()
 
 
@@ -233,7 +234,7 @@ def test_missing_predictions_are_refused_before_anything_runs(source, perfect, t
 def test_a_model_is_a_row(source, tiny_model, tmp_path):
     methods = [TrivialMethod("raw"), ModelMethod(tiny_model, steps=1, device="cpu")]
     evaluation.evaluate(source, methods, tmp_path, pictures=False, progress=False)
-    row = evaluation.summarise(source, methods, tmp_path).rows[1]
+    row = summarise(source, methods, tmp_path).rows[1]
     assert row.name == "tiny, 1 step"
     assert len(row.scenes) + len(row.failed) == 3
     assert row.scenes
@@ -253,7 +254,7 @@ def test_a_model_with_options_is_another_row(source, tiny_model, tmp_path):
         for copies in (1, 3)
     ]
     evaluation.evaluate(source, methods, tmp_path, pictures=False, progress=False)
-    rows = evaluation.summarise(source, methods, tmp_path).rows
+    rows = summarise(source, methods, tmp_path).rows
     assert [(row.name, row.kind) for row in rows] == [("1 copies", "model"), ("3 copies", "model")]
     few, many = (row.figures["completed"]["points"].mean for row in rows)
     assert few < many

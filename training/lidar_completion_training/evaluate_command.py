@@ -64,6 +64,7 @@ def evaluate_command(
     from lidar_completion_training.judge import JudgeRules
     from lidar_completion_training.published import PUBLISHED
     from lidar_completion_training.report import write_report
+    from lidar_completion_training.summary import summarise, text_table, write_csv
 
     try:
         part = _shard(shard)
@@ -82,13 +83,13 @@ def evaluate_command(
         ]
         rules = JudgeRules(transport=w1)
         evaluation.evaluate(source, methods, output, rules=rules, processes=processes, shard=part, pictures=pictures)
-        summary = evaluation.summarise(source, methods, output, rules=rules, published=PUBLISHED.get(table, ()))
+        summary = summarise(source, methods, output, rules=rules, published=PUBLISHED.get(table, ()))
     except (ValueError, OSError) as error:
         typer.echo(f"lidar-completion evaluate: {error}", err=True)
         raise typer.Exit(2) from error
     for heading, section in (("Completed points", "completed"), ("With the measured points", "with_measured")):
-        typer.echo(f"\n{heading} (mean [95 % interval])\n{evaluation.text_table(summary, section)}")
-    files = [write_report(summary, output), *evaluation.write_csv(summary, output)]
+        typer.echo(f"\n{heading} (mean [95 % interval])\n{text_table(summary, section)}")
+    files = [write_report(summary, output), *write_csv(summary, output)]
     typer.echo("\n" + "\n".join(map(str, files)))
 
 

@@ -13,16 +13,8 @@ from typing import Any
 import numpy as np
 
 from lidar_completion.pictures import ERROR_COLOURS, ERROR_STOPS_M
-from lidar_completion_training.evaluate import (
-    DRIVING,
-    FIGURES,
-    FURTHER,
-    PAPER,
-    RowSummary,
-    Summary,
-    picture_file,
-    shown_figures,
-)
+from lidar_completion_training.evaluate import picture_file
+from lidar_completion_training.summary import DRIVING, FIGURES, FURTHER, PAPER, RowSummary, Summary, shown_figures
 
 TRIVIAL_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b")
 MAIN = (PAPER[0], *DRIVING, *PAPER[1:])

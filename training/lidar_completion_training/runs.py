@@ -127,16 +127,10 @@ def is_trained(run: Path, iterations: int) -> bool:
 
 def judge_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:
     """Judge a model with and without its refiner, and the trivial rows, on synthetic test scenes; prints the table."""
-    from lidar_completion_training.evaluate import (
-        ModelMethod,
-        evaluate,
-        summarise,
-        text_table,
-        trivial_methods,
-        write_csv,
-    )
+    from lidar_completion_training.evaluate import ModelMethod, evaluate, trivial_methods
     from lidar_completion_training.report import write_report
     from lidar_completion_training.scenes import SyntheticScenes
+    from lidar_completion_training.summary import summarise, text_table, write_csv
 
     source = SyntheticScenes(scenes)
     refined = (True, False) if "refiner" in load_card(model).networks else (True,)
