@@ -8,6 +8,7 @@ import numpy as np
 
 BACKGROUND = "#0b0e14"
 PIXELS = 700  # a side of a panel: 0.14 m a pixel at 50 m
+TITLE_INCH = 0.75  # two lines, whatever the size of the panels
 # The colours of RViz and Foxglove as shipped: RGB of confidence 0 and 1, between them linear. Measured points are white.
 CONFIDENCE_COLOURS = ((106, 31, 176), (255, 160, 20))
 MEASURED_COLOUR = (255, 255, 255)
@@ -37,7 +38,8 @@ def birds_eye(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(size_inch * len(panels), size_inch * 1.12), facecolor=BACKGROUND, layout="constrained")
+    size = (size_inch * len(panels), size_inch + TITLE_INCH)
+    figure = Figure(figsize=size, facecolor=BACKGROUND, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _draw(axes, panel, extent_m)
