@@ -8,8 +8,10 @@ BAG ?= samples/street
 MODEL ?= models/edge
 RATE ?= 0
 POSES ?=
+# Test processes side by side: one a core, at most four, as each compiles loops and starts nodes of its own.
+JOBS ?= $(shell cores=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
-.PHONY: setup demo test test-all bench lint clean
+.PHONY: setup demo test smoke test-all bench lint clean
 
 setup: $(READY)
 
@@ -33,7 +35,11 @@ demo: $(READY)
 	$(BIN)/python demo/run.py --bag $(BAG) --model $(MODEL) --rate $(RATE) $(if $(POSES),--poses $(POSES)) --output demo_output
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Training at large, as a user starts it: the whole chain of recipes/smoke, and two processes beside one.
+smoke: $(READY)
+	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_train.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m ""

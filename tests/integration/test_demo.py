@@ -25,7 +25,7 @@ def test_the_demonstration_completes_the_shipped_drive(tiny_model, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,  # seconds take ten times as long on a machine with other work
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "6 played, 6 completed, 0 dropped" in done.stdout
@@ -41,7 +41,7 @@ def test_the_demonstration_completes_the_shipped_drive(tiny_model, tmp_path):
 def test_a_bag_that_is_none_ends_with_its_name(tiny_model, tmp_path):
     command = [sys.executable, "demo/run.py", "--bag", str(tmp_path / "nothing"), "--model", str(tiny_model)]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*command, "--output", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert "nothing" in done.stderr

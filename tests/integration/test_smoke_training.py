@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion_training.training_log import read_log
@@ -13,6 +14,7 @@ from lidar_completion_training.training_log import read_log
 COMMAND = [sys.executable, "-m", "lidar_completion_training", "chain", "smoke", "--scenes", "1"]
 
 
+@pytest.mark.slow  # minutes: `make smoke`, which .ci/run runs after `make test`
 def test_the_smoke_chain_trains_exports_and_judges(tmp_path):
     run_chain(tmp_path)
     runs = ("teacher", "refiner", "diffusion_dpo", "score_distillation", "distillation_dpo")

@@ -111,6 +111,7 @@ def test_stopping_for_the_time_keeps_the_step(tmp_path, walls):
     assert_same_state(tmp_path / "pieces", tmp_path / "whole")
 
 
+@pytest.mark.slow  # half a minute: part of `make smoke`; the test below shows the exchange itself
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     entries = ["optimiser.kind=sgd", "optimiser.learning_rate=0.05", "iterations=3"]
     train(tmp_path / "one", "batch=2", *entries, "data.workers=2")  # the same number of workers in all
@@ -173,7 +174,7 @@ def run_twice(program: list[str]) -> None:
     """Run a Python program in two gloo processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
