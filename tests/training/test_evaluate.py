@@ -121,6 +121,9 @@ def test_the_trivial_rows_stand_in_every_table_and_a_good_method_beats_them(judg
     text = text_table(summary)
     assert "best trivial" in text
     assert "perfect" in text.splitlines()[-1]
+    rings = text.split("CD by range from the sensor")[1].splitlines()[: len(summary.rows) + 1]
+    raw, best = ([float(cell) for cell in line.split()[1:]] for line in (rings[1], rings[-1]))
+    assert all(mine < theirs for mine, theirs in zip(best, raw, strict=True))
 
 
 def test_csv_files_hold_every_figure(judged, tmp_path):

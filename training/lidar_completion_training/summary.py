@@ -50,6 +50,7 @@ FURTHER = (
     "f_as_published",
 )
 PAIRED = ("cd", "jsd_bev", *DRIVING)
+BANDS = {"by_range": "CD by range from the sensor", "by_height": "CD by height over the sensor"}
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,11 @@ def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:
 
 def text_table(summary: Summary, section: str = "completed") -> str:
     """Tables under each other, with 95 % intervals: the paper's, what a driver needs, and, of the completed points alone,
-    the difference to the best trivial row and the paper's further figures."""
-    groups = (PAPER, DRIVING, FURTHER) if section == "completed" else (PAPER, DRIVING)
-    return "\n\n".join(_text_table(summary, section, names) for names in groups)
+    the difference to the best trivial row, the paper's further figures, and CD by range and by height."""
+    if section != "completed":
+        return "\n\n".join(_text_table(summary, section, names) for names in (PAPER, DRIVING))
+    tables = [_text_table(summary, section, names) for names in (PAPER, DRIVING, FURTHER)]
+    return "\n\n".join([*tables, *(_band_table(summary, bands) for bands in BANDS)])
 
 
 def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[str]:
@@ -147,10 +150,35 @@ def _text_table(summary: Summary, section: str, names: tuple[str, ...]) -> str:
         head += ["CD to best trivial", "s/scene", "scenes"]
         lines = [line + _tail(summary, row) for line, row in zip(lines, summary.rows, strict=True)]
         lines += [_published_line(row, shown) for row in summary.published]
-    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    return _aligned([head, *lines])
+
+
+def _band_table(summary: Summary, bands: str) -> str:
+    """Mean over scenes of the CD within each ring of range or slice of height."""
+    judged = [row for row in summary.rows if row.scenes]
+    if not judged:
+        return ""
+    edges = [(band["lower_m"], band["upper_m"]) for band in next(iter(judged[0].scenes.values()))["completed"][bands]]
+    lines = [[BANDS[bands], *(f"{low:g} to {high:g} m" for low, high in edges)]]
+    for row in judged:
+        tables = [result["completed"][bands] for result in row.scenes.values()]
+        found = ([_band_cd(table[place]) for table in tables] for place in range(len(edges)))
+        known = ([value for value in values if value is not None] for values in found)
+        lines.append([row.name, *(f"{sum(values) / len(values):.3f}" if values else "–" for values in known)])
+    return _aligned(lines)
+
+
+def _band_cd(band: dict) -> float | None:
+    """Metres; None where prediction or truth has no point there."""
+    there, back = band["mean_to_truth_m"], band["mean_to_prediction_m"]
+    return None if there is None or back is None else (there + back) / 2
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(word.ljust(width) if column == 0 else word.rjust(width) for column, (word, width) in enumerate(pairs))
-        for pairs in (list(zip(line, widths, strict=True)) for line in [head, *lines])
+        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
     )
 
 
