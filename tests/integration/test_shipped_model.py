@@ -19,6 +19,15 @@ def scene():
     return held_back_pair(3)
 
 
+@pytest.fixture(scope="module")
+def best_trivial(scene):
+    """Chamfer distance of the best row that knows nothing, metres."""
+    distance = np.linalg.norm(scene.sweep, axis=1)
+    near = scene.sweep[(distance > 3.5) & (distance < 50.0)]
+    rows = (trivial.raw, trivial.jittered, trivial.interpolated, trivial.xy_jittered)
+    return min(chamfer_distance(row(near), scene.truth) for row in rows)
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
 def test_the_card_says_what_the_model_is(model):
     card = load_card(model)
@@ -32,10 +41,6 @@ def test_the_card_says_what_the_model_is(model):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
 @pytest.mark.parametrize("steps", [1, 2])
-def test_it_beats_every_trivial_row_on_a_held_back_scene(model, steps, scene):
-    distance = np.linalg.norm(scene.sweep, axis=1)
-    near = scene.sweep[(distance > 3.5) & (distance < 50.0)]
-    rows = (trivial.raw, trivial.jittered, trivial.interpolated, trivial.xy_jittered)
-    best = min(chamfer_distance(row(near), scene.truth) for row in rows)
+def test_it_beats_every_trivial_row_on_a_held_back_scene(model, steps, scene, best_trivial):
     completed = SceneCompleter.load(model, device="cpu").complete(scene.sweep, steps=steps).completed_points
-    assert chamfer_distance(completed, scene.truth) < 0.8 * best
+    assert chamfer_distance(completed, scene.truth) < 0.8 * best_trivial
