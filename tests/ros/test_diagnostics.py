@@ -95,6 +95,33 @@ def test_a_jump_in_time_leaves_the_counts_and_no_stale_figures():
     assert judge(log, {}, ACTIVE)[0] == DiagnosticStatus.OK
 
 
+@pytest.mark.parametrize(("working_s", "level"), [(0.0, DiagnosticStatus.OK), (60.0, DiagnosticStatus.ERROR)])
+def test_a_sweep_whose_work_does_not_end_is_an_error(working_s, level):
+    log = working_log(1.0)
+    log.began()
+    log._began_s -= working_s
+    found, message = judge(log, {}, ACTIVE)
+    assert found == level
+    assert ("stuck" in message) == (level == DiagnosticStatus.ERROR)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda log: log.completed_sweep(record()),
+        lambda log: log.refused("no x field", "no x field: expected x"),
+        lambda log: log.inference_failed("RuntimeError"),
+        lambda log: log.shed_stale(),
+    ],
+)
+def test_however_a_sweep_ends_nothing_is_in_work_any_more(end):
+    log = working_log()
+    log.began()
+    assert log.working_s() > 0
+    end(log)
+    assert log.working_s() == 0
+
+
 def test_a_shed_sweep_is_one_of_the_dropped():
     log = SweepLog()
     log.replaced()

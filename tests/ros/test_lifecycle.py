@@ -1,6 +1,7 @@
 """The node's lifecycle, in this process: every transition ends in a clear state, and failures say why."""
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from lidar_completion_ros import node as node_module
 from lidar_completion_ros.node import CompletionNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -97,6 +99,48 @@ def test_a_failing_inference_is_an_error_and_the_next_sweep_is_completed(make_no
     networks["denoiser"] = denoiser
     peer.complete(cloud(street(), stamp_ns=2))
     assert {pair.key: pair.value for pair in peer.diagnostics[-1].values}["inference failures"] == "1"
+
+
+COUNTS = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
+
+
+def test_no_sweep_is_lost_in_silence_when_the_node_is_deactivated(make_node, peer, tiny_model, street, cloud):
+    """One in work that does not end in time, one that waits: both are counted, and nothing works beside the first."""
+
+    class Slow(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.entered, self.go_on = network, threading.Event(), threading.Event()
+
+        def forward(self, *inputs, **options):
+            self.entered.set()
+            self.go_on.wait(60)
+            return self.network(*inputs, **options)
+
+    node = make_node(peer, model=str(tiny_model))
+    node.trigger_configure()
+    node.trigger_activate()
+    peer.until_connected()
+    networks = node._inference.completer.networks
+    slow = networks["denoiser"] = Slow(networks["denoiser"])
+    node._receive(cloud(street(), stamp_ns=1))
+    assert slow.entered.wait(60)
+    node._receive(cloud(street(), stamp_ns=2))
+    old, node_module.SECONDS_TO_FINISH_A_SWEEP = node_module.SECONDS_TO_FINISH_A_SWEEP, 0.1
+    try:
+        assert node.trigger_deactivate() == SUCCESS
+    finally:
+        node_module.SECONDS_TO_FINISH_A_SWEEP = old
+    assert node._log.dropped == 1
+    assert node.trigger_activate() == FAILURE
+    assert "still in work" in node.configure_error
+    slow.go_on.set()
+    node._thread.join(60)
+    assert node.trigger_activate() == SUCCESS
+    peer.until_connected()
+    peer.complete(cloud(street(), stamp_ns=3))
+    values = node._log.values()
+    assert int(values["sweeps in"]) == sum(int(values[name]) for name in COUNTS) == 3
 
 
 def test_nothing_is_computed_while_nobody_subscribes(make_node, ros, peer, tiny_model, street, cloud):

@@ -12,15 +12,23 @@ def test_the_newest_item_replaces_one_that_waits():
     assert not mailbox.put("d")
 
 
-def test_closing_releases_a_waiting_reader_and_drops_what_waits():
+def test_closing_releases_a_waiting_reader():
     mailbox, taken = Mailbox(), []
     reader = threading.Thread(target=lambda: taken.append(mailbox.take()))
     reader.start()
-    mailbox.close()
+    assert not mailbox.close()
     reader.join(10)
     assert taken == [None]
     assert mailbox.put("late")
     assert mailbox.take() is None
+
+
+def test_closing_tells_of_an_item_that_nobody_gets_any_more():
+    mailbox = Mailbox()
+    mailbox.put("waits")
+    assert mailbox.close()
+    assert mailbox.take() is None
+    assert not mailbox.close()
 
 
 def test_a_slow_reader_gets_items_in_order_and_each_once():

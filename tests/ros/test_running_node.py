@@ -20,9 +20,10 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from lidar_completion_ros import node as node_module
 from lidar_completion_ros.frames import tf_is_installed
 from lidar_completion_ros.motion import Twist
-from lidar_completion_ros.node import CompletionNode
+from lidar_completion_ros.node import CompletionNode, load_inference
 from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message, read_sweep
 
 RELIABLE = {"qos_overrides./velodyne_points.subscription.reliability": "reliable"}
@@ -207,6 +208,33 @@ def test_a_bad_model_leaves_the_old_one_running(damage, start, peer, tiny_model,
     assert peer.values["model"] == "tiny"
     assert node.set_parameters([Parameter("model", value=str(tiny_model))])[0].successful
     peer.until(lambda: peer.values["model error"] == "")
+    peer.complete(cloud(street()))
+
+
+def test_models_that_are_asked_for_at_once_are_loaded_one_at_a_time(
+    start, peer, tiny_model, tmp_path, street, cloud, monkeypatch
+):
+    """Memory holds the model that runs and one more, however often the parameter is set; the last one wins."""
+    node = start()
+    models = [copy_of(tiny_model, tmp_path / f"model_{number}", f"model_{number}") for number in range(6)]
+    loading, most, loaded = 0, 0, []
+
+    def load(parameters):
+        nonlocal loading, most
+        loading += 1
+        most = max(most, loading)
+        loaded.append(parameters.model)
+        try:
+            return load_inference(parameters)
+        finally:
+            loading -= 1
+
+    monkeypatch.setattr(node_module, "load_inference", load)
+    for model in models:
+        assert node.set_parameters([Parameter("model", value=str(model))])[0].successful
+    peer.until(lambda: peer.values["model"] == "model_5")
+    assert most == 1
+    assert loaded[-1] == str(models[-1])
     peer.complete(cloud(street()))
 
 

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 LATENCY_WINDOW = 100  # sweeps
 PERCENTILES = (50, 95, 99)
+STUCK_AFTER = 5  # times the 99th percentile of the latencies before
 
 
 @dataclass
@@ -65,6 +66,7 @@ class SweepLog:
     last_arrival_s: float | None = None  # time.monotonic()
     cycle_s: float | None = None  # between the two newest completions
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    _began_s: float | None = None  # time.monotonic(); None: nothing is in work
     _last_completion_s: float | None = None
     _last_stamp_ns: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -79,6 +81,16 @@ class SweepLog:
             self._last_stamp_ns = stamp_ns
             return jumped
 
+    def began(self) -> None:
+        """The inference takes a sweep; how it ends is told by one of the methods below."""
+        with self._lock:
+            self._began_s = time.monotonic()
+
+    def working_s(self) -> float:
+        """How long the sweep in work takes already; 0 where none is."""
+        with self._lock:
+            return 0.0 if self._began_s is None else time.monotonic() - self._began_s
+
     def replaced(self) -> None:
         with self._lock:
             self.dropped += 1
@@ -87,6 +99,7 @@ class SweepLog:
         with self._lock:
             self.dropped += 1
             self.shed += 1
+            self._began_s = None
 
     def missed_deadlines(self, count: int) -> None:
         with self._lock:
@@ -107,12 +120,12 @@ class SweepLog:
         """The sweep itself is at fault: a message that cannot be read, or nothing in it to complete."""
         with self._lock:
             self.faults[fault] += 1
-            self.last_fault, self.recovered = detail, False
+            self.last_fault, self.recovered, self._began_s = detail, False, None
 
     def inference_failed(self, detail: str) -> None:
         with self._lock:
             self.failed += 1
-            self.last_fault, self.recovered = detail, False
+            self.last_fault, self.recovered, self._began_s = detail, False, None
 
     def completed_sweep(self, record: SweepRecord) -> None:
         with self._lock:
@@ -120,7 +133,7 @@ class SweepLog:
             self.cycle_s = None if self._last_completion_s is None else now - self._last_completion_s
             self._last_completion_s = now
             self.completed += 1
-            self.last, self.recovered = record, True
+            self.last, self.recovered, self._began_s = record, True, None
             self.latencies_s.append(record.latency_s)
 
     def troubles(self) -> Counter[str]:
@@ -136,19 +149,19 @@ class SweepLog:
 
     def values(self) -> dict[str, str]:
         """The key-value pairs of the diagnostic."""
-        values = {
-            "sweeps in": str(self.received),
-            "completions out": str(self.completed),
-            "sweeps dropped": str(self.dropped),
-            "sweeps shed, too old": str(self.shed),
-            "sweeps skipped, no subscriber": str(self.skipped),
-            "sweeps refused": str(sum(self.faults.values())),
-            "inference failures": str(self.failed),
-            "stamps gone backwards": str(self.stamp_jumps),
-            "output deadlines missed": str(self.deadlines_missed),
-            "last fault": self.last_fault,
-        }
-        with self._lock:
+        with self._lock:  # counts of one moment, which add up
+            values = {
+                "sweeps in": str(self.received),
+                "completions out": str(self.completed),
+                "sweeps dropped": str(self.dropped),
+                "sweeps shed, too old": str(self.shed),
+                "sweeps skipped, no subscriber": str(self.skipped),
+                "sweeps refused": str(sum(self.faults.values())),
+                "inference failures": str(self.failed),
+                "stamps gone backwards": str(self.stamp_jumps),
+                "output deadlines missed": str(self.deadlines_missed),
+                "last fault": self.last_fault,
+            }
             values |= {f"refused: {fault}": str(count) for fault, count in sorted(self.faults.items())}
         for percentile in PERCENTILES:
             latency = self.latency_ms(percentile)
@@ -180,6 +193,9 @@ def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tup
         return DiagnosticStatus.ERROR, now.configure_error
     if now.state != "active":
         return DiagnosticStatus.OK, now.state
+    stuck = _stuck(log, now)
+    if stuck:
+        return DiagnosticStatus.ERROR, stuck
     if not log.recovered:
         return DiagnosticStatus.ERROR, f"failing: {log.last_fault}"
     if now.memory_trouble:
@@ -202,6 +218,14 @@ def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tup
             f"over budget: latency p99 {latency:.0f} ms, budget {now.latency_budget_ms:.0f} ms{least}",
         )
     return DiagnosticStatus.OK, "completing"
+
+
+def _stuck(log: SweepLog, now: Situation) -> str:
+    """A sweep takes much longer than those before it: a device that hangs, or an inference thread that is gone."""
+    working_s, typical_ms = log.working_s(), log.latency_ms(99)
+    if typical_ms is None or working_s < max(now.sweep_timeout_s, STUCK_AFTER * typical_ms / 1e3):
+        return ""
+    return f"stuck: the sweep in work takes {working_s:.1f} s already, those before it took {typical_ms:.0f} ms (p99)"
 
 
 def _waiting(log: SweepLog, now: Situation) -> str:

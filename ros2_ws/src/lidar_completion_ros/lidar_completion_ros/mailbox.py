@@ -27,14 +27,15 @@ class Mailbox(Generic[Item]):
             return replaced
 
     def take(self) -> Item | None:
-        """Wait for an item and take it. None once the mailbox is closed; what still waited then is dropped."""
+        """Wait for an item and take it. None once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._item is not None)
             item, self._item = self._item, None
-            return None if self._closed else item
+            return item
 
-    def close(self) -> None:
-        """Release whoever waits in `take`."""
+    def close(self) -> bool:
+        """Release whoever waits in `take`. True if an item waited, which nobody gets any more."""
         with self._changed:
-            self._closed = True
+            left, self._item, self._closed = self._item is not None, None, True
             self._changed.notify_all()
+            return left

@@ -119,6 +119,7 @@ class CompletionNode(LifecycleNode):
         self._configure_error = ""
         self._reload_error = ""
         self._newest_reload = 0
+        self._loading = threading.Lock()
         self._active_since_s = 0.0
         self._subscription: Subscription | None = None
         self._completions: Publisher | None = None
@@ -179,6 +180,7 @@ class CompletionNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.report()  # the warm-up takes long where loops are compiled for the first time
         try:
+            self._refuse_two_at_work()
             self._warm_up()
             self._subscription = self._subscribe()
         except Exception as error:  # whatever the backend raises (out of memory, ...), or an impossible QoS override
@@ -247,9 +249,14 @@ class CompletionNode(LifecycleNode):
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
-        self._mailbox.close()
+        if self._mailbox.close():
+            self._log.replaced()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(SECONDS_TO_FINISH_A_SWEEP)
+
+    def _refuse_two_at_work(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            raise RuntimeError("the last sweep before the deactivation is still in work; try again when it is done")
 
     def _release(self) -> None:
         self._newest_reload += 1  # a model that is being loaded comes too late
@@ -381,20 +388,24 @@ class CompletionNode(LifecycleNode):
 
         def load() -> None:
             error = ""
-            try:
-                inference = load_inference(parameters)
-                if parameters.warm_up:
-                    warm_up(inference, parameters)
-            except Exception as fault:  # whatever a damaged file or a full device raises
-                error = f"model {parameters.model or 'default'} cannot be loaded, {self._model_name()} goes on: {fault}"
-                self.get_logger().error(error)
-            if number != self._newest_reload:
-                error = error or "another model was asked for in the meantime"
-            elif error:
-                self._reload_error = error
-            else:
-                self._inference, self._reload_error = inference, ""
-                self.get_logger().info(f"model {self._model_name()} runs")
+            with self._loading:  # one at a time: memory holds the model that runs and one more
+                try:
+                    if number == self._newest_reload:
+                        inference = load_inference(parameters)
+                        if parameters.warm_up:
+                            warm_up(inference, parameters)
+                except Exception as fault:  # whatever a damaged file or a full device raises
+                    error = (
+                        f"model {parameters.model or 'default'} cannot be loaded, {self._model_name()} goes on: {fault}"
+                    )
+                    self.get_logger().error(error)
+                if number != self._newest_reload:
+                    error = error or "another model was asked for in the meantime"
+                elif error:
+                    self._reload_error = error
+                else:
+                    self._inference, self._reload_error = inference, ""
+                    self.get_logger().info(f"model {self._model_name()} runs")
             done.set_result(error)
 
         threading.Thread(target=load, name="load model", daemon=True).start()
@@ -430,6 +441,7 @@ class CompletionNode(LifecycleNode):
         """The inference thread. A sweep that cannot be completed is counted, and the next one gets its chance."""
         mailbox = self._mailbox
         while (arrival := mailbox.take()) is not None:
+            self._log.began()
             try:
                 self._complete(arrival)
             except (MessageError, SweepError, FrameError) as error:
