@@ -93,6 +93,15 @@ def test_clouds_that_do_not_fit_are_refused_by_name(other):
         merged([row([1]), other])
 
 
+@pytest.mark.parametrize("fault", [{"point_step": 0}, {"row_step": 1}, {"width": 9}, {"height": 2}])
+def test_a_cloud_that_is_not_whole_is_refused(fault):
+    broken = row([1, 2])
+    for name, value in fault.items():
+        setattr(broken, name, value)
+    with pytest.raises(ValueError, match="do not hold them"):
+        merged([row([1]), broken])
+
+
 def test_clouds_of_one_moment_are_merged_and_no_others(ros, peer):
     merger = CloudMerger()
     peer.executor.add_node(merger)

@@ -43,6 +43,7 @@ class CloudMerger(Node):
             )
 
     def _receive(self, topic: str, cloud: PointCloud2) -> None:
+        self._tell_of_an_unmerged(topic)
         self._newest[topic] = cloud
         clouds = [each for each in self._newest.values() if each is not None]
         stamps = [_stamp_s(each) for each in clouds]
@@ -54,10 +55,26 @@ class CloudMerger(Node):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
         self._newest = dict.fromkeys(self._newest)
 
+    def _tell_of_an_unmerged(self, topic: str) -> None:
+        """A cloud that goes without having been merged: those of the other topics are missing, or of other moments."""
+        if self._newest[topic] is None:
+            return
+        others = [each for each in self._newest if each != topic]
+        self.get_logger().warning(
+            f"a cloud of {topic} is not merged: within {self._apart_s} s of its stamp none came on one of {others}",
+            throttle_duration_sec=5.0,
+        )
+
 
 def merged(clouds: list[PointCloud2]) -> PointCloud2:
-    """All points of `clouds` under the newest stamp. ValueError where frame or layout differ."""
+    """All points of `clouds` under the newest stamp. ValueError where frame or layout differ, or a cloud is not whole."""
     first = clouds[0]
+    for cloud in clouds:
+        if not _is_whole(cloud):
+            raise ValueError(
+                f"{cloud.width} x {cloud.height} points of {cloud.point_step} bytes, rows of {cloud.row_step}: "
+                f"{len(cloud.data)} bytes of data do not hold them"
+            )
     for cloud in clouds[1:]:
         if cloud.header.frame_id != first.header.frame_id:
             raise ValueError(
@@ -84,6 +101,11 @@ def merged(clouds: list[PointCloud2]) -> PointCloud2:
         data=data,
         is_dense=all(cloud.is_dense for cloud in clouds),
     )
+
+
+def _is_whole(cloud: PointCloud2) -> bool:
+    rows_fit = cloud.width * cloud.point_step <= cloud.row_step
+    return cloud.point_step > 0 and rows_fit and len(cloud.data) >= cloud.row_step * cloud.height
 
 
 def _packed(cloud: PointCloud2) -> bytes:
