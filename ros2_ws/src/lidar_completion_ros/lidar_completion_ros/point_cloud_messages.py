@@ -31,6 +31,7 @@ FLOAT_TYPES = (PointField.FLOAT32, PointField.FLOAT64)
 
 TIME_FIELDS = ("time", "t", "timestamp", "time_stamp", "offset_time", "point_time_offset")  # as drivers name it
 LONGEST_SWEEP_S = 1.0
+LONGEST_DETAIL = 500  # characters: a message may have any number of fields with names of any length
 
 OUTPUT_FIELDS = {"intensity": np.float32, "provenance": np.uint8, "confidence": np.float32}
 
@@ -39,7 +40,7 @@ class MessageError(ValueError):
     """A PointCloud2 that cannot be read. `fault` is the short name under which diagnostics count it."""
 
     def __init__(self, fault: str, detail: str) -> None:
-        super().__init__(f"{fault}: {detail}")
+        super().__init__(f"{fault}: {detail[:LONGEST_DETAIL]}")
         self.fault = fault
 
 
