@@ -18,7 +18,7 @@ setup(
         ),
     ],
     python_requires=">=3.11",
-    install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "plyfile", "pypcd4"],
+    install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "tqdm", "plyfile", "pypcd4"],
     extras_require={
         "onnx": ["onnx", "onnxruntime"],
         "pictures": ["matplotlib", "pillow"],
