@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))
 DRIVE = SHARED / "data" / "sequences" / "91" / "velodyne"
 PERIOD_S = 0.1
-SETTLED_S = 60.0  # memory is compared with that of this time after the first answer
+SETTLED_S = 60.0  # memory is looked at from then on
 LAYOUT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity")])
 
 
@@ -243,7 +243,7 @@ def heading(options: argparse.Namespace, sweeps: list[PointCloud2]) -> str:
 
 TABLE_HEAD = (
     f"{'budget ms':>9} {'sweeps':>7} {'lost in':>7} {'dropped':>7} {'answers':>7} {'lost out':>8} {'p50 ms':>7} {'p99 ms':>7} "
-    f"{'over %':>6} {'outside p99':>11} {'changes':>7} {'MiB at 60 s':>11} {'at end':>7} {'growth %':>8}  steps x replication"
+    f"{'over %':>6} {'outside p99':>11} {'changes':>7} {'MiB 2nd min':>11} {'last':>7} {'growth %':>8}  steps x replication"
 )
 NOTE = (
     "lost in, lost out: by DDS; dropped: replaced by a newer sweep or too old to be begun; p50, p99, over: from the arrival at the "
@@ -267,11 +267,16 @@ def row(budget_ms: int, run: Run) -> str:
 
 
 def memory(run: Run) -> tuple[float, float]:
-    """MiB around the end of the first minute, and at the end; medians of five seconds. A short run: of its middle."""
+    """MiB in the second minute and in the last one, medians: a sweep in work needs more than one that is done.
+
+    Of a run of less than three minutes: its second and its last third.
+    """
     samples = run.memory_mib or [(0.0, float("nan"))]
-    settled = min(SETTLED_S, samples[-1][0] / 2)
-    early = [mib for second, mib in samples if second >= settled][:5]
-    return float(np.median(early)), float(np.median([mib for _, mib in samples[-5:]]))
+    length = samples[-1][0]
+    window = min(SETTLED_S, length / 3)
+    early = [mib for second, mib in samples if window <= second < 2 * window]
+    late = [mib for second, mib in samples if second >= length - window]
+    return float(np.median(early)), float(np.median(late))
 
 
 if __name__ == "__main__":
