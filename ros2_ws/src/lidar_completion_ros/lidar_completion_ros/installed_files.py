@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from importlib.util import find_spec
 from pathlib import Path
 
 DEFAULT_MODEL = "edge"
@@ -38,8 +39,8 @@ def model_folder(model: str) -> Path:
     if model and (path.exists() or len(path.parts) > 1):
         return path
     name = model or DEFAULT_MODEL
-    here = Path(__file__).resolve()
-    shipped = [folder / "models" / name for folder in _roots(here)]
+    core = find_spec("lidar_completion")  # not imported: that takes a second
+    shipped = [folder / "models" / name for folder in model_roots(Path(__file__), Path((core and core.origin) or "/"))]
     return next((folder for folder in shipped if folder.is_dir()), shipped[0] if not model else path)
 
 
@@ -48,6 +49,11 @@ def use_shared_memory_profile(environment: MutableMapping[str, str]) -> None:
     environment.setdefault(PROFILE_VARIABLE, str(config_file(PROFILE)))
 
 
-def _roots(here: Path) -> list[Path]:
+def model_roots(here: Path, core: Path) -> list[Path]:
+    """Folders in which the folder `models` may lie, for a file of this package and one of lidar_completion.
+
+    The core installs the models: colcon gives every package a prefix of its own unless it is told --merge-install.
+    """
+    here, core = here.resolve(), core.resolve()
     checkout = [parent for parent in here.parents if (parent / "ros2_ws").is_dir()]
-    return [*checkout, *(parent / "share" / "lidar_completion" for parent in here.parents)]
+    return [*checkout, *(parent / "share" / "lidar_completion" for parent in (*core.parents, *here.parents))]
