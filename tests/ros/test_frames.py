@@ -1,5 +1,7 @@
 """Frames: poses in, points moved, and clear words where a transform is not known."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +53,16 @@ def test_the_identity_keeps_every_bit():
     points = np.array([[1e-30, np.nan, 3.3]], np.float32)
     assert RigidTransform.identity().apply(points) is points
     assert pose([0] * 6).is_identity
+
+
+def test_a_pose_without_a_rotation_needs_no_package_for_rotations(monkeypatch):
+    """A node with default parameters starts in any ROS installation."""
+    for package in ("tf_transformations", "transforms3d"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert pose([0] * 6).is_identity
+    np.testing.assert_array_equal(pose([1, 2, 3, 0, 0, 0]).translation, [1, 2, 3])
+    with pytest.raises(FrameError, match="pip install transforms3d"):
+        pose([0, 0, 0, 0, 0, 1])
 
 
 @pytest.mark.parametrize(

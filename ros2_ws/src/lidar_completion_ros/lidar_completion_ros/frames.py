@@ -143,6 +143,8 @@ def _rotation_of_quaternion(quaternion: np.ndarray) -> np.ndarray:
 
 def _rotation_of_angles(angles: np.ndarray) -> np.ndarray:
     """Matrix (3, 3) of roll, pitch, yaw in radians about fixed axes."""
+    if not angles.any():  # the default pose: a node that needs no rotation starts without either package
+        return np.eye(3)
     try:
         from tf_transformations import euler_matrix
     except ImportError:
