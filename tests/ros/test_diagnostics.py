@@ -122,6 +122,14 @@ def test_however_a_sweep_ends_nothing_is_in_work_any_more(end):
     assert log.working_s() == 0
 
 
+def test_a_callback_that_failed_is_a_warning_once():
+    log = working_log()
+    log.callback_failed()
+    level, message = judge(log, log.troubles(), ACTIVE)
+    assert (level, message) == (DiagnosticStatus.WARN, "since the last report: callback failed (1x)")
+    assert log.values()["callbacks failed"] == "1"
+
+
 def test_a_shed_sweep_is_one_of_the_dropped():
     log = SweepLog()
     log.replaced()

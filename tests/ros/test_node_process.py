@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import PointField
 
 from lidar_completion.point_cloud_files import read_points
@@ -121,6 +122,15 @@ def test_rubbish_is_diagnosed_and_the_next_good_sweep_is_completed(name, vehicle
     good = cloud(street(), stamp_ns=1_400_000_000 * 10**9 + 1)
     assert_completes(good, vehicle.complete(good))
     vehicle.until_diagnosed(lambda status: status.level == DiagnosticStatus.OK)
+    assert node.poll() is None
+
+
+@pytest.mark.parametrize("size", [4, 30, 3000])
+def test_bytes_that_are_no_message_do_no_harm(size, vehicle, node, street, cloud):
+    """The middleware drops what it cannot deserialise before the node sees it: no diagnostic, and no crash."""
+    vehicle.sweeps.publish(serialize_message(cloud(street()))[:size])
+    good = cloud(street(), stamp_ns=1_500_000_000 * 10**9 + size)
+    assert_completes(good, vehicle.complete(good))
     assert node.poll() is None
 
 

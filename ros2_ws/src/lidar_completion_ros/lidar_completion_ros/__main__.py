@@ -112,8 +112,8 @@ def _spin(node: CompletionNode, stop: threading.Event) -> int:
     while not stop.is_set() and node.state != "finalized" and node.context.ok():
         try:
             executor.spin_once(timeout_sec=0.1)  # returns often enough for Python to see a signal
-        except Exception as error:  # of one message or service call: no reason to leave the vehicle without the node
-            node.get_logger().error(f"callback failed: {type(error).__name__}: {error}", throttle_duration_sec=1.0)
+        except Exception as error:
+            node.callback_failed(error)
     node.close()
     executor.remove_node(node)
     return 0

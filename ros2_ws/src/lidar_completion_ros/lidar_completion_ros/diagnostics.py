@@ -59,6 +59,7 @@ class SweepLog:
     stamp_jumps: int = 0  # stamps that were earlier than the one before
     deadlines_missed: int = 0  # of the output's QoS deadline
     failed: int = 0  # the inference raised
+    callbacks_failed: int = 0  # the executor raised: bytes that are no message, a service call, ...
     faults: Counter[str] = field(default_factory=Counter)  # refused sweeps by the name of the fault
     last_fault: str = ""  # full text of the newest refusal or failure
     recovered: bool = True  # the newest sweep that the inference took was completed
@@ -127,6 +128,10 @@ class SweepLog:
             self.failed += 1
             self.last_fault, self.recovered, self._began_s = detail, False, None
 
+    def callback_failed(self) -> None:
+        with self._lock:
+            self.callbacks_failed += 1
+
     def completed_sweep(self, record: SweepRecord) -> None:
         with self._lock:
             now = time.monotonic()
@@ -141,7 +146,8 @@ class SweepLog:
         with self._lock:
             stamps = {"stamp went backwards": self.stamp_jumps} if self.stamp_jumps else {}
             failures = {"inference failed": self.failed} if self.failed else {}
-            return Counter({**self.faults, **failures, **stamps})
+            callbacks = {"callback failed": self.callbacks_failed} if self.callbacks_failed else {}
+            return Counter({**self.faults, **failures, **callbacks, **stamps})
 
     def latency_ms(self, percentile: float) -> float | None:
         with self._lock:
@@ -158,6 +164,7 @@ class SweepLog:
                 "sweeps skipped, no subscriber": str(self.skipped),
                 "sweeps refused": str(sum(self.faults.values())),
                 "inference failures": str(self.failed),
+                "callbacks failed": str(self.callbacks_failed),
                 "stamps gone backwards": str(self.stamp_jumps),
                 "output deadlines missed": str(self.deadlines_missed),
                 "last fault": self.last_fault,

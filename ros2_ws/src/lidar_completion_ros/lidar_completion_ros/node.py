@@ -212,6 +212,11 @@ class CompletionNode(LifecycleNode):
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    def callback_failed(self, error: Exception) -> None:
+        """Tell of what a callback raised, or the reading of its message: no reason to leave the vehicle without the node."""
+        self._log.callback_failed()
+        self.get_logger().error(f"callback failed: {type(error).__name__}: {error}", throttle_duration_sec=1.0)
+
     def close(self) -> None:
         """Shut the node down from any state, with a last diagnostic."""
         if self.state in ("unconfigured", "inactive", "active"):
