@@ -308,9 +308,10 @@ class Player(Node):
 
     def _hear(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.hardware_id == "lidar_completion":
-                with self._changed:
-                    about = {"message": status.message, "node": status.name.partition(":")[0]}
+            name = status.name.partition(":")[0]
+            if status.hardware_id == "lidar_completion" and self.node_values.get("node", name) == name:
+                with self._changed:  # of several nodes the one that was heard first
+                    about = {"message": status.message, "node": name}
                     self.node_values = {pair.key: pair.value for pair in status.values} | about
                     self._told_s = time.monotonic()
                     if self._tell is not None and self._published_s:
@@ -393,7 +394,10 @@ def _play(player: Player, source: BagSweeps, rate: float, progress: Callable[[in
         first_ns = bag_time_ns if first_ns is None else first_ns
         if rate > 0:
             player.wait_until(began_s + (bag_time_ns - first_ns) / 1e9 / rate)
-        index = player.play(bag_time_ns, cdr)
+        try:
+            index = player.play(bag_time_ns, cdr)
+        except struct.error:
+            raise BagError(f"{source.path}: message {played} of {source.topic} is cut off: {len(cdr)} bytes") from None
         if rate == 0:
             player.wait_for_answer(index)
         if progress is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,15 +68,33 @@ def bag(
     }
     name = bag.resolve().stem
     try:
-        if not evaluate:
-            result = replay(bag, output or Path(f"{name}_completed"), progress=_progress("sweep"), **options)
-            typer.echo(summary(result))
-            return
-        folder = report or Path(f"{name}_evaluation")
-        judged = {"poses": poses, "odometry_topic": odometry_topic, "judge_every": judge_every, "show": show}
-        _evaluate(bag, folder, output=output, **judged, **options)
+        with _one_interrupt():
+            if not evaluate:
+                result = replay(bag, output or Path(f"{name}_completed"), progress=_progress("sweep"), **options)
+                typer.echo(summary(result))
+                return
+            folder = report or Path(f"{name}_evaluation")
+            judged = {"poses": poses, "odometry_topic": odometry_topic, "judge_every": judge_every, "show": show}
+            _evaluate(bag, folder, output=output, **judged, **options)
     except (BagError, ReplayError, ImportError) as error:
         raise _stop(str(error)) from None
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """The first SIGINT ends the replay; a second one, as launch and the terminal both send it, must not interrupt that end."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
 
 
 def _evaluate(bag: Path, folder: Path, **options: object) -> None:
