@@ -74,10 +74,11 @@ class TestAfterShutdown(unittest.TestCase):
 
 
 def _street():
-    """A ground 1.8 m below the sensor, with x, y, z, intensity float32."""
-    azimuth, distance = np.meshgrid(np.linspace(-np.pi, np.pi, 180), np.linspace(4, 30, 16))
+    """A ground 1.8 m below the sensor and a wall around it at 20 m, with x, y, z, intensity float32."""
+    azimuth, ring = np.meshgrid(np.linspace(-np.pi, np.pi, 180), np.arange(16))
+    distance = np.minimum(4.0 + 2.0 * ring, 20.0)
     layout = np.dtype([(name, np.float32) for name in ("x", "y", "z", "intensity")])
     buffer, points = allocate_points(azimuth.size, layout)
     points["x"], points["y"] = (distance * np.cos(azimuth)).ravel(), (distance * np.sin(azimuth)).ravel()
-    points["z"] = -1.8
+    points["z"] = (0.4 * np.maximum(ring - 8, 0) - 1.8).ravel()
     return cloud_message(Header(frame_id="front_lidar"), buffer, layout)
