@@ -7,14 +7,16 @@ layout behind each other. Motion between the sweeps is not taken out: the clouds
 from __future__ import annotations
 
 import array
+import signal
 import sys
-from contextlib import suppress
+import threading
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import PointCloud2
 
 
@@ -120,12 +122,17 @@ def _stamp_s(cloud: PointCloud2) -> float:
 
 def main() -> None:
     """Run the merger until SIGINT or SIGTERM."""
-    # launch and the terminal both send SIGINT: the second one must not interrupt the end that the first one began
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.init(args=sys.argv)
-        rclpy.spin(CloudMerger())
-    with suppress(KeyboardInterrupt):
-        rclpy.try_shutdown()
+    # launch and the terminal both send SIGINT: a second one must not interrupt the end that the first one began
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    merger, executor = CloudMerger(), SingleThreadedExecutor()
+    executor.add_node(merger)
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=0.1)  # returns often enough for Python to see a signal
+    merger.destroy_node()
+    rclpy.try_shutdown()
 
 
 if __name__ == "__main__":
