@@ -124,25 +124,44 @@ def test_clouds_of_one_moment_are_merged_and_no_others(ros, peer):
 
 needs_launch = pytest.mark.skipif(
     find_spec("launch_ros") is None or find_spec("ros2launch") is None,
-    reason="needs launch_ros and ros2launch, which PyPI does not have: run in a ROS 2 installation",
+    reason="needs launch_ros and ros2launch, which PyPI does not have: run in a ROS 2 installation after colcon build, or see "
+    "docs/node.md, 'The launch tests without a ROS installation'",
 )
 
 
 @contextmanager
-def launched(name, **arguments):
+def launched(name, log, **arguments):
+    """ros2 launch of one of the files, with what it prints in the file `log`; killed at the end if it still runs."""
     given = [f"{key}:={value}" for key, value in arguments.items()]
     ros2 = "import sys; from ros2cli.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", ros2, "launch", str(LAUNCH / name), *given]
-    process = subprocess.Popen(command, start_new_session=True)
+    command = [sys.executable, "-u", "-c", ros2, "launch", str(LAUNCH / name), *given]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            start_new_session=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(log.read_text(), file=sys.stderr)  # shown when the test fails
+
+
+def end_cleanly(process, log, processes):
+    """SIGINT as from a terminal, to all at once: every process ends with exit code 0 and none has to be terminated."""
+    before = len(log.read_text())
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0
+    told = log.read_text()[before:]
+    assert told.count("process has finished cleanly") == processes, told
+    assert "process has died" not in told
+    assert "escalating" not in told
+    assert "Traceback" not in told
 
 
 def process_of(executable, session):
@@ -154,26 +173,106 @@ def process_of(executable, session):
     raise AssertionError(f"{executable} does not run in the session {session}")
 
 
+def until_active(peer, subscribers=1, timeout_s=240):
+    """Spin until a diagnostic that is yet to come says so: a machine that is busy loads torch for a minute."""
+    seen = len(peer.diagnostics)
+    peer.until(lambda: len(peer.diagnostics) > seen and peer.values["state"] == "active", timeout_s)
+    peer.until(lambda: peer.values["input publishers"] == "1" and peer.sweeps.get_subscription_count() == 1)
+    peer.until(lambda: peer.values["output subscribers"] == str(subscribers))
+
+
 @needs_launch
 @pytest.mark.slow
-def test_a_launched_node_completes_and_is_started_again_when_it_dies(make_peer, tiny_model, street, cloud):
+def test_a_launched_node_completes_and_is_started_again_when_it_dies(make_peer, tiny_model, street, cloud, tmp_path):
+    log = tmp_path / "log"
     with (
         make_peer("/front") as peer,
-        launched("complete.launch.py", namespace="front", model=tiny_model, respawn="true") as launch,
+        launched("complete.launch.py", log, namespace="front", model=tiny_model, respawn="true") as launch,
     ):
         for round_number in range(2):
-            seen = len(peer.diagnostics)
-            peer.until(lambda seen=seen: len(peer.diagnostics) > seen and peer.values["state"] == "active", 240)
-            peer.until_connected()
+            until_active(peer)
             peer.complete(cloud(street(), stamp_ns=10**18 + round_number))
             if round_number == 0:
                 os.kill(process_of("lidar_completion_node", launch.pid), signal.SIGKILL)
+        end_cleanly(launch, log, 1)
+
+
+@needs_launch
+@pytest.mark.slow
+def test_topics_are_remapped_by_arguments(make_peer, tiny_model, street, cloud, tmp_path):
+    topics = {"input_topic": "/roof/points", "output_topic": "dense"}
+    log = tmp_path / "log"
+    with (
+        make_peer() as peer,
+        launched("complete.launch.py", log, namespace="/a/b", model=tiny_model, **topics) as launch,
+    ):
+        got = []
+        peer.node.create_subscription(PointCloud2, "/a/b/dense", got.append, 5)
+        sweeps = peer.node.create_publisher(PointCloud2, "/roof/points", 5)
+        peer.until(lambda: sweeps.get_subscription_count(), 240)
+        peer.until(lambda: peer.node.count_publishers("/a/b/dense"))
+
+        def completed():
+            sweeps.publish(cloud(street()))
+            return got
+
+        peer.until(completed)
+        end_cleanly(launch, log, 1)
+
+
+@needs_launch
+@pytest.mark.slow
+def test_several_lidars_are_completed_and_merged_in_one_frame(make_peer, tiny_model, street, cloud, tmp_path):
+    poses = {"front": [2.0, 0.0, 0.0, 0.0, 0.0, 0.0], "rear": [-1.0, 0.0, 0.5, 0.0, 0.0, np.pi]}
+    parameters = tmp_path / "vehicle.yaml"
+    parameters.write_text(
+        yaml.safe_dump(
+            {f"/{name}/lidar_completion": {"ros__parameters": {"sensor_pose": pose}} for name, pose in poses.items()}
+        )
+    )
+    arguments = {"lidars": "front,rear", "target_frame": "base_link", "model": tiny_model, "params_file": parameters}
+    log = tmp_path / "log"
+    with (
+        make_peer("/front") as front,
+        make_peer("/rear") as rear,
+        launched("several_lidars.launch.py", log, **arguments) as launch,
+    ):
+        got = []
+        front.node.create_subscription(PointCloud2, "/lidars/completed", got.append, 5)
+        for peer in (front, rear):
+            until_active(peer, subscribers=2)  # the merger and the peer
+        for name, peer in (("front", front), ("rear", rear)):
+            peer.sweeps.publish(cloud(street(), frame=name))
+            peer.until(lambda peer=peer: peer.completions)
+        sides = [front.completions[0], rear.completions[0]]
+        front.until(lambda: got)
+        assert got[0].header.frame_id == "base_link"
+        assert bytes(got[0].data) == b"".join(bytes(side.data) for side in sides)
+        for side, shift, turn in zip(sides, ([2, 0, 0], [-1, 0, 0.5]), (1, -1), strict=True):
+            first = np.frombuffer(side.data, np.float32, 3)
+            assert first == pytest.approx(street()[0] * [turn, turn, 1] + shift, abs=1e-4)
+        end_cleanly(launch, log, 3)
 
 
 @needs_launch
 @pytest.mark.slow
 def test_a_launched_evaluation_writes_its_report(ros, tiny_model, tmp_path):
     arguments = {"bag": ROOT / "samples" / "street", "rate": 0, "report": tmp_path / "report", "model": tiny_model}
-    with launched("evaluate.launch.py", **arguments) as process:
+    log = tmp_path / "log"
+    with launched("evaluate.launch.py", log, **arguments) as process:
         assert process.wait(400) == 0
+        assert "process has died" not in log.read_text()
     assert "6 / 6" in (tmp_path / "report" / "report.html").read_text()
+
+
+@needs_launch
+@pytest.mark.slow
+def test_an_evaluation_that_is_interrupted_ends_all_of_it(peer, tiny_model, tmp_path):
+    arguments = {"bag": ROOT / "samples" / "street", "rate": 0.05, "report": tmp_path / "report", "model": tiny_model}
+    log = tmp_path / "log"
+    with launched("evaluate.launch.py", log, **arguments) as process:
+        peer.until(lambda: peer.values.get("completions out", "0") != "0", 240)
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+        assert "escalating" not in log.read_text()
+        assert "Traceback" not in log.read_text()
