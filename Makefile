@@ -34,10 +34,11 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 demo: $(READY)
 	$(BIN)/python demo/run.py --bag $(BAG) --model $(MODEL) --rate $(RATE) $(if $(POSES),--poses $(POSES)) --output demo_output
 
+# One thread each: on cores that others use, threads of PyTorch and BLAS wait for each other by spinning.
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# Training at large, as a user starts it: the whole chain of recipes/smoke, and two processes beside one.
+# Training as a user starts it: the whole chain of recipes/smoke, a run that is killed, two processes beside one.
 smoke: $(READY)
 	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_train.py
 

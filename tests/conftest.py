@@ -14,11 +14,6 @@ from lidar_completion.networks import Architecture
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(WORKER[2:]) if WORKER else os.getpid()) % 100)
 
-# These processes share the cores: with two threads each they get in each other's way. test_completer.py tests two threads.
-if WORKER:
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of nodes and trainers that tests start
-
 GOLDEN = Path(__file__).parent / "core" / "golden"
 
 

@@ -66,7 +66,7 @@ def test_no_state_between_scans(tiny_model: Path, guidance: float, steps: int):
 
 
 def test_two_threads_give_what_one_gives(completer: SceneCompleter):
-    """The whole of it, on enough points that every loop is shared: in `make test` all else may run on one thread."""
+    """The whole of it, on enough points that every loop is shared: in `make test` all else runs on one thread."""
     points, before, results = sweep(9_000), torch.get_num_threads(), []
     try:
         for threads in (1, 2):

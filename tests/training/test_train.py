@@ -64,6 +64,7 @@ def train(folder: Path, *entries: str, minutes: float | None = None) -> Trainer:
     return trainer
 
 
+@pytest.mark.slow  # half a minute: part of `make smoke`
 def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     entries = [*SMALL, "iterations=9", "save_every=4"]
     command = [*TRAIN, "--run", str(tmp_path / "killed"), *entries]
