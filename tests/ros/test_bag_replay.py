@@ -12,7 +12,7 @@ from std_msgs.msg import String
 from typer import Typer
 from typer.testing import CliRunner
 
-from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, cloud_head, replay
+from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, _dds_session, _play, cloud_head, replay
 from lidar_completion_ros.command_line import bag as bag_command
 from lidar_completion_ros.command_line import summary
 from lidar_completion_ros.point_cloud_messages import read_sweep
@@ -91,6 +91,15 @@ def test_a_running_node_is_used(make_bag, node_process, peer, tiny_model, tmp_pa
         result = replay(source, tmp_path / "out", rate=0)
         assert_same_sweeps(source, result)
         assert process.poll() is None
+
+
+def test_a_message_that_is_cut_off_is_told(tmp_path):
+    bag, typestore = tmp_path / "cut", get_typestore(Stores.ROS2_JAZZY)
+    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
+        writer.write(topic, FIRST_NS, b"\x00\x01\x00\x00" + bytes(10))
+    with _dds_session(None) as player, pytest.raises(BagError, match=r"message 1 of /velodyne_points is cut off: 14 b"):
+        _play(player, BagSweeps(bag, None), 0.0, None)
 
 
 def test_a_node_that_does_not_start_is_told(make_bag, tmp_path):
