@@ -137,7 +137,7 @@ def first_scenes(source: SceneSource, count: int) -> SceneSource:
 
 
 HEAD = """{date}, rows of {tables}. Completed points alone. [a, b]: 95 % bootstrap interval over scenes (for a drive too narrow:
-neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several. EMD\\* is the published figure, no earth
+neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several; s: median seconds of a scene. EMD\\* is the published figure, no earth
 mover's distance. Beside: what the paper publishes on SemanticKITTI (CD / JSD / EMD / s), another network on other data."""
 
 
@@ -190,7 +190,7 @@ def line_of(row: TableRow, seeds: list[RowSummary]) -> list[str]:
     cells = [
         cell([seed.values(figure) for seed in seeds], scale, digits) for figure, (_, scale, digits) in FIGURES.items()
     ]
-    seconds = np.mean([seed.seconds.mean for seed in seeds if seed.seconds])
+    seconds = np.median([result["seconds"] for seed in seeds for result in seed.scenes.values()])
     scenes = min(len(seed.scenes) for seed in seeds)
     count = "–" if row.trivial else f"{len(seeds)}" + (f" of {len(row.models)}" if len(row.models) > len(seeds) else "")
     return [row.label, *cells, f"{seconds:.2f}", count, f"{scenes}", published]
