@@ -98,7 +98,9 @@ def _one_interrupt() -> Iterator[None]:
 
 
 def _evaluate(bag: Path, folder: Path, **options: object) -> None:
+    # both before the replay, so that a missing library is told first
     from lidar_completion_ros.replay_evaluation import evaluate_replay
+    from lidar_completion_ros.replay_report import write_report
 
     evaluation = evaluate_replay(
         bag, folder, progress=lambda what, done, total: _progress(what)(done, total), **options
@@ -109,7 +111,7 @@ def _evaluate(bag: Path, folder: Path, **options: object) -> None:
         for row in ("raw", "completion"):
             cd, f = (sum(each[f"{row} {name}"] for each in rows) / len(rows) for name in ("cd", "f"))
             typer.echo(f"{row:<12} CD {cd:.3f} m, F at 0.2 m {100 * f:.1f} %, mean of {len(rows)} judged sweeps")
-    typer.echo(f"{'report':<12} {folder / 'report.html'}")
+    typer.echo(f"{'report':<12} {write_report(evaluation)}")
 
 
 def _stop(message: str) -> typer.Exit:

@@ -1,9 +1,10 @@
 """Evaluation of a replay: what the node did to every sweep of a bag, and how right its completions were.
 
-    bag -> replay -> sweeps.csv, diagnostics.csv, completions -> judge -> quality.csv -> report.html
+    bag -> replay -> sweeps.csv, diagnostics.csv, completions -> judge -> quality.csv
 
 One sweep after the other goes through memory; only the few that the report shows stay in it. Quality needs poses and the
-training package, which holds the judge; without poses the report tells latency, drops and diagnostics.
+training package, which holds the judge; without poses there is no more than latency, drops and diagnostics. What is made of it:
+replay_report.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from lidar_completion_ros.bag_replay import BagSweeps, Diagnostic, ReplayError, 
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS, output_layout
 
 TRAINING = "pip install lidar_completion_training (in a checkout: pip install -e training)"
-REPORT = "pip install 'lidar_completion_ros[report]'"
 TOLD = ("steps used", "latency p95 ms", "sweeps in", "completions out", "sweeps dropped", "sweeps refused")
 
 
@@ -89,15 +89,13 @@ def evaluate_replay(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     **replay_options: Any,
 ) -> Evaluation:
-    """Play `bag` through the node, judge every `judge_every`-th completion, and write the report into the new `folder`.
+    """Play `bag` through the node, judge every `judge_every`-th completion, figures into the new `folder`.
 
     poses: a TUM file; odometry_topic: of the bag; with either, completions are judged against the map that all sweeps of
     the bag make. output: bag of all completions; by default only those that are judged are recorded, in `folder`. show:
     how many of the worst and of the slowest sweeps have pictures. Raises BagError, ReplayError, and ImportError with the
     command that installs what is missing.
     """
-    from lidar_completion_ros.replay_report import write_report
-
     if folder.exists():
         raise ReplayError(f"{folder}: exists already; choose another folder for the report, or remove it")
     topic = BagSweeps(bag, topic).topic
@@ -118,9 +116,7 @@ def evaluate_replay(
     if judge is not None:
         _refuse_another_frame(bag, result)
     quality, shown = _look_at_completions(result, judge, folder, judge_every, show, progress)
-    evaluation = Evaluation(bag, rate, folder, result, judge_every, shown, quality)
-    write_report(evaluation)
-    return evaluation
+    return Evaluation(bag, rate, folder, result, judge_every, shown, quality)
 
 
 def open_judge(bag: Path, folder: Path, topic: str, poses: Path | None, odometry_topic: str | None) -> Judge:

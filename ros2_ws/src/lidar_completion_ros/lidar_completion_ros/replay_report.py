@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from lidar_completion_ros.charts import Series, clock, level_bar, time_chart
-from lidar_completion_ros.replay_evaluation import REPORT, Evaluation, ShownSweep, read_diagnostics
+from lidar_completion_ros.replay_evaluation import Evaluation, ShownSweep, read_diagnostics
 
 try:
     import matplotlib  # noqa: F401 (the bird's-eye pictures)
     from jinja2 import Environment, FunctionLoader, select_autoescape
     from markupsafe import Markup
 except ImportError as missing:
-    raise ImportError(f"the report of an evaluation needs {missing.name}: {REPORT}") from missing
+    install = "pip install 'lidar_completion_ros[report]'"
+    raise ImportError(f"the report of an evaluation needs {missing.name}: {install}") from missing
 
 LEVELS = ("OK", "WARN", "ERROR")
 LEVEL_COLOURS = ("#2fa37c", "#e8a33d", "#d1373f")
