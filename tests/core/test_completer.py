@@ -244,12 +244,20 @@ def test_at_most_so_many_points_the_measured_first(completer: SceneCompleter, mo
     np.testing.assert_array_equal(result.points[: len(result.measured_rows)], sweep()[result.measured_rows])
 
 
+def test_a_perfectly_flat_ground_is_not_completed_and_says_so(completer: SceneCompleter):
+    flat = sweep() * np.array([1, 1, 0], np.float32)
+    result = completer.complete(flat)  # post_crop keeps heights between mean - 2 std and max: none here
+    assert len(result.completed_points) == 0
+    assert result.removed["outside"] > 0
+
+
 def test_what_is_not_trusted_goes(completer: SceneCompleter):
     everything = completer.complete(sweep(), trust=TrustRules(free_space=None, below_ground_m=None))
-    assert sum(everything.removed.values()) == 0
+    assert sum(everything.removed.values()) == everything.removed["outside"]
     box = TrustRules(free_space=None, below_ground_m=None, ego_box_m=(-8, -8, -8, 8, 8, 8))
     result = completer.complete(sweep(), trust=box)
     assert result.removed["ego_box"] == len(everything.points) - len(result.points) > 0
+    assert result.removed["outside"] == everything.removed["outside"]
     assert len(result.measured_rows) == 400
     doubted = completer.complete(sweep(), trust=TrustRules(min_confidence=0.6))  # an uncalibrated model says 0.5
     assert len(doubted.completed_points) == 0

@@ -22,7 +22,7 @@ ACTIVE = Situation(
 
 def record(latency_s=0.1):
     timings = {"preprocess": 0.01, "denoise": 0.05, "postprocess": 0.02, "total": 0.08}
-    return SweepRecord(timings, latency_s, steps=2, points_in=10, points_out=30)
+    return SweepRecord(timings, latency_s, steps=2, points_in=10, points_out=30, points_completed=20)
 
 
 def working_log(latency_s=0.1):
@@ -145,6 +145,16 @@ def test_work_that_memory_does_not_hold_is_an_error_until_it_fits_again():
 def test_a_model_that_could_not_be_loaded_is_a_warning_while_the_old_one_runs():
     situation = dataclasses.replace(ACTIVE, reload_error="model x cannot be loaded, edge goes on: no such folder")
     assert judge(working_log(), {}, situation) == (DiagnosticStatus.WARN, situation.reload_error)
+
+
+def test_a_sweep_of_which_nothing_was_completed_is_a_warning_that_says_why():
+    log = working_log()
+    log.completed_sweep(dataclasses.replace(record(), points_completed=0, removed={"outside": 20, "free_space": 0}))
+    level, message = judge(log, {}, ACTIVE)
+    assert level == DiagnosticStatus.WARN
+    assert message == "the newest sweep has no completed point left; taken out: outside 20"
+    log.completed_sweep(record())
+    assert judge(log, {}, ACTIVE)[0] == DiagnosticStatus.OK
 
 
 def test_a_budget_below_the_least_work_says_so():

@@ -90,6 +90,7 @@ def test_every_sweep_is_labelled_under_its_stamp(start, peer, street, cloud):
     assert labels[0].header == sweep.header
     assert (label["steps used"], label["replication used"]) == ("2", "3")
     assert int(label["points out"]) == completion.width
+    assert 0 < int(label["points completed"]) < completion.width
 
 
 def test_an_impossible_budget_gets_the_least_work_and_a_warning(start, peer, street, cloud):

@@ -41,7 +41,7 @@ class Completion:
     steps: int
     # (M,) float32 where the input had one; of a completed point that of the nearest measured one
     intensity: np.ndarray | None = None
-    # how many points were taken out, by reason (visibility.untrusted; max_points)
+    # how many points were taken out, by reason: outside (scan.post_crop), those of visibility.untrusted, max_points
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -154,6 +154,7 @@ class SceneCompleter:
         clock.stop("denoise")
 
         inside = sweeps.post_crop(completed, near, max_range_m).nonzero().squeeze(1)
+        removed = {"outside": len(completed) - len(inside)}
         completed, source = completed.index_select(0, inside), source.index_select(0, inside)
         logit = None if denoise.logit is None else denoise.logit.index_select(0, inside)
         if refine and "refiner" in self.networks:
@@ -163,7 +164,8 @@ class SceneCompleter:
         confidence = point_confidence(logit, completed, scan, self.card)
         # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
         rays = measured[measured.norm(dim=1) > min_range_m]
-        kept, removed = untrusted(completed, scan, confidence, rays, trust or TrustRules())
+        kept, refuted = untrusted(completed, scan, confidence, rays, trust or TrustRules())
+        removed |= refuted
         kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
         completed, confidence, source = (each.index_select(0, kept) for each in (completed, confidence, source))
         light = intensities(intensity, sweep, measured_rows, scan_rows, completed, source)

@@ -25,6 +25,7 @@ class SweepRecord:
     steps: int
     points_in: int
     points_out: int
+    points_completed: int  # of points_out
     replication: int = 0
     age_s: float = 0.0  # from the arrival of the message to the begin of the work
     deskewed: bool = False
@@ -38,6 +39,7 @@ class SweepRecord:
             "replication used": str(self.replication),
             "points in": str(self.points_in),
             "points out": str(self.points_out),
+            "points completed": str(self.points_completed),
             "deskewed": "yes" if self.deskewed else "no",
             "temporal": self.temporal,
             "waited ms": f"{self.age_s * 1e3:.1f}",
@@ -212,6 +214,9 @@ def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tup
         return DiagnosticStatus.WARN, f"since the last report: {counts}"
     if now.reload_error:
         return DiagnosticStatus.WARN, now.reload_error
+    nothing = _nothing_completed(log)
+    if nothing:
+        return DiagnosticStatus.WARN, nothing
     waiting = _waiting(log, now)
     if waiting:
         return DiagnosticStatus.WARN, waiting
@@ -233,6 +238,15 @@ def _stuck(log: SweepLog, now: Situation) -> str:
     if typical_ms is None or working_s < max(now.sweep_timeout_s, STUCK_AFTER * typical_ms / 1e3):
         return ""
     return f"stuck: the sweep in work takes {working_s:.1f} s already, those before it took {typical_ms:.0f} ms (p99)"
+
+
+def _nothing_completed(log: SweepLog) -> str:
+    """The newest sweep went out as it came in: a flat ground alone, or rules that no completed point passes."""
+    last = log.last
+    if last is None or last.points_completed:
+        return ""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in last.removed.items() if count)
+    return f"the newest sweep has no completed point left; taken out: {reasons or 'none'}"
 
 
 def _waiting(log: SweepLog, now: Situation) -> str:

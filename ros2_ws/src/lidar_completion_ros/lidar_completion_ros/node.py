@@ -480,6 +480,7 @@ class CompletionNode(LifecycleNode):
             done.steps,
             points_in=len(sweep.points),
             points_out=len(completion.points),
+            points_completed=len(completion.completed_points),
             replication=done.replication,
             age_s=age_s,
             deskewed=points is not sweep.points,
