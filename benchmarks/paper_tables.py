@@ -2,8 +2,8 @@
 
     python benchmarks/paper_tables.py [benchmarks/paper_tables.yaml] [--scenes 100] [--processes 2] [--tables-only]
 
-The YAML lists tables, each with rows: label, models (one folder a seed), steps, guidance, refined, and, to be shown beside,
-the published figures. Results are kept per row and scene, so a killed run goes on and a new model costs only itself. Rows
+The YAML lists tables, each with rows: label, models (one folder a seed), steps, guidance, refined, min_confidence, and, to be
+shown beside, the published figures. Results are kept per row and scene, so a killed run goes on and a new model costs only itself. Rows
 whose model is missing are shown as such. Writes benchmarks/results/paper_tables.md. Drives: LIDAR_COMPLETION_SHARED.
 """
 
@@ -41,6 +41,7 @@ FIGURES = {
     "cd_observed": ("CD obs m", 1, 3),
     "f_observed_0.2": ("F obs %", 100, 1),
     "violations": ("free viol %", 100, 2),
+    "ghost_rate": ("> 0.5 m %", 100, 2),
 }
 
 
@@ -58,6 +59,7 @@ class TableRow:
     steps: int | None = None
     guidance: float | None = None
     refined: bool = True
+    min_confidence: float = 0.0
     published: list[float | None] = field(default_factory=list)  # CD, JSD, EMD, seconds
 
     def methods(self, device: str) -> list[Method]:
@@ -65,9 +67,19 @@ class TableRow:
         there = [Path(model) for model in self.models if (Path(model) / CARD_NAME).is_file()]
         # named after its whole path: many are called `model`
         name = f"steps {self.steps}, guidance {self.guidance}, refined {self.refined}"
+        if self.min_confidence:
+            name += f", confidence {self.min_confidence}"
         options = {"guidance": self.guidance}
         return [
-            ModelMethod(model, self.steps, self.refined, device, options=options, name=f"{model}, {name}")
+            ModelMethod(
+                model,
+                self.steps,
+                self.refined,
+                device,
+                min_confidence=self.min_confidence,
+                options=options,
+                name=f"{model}, {name}",
+            )
             for model in there
         ]
 

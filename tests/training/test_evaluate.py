@@ -264,6 +264,15 @@ def test_a_model_with_options_is_another_row(source, tiny_model, tmp_path):
     assert methods[0].settings()["replication"] == 1
 
 
+def test_doubted_points_can_be_left_out(source, tiny_model):
+    all_points, none = (ModelMethod(tiny_model, 1, device="cpu", min_confidence=least) for least in (0.4, 0.6))
+    scene = source.load(0)
+    assert len(all_points.complete(scene)) > 0  # an uncalibrated model says 0.5
+    assert len(none.complete(scene)) == 0
+    assert none.settings()["min_confidence"] == 0.6
+    assert "min_confidence" not in ModelMethod(tiny_model, 1).settings()  # as stored results have it
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 

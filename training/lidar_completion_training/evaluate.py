@@ -27,6 +27,7 @@ from lidar_completion.metrics import MetricError, NearestDistances, nearest_dist
 from lidar_completion.pictures import errors_over_truth
 from lidar_completion.point_cloud_files import read_points, suffixes
 from lidar_completion.trivial import TRIVIAL
+from lidar_completion.visibility import TrustRules
 from lidar_completion_training.ground_truth_map import in_window
 from lidar_completion_training.judge import JudgeRules, judge
 from lidar_completion_training.scenes import Scene, SceneSource
@@ -74,7 +75,8 @@ class TrivialMethod(Method):
 class ModelMethod(Method):
     """A model folder at a number of steps (None: its card's); loaded when first used.
 
-    options: further arguments of SceneCompleter.complete, such as {"guidance": 3.5}; name: "" makes one of folder and steps.
+    min_confidence: completed points with less are taken out; options: further arguments of SceneCompleter.complete, such as
+    {"guidance": 3.5}; name: "" makes one of folder and steps.
     """
 
     model: Path
@@ -83,6 +85,7 @@ class ModelMethod(Method):
     device: str = "auto"
     backend: str = "torch"
     seed: int = 0
+    min_confidence: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     kind = "model"
@@ -103,7 +106,8 @@ class ModelMethod(Method):
     def complete(self, scene: Scene) -> np.ndarray:
         sweep = scene.sweep if scene.returns is None else scene.returns
         options = {"steps": self.steps, "refine": self.refine, "seed": self.seed, **self.options}
-        return self._completer.complete(sweep, **options).completed_points
+        trust = TrustRules(min_confidence=self.min_confidence)
+        return self._completer.complete(sweep, trust=trust, **options).completed_points
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -112,6 +116,7 @@ class ModelMethod(Method):
             "refine": self.refine,
             "backend": self.backend,
             "seed": self.seed,
+            **({"min_confidence": self.min_confidence} if self.min_confidence else {}),
             **self.options,
         }
 
