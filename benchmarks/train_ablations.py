@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lidar_completion.checkpoints import CARD_NAME
 from lidar_completion_training.configuration import Recipe, load_recipe
-from lidar_completion_training.runs import MODEL_NAME, is_trained, recipe_path
+from lidar_completion_training.runs import MODEL_NAME, export_to, is_trained, recipe_path
 
 SEEDS = (0, 1, 2)
 DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
@@ -28,6 +28,12 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
     )
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
+REFINER = "refiner"
+REFINED = (
+    "teacher-0",
+    "dpo-0",
+    "student-0",
+)  # rows of all of them share that one refiner, as the paper's share LiDiff's
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 
@@ -91,7 +97,7 @@ def trainings() -> list[Training]:
     }
     found += [Training(name, DPO, "teacher-0", entries=(f"distillation.{entry}",)) for name, entry in changes.items()]
     refiner = ("iterations=600", "refiner.inputs=completion", "refiner.queries=20000", "export.replication=20")
-    found += [Training(f"{model}-refined", "", model, entries=refiner) for model in ("teacher-0", "dpo-0", "student-0")]
+    found.append(Training(REFINER, "", "student-0", entries=refiner))
     return found
 
 
@@ -114,6 +120,16 @@ def main() -> None:
             continue
         print(f"=== {each.name}", flush=True)
         subprocess.run(command(each, options, (end - time.monotonic()) / 60), check=True)
+    write_refined(options.runs)
+
+
+def write_refined(runs: Path) -> None:
+    """Write runs/NAME-refined/model, NAME with the refiner, where both are trained."""
+    refiner = runs / REFINER / MODEL_NAME
+    for name in REFINED:
+        output = runs / f"{name}-refined" / MODEL_NAME
+        if all((each / CARD_NAME).is_file() for each in (refiner, runs / name / MODEL_NAME)) and not output.exists():
+            export_to(runs / name, output, refiner=refiner)
 
 
 def command(training: Training, options: argparse.Namespace, minutes: float) -> list[str]:
