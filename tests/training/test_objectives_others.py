@@ -159,11 +159,13 @@ def test_a_teacher_around_the_scan_learns():
 # --- refiner ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inputs", ["jitter", "completion"])
-def test_a_refiner_learns_alone_and_is_exported_with_its_model(model, inputs):
-    one = objective("objective=refiner", f"refiner.inputs={inputs}", "refiner.points=300", start_from=model)
-    loss, _ = loss_of(one)
-    loss.backward()
+@pytest.mark.parametrize(
+    ("inputs", "loss"), [("jitter", "squared"), ("completion", "squared"), ("completion", "clamped")]
+)
+def test_a_refiner_learns_alone_and_is_exported_with_its_model(model, inputs, loss):
+    entries = (f"refiner.inputs={inputs}", f"refiner.loss={loss}", "refiner.points=300")
+    one = objective("objective=refiner", *entries, start_from=model)
+    loss_of(one)[0].backward()
     assert {n.split(".")[0] for n, p in one.networks.named_parameters() if p.grad is not None} == {"refiner"}
     assert set(one.exported) == {"encoder", "denoiser", "refiner"}
     rough = one.rough(prepare(wall(), one.recipe, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
@@ -171,6 +173,11 @@ def test_a_refiner_learns_alone_and_is_exported_with_its_model(model, inputs):
     _, before = load_model(model)
     for name, network in before.items():
         assert all(torch.equal(value, one.exported[name].state_dict()[k]) for k, value in network.state_dict().items())
+
+
+def test_a_refiner_loss_that_does_not_exist_is_refused(model):
+    with pytest.raises(RecipeError, match=r"refiner.loss is 'l1'; it can be one of squared, clamped"):
+        objective("objective=refiner", "refiner.loss=l1", start_from=model)
 
 
 def test_the_jitter_of_a_refiners_input_is_clipped(model):

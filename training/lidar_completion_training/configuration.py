@@ -106,6 +106,7 @@ class RefinerRecipe:
     """The refiner's input is the truth jittered, as published, or completions of recipe.start_from, as in use."""
 
     inputs: str = "jitter"  # or "completion"
+    loss: str = "squared"  # Chamfer distance as published, or "clamped": that of the direct objective (direct.*)
     jitter_m: float = 0.2
     jitter_clip_m: float = 0.3
     points: int = 30_000  # of the input; six times as many come out

@@ -7,7 +7,7 @@ from lidar_completion.checkpoints import NETWORKS
 from lidar_completion.diffusion import noise_like
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample
-from lidar_completion_training.objectives.chamfer import some_rows, squared_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss, some_rows, squared_chamfer
 from lidar_completion_training.objectives.preparation import (
     PreparedSweep,
     completion,
@@ -18,18 +18,20 @@ from lidar_completion_training.objectives.preparation import (
 )
 from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
 
-INPUTS = ("jitter", "completion")
+INPUTS, LOSSES = ("jitter", "completion"), ("squared", "clamped")
 
 
 class Refinement:
-    """Squared Chamfer distance of a jittered truth, or of a completion, with six offsets a point, to the truth.
+    """Squared (or clamped) Chamfer distance of a jittered truth, or of a completion, with six offsets a point, to the truth.
 
     The model that it will refine is exported with it, unchanged.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        if recipe.refiner.inputs not in INPUTS:
-            raise RecipeError(f"refiner.inputs is {recipe.refiner.inputs!r}; it can be one of {', '.join(INPUTS)}")
+        for entry, possible in (("inputs", INPUTS), ("loss", LOSSES)):
+            value = getattr(recipe.refiner, entry)
+            if value not in possible:
+                raise RecipeError(f"refiner.{entry} is {value!r}; it can be one of {', '.join(possible)}")
         self.recipe = recipe
         self.card = exported_card(recipe)
         networks = networks_of(needed(recipe.start_from, "refiner"), recipe.architecture)
@@ -38,13 +40,16 @@ class Refinement:
         self.trained: dict[str, nn.Module] = {"model": self.networks["refiner"].requires_grad_(True).train()}
 
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Square metres."""
+        """Square metres, or metres where the loss is clamped."""
         prepared = prepare(sample, self.recipe, generator)
         points = self.rough(prepared, generator)
         offsets = self.networks["refiner"](self.recipe.architecture.cloud(points, prepared.scan)).float()
         refined = (points[:, None] + offsets).reshape(-1, 3)
-        loss = squared_chamfer(refined, prepared.truth, self.recipe.refiner.queries, generator)
-        return {"model": loss}, {"offset_m": offsets.detach().norm(dim=2).mean().item()}
+        numbers = {"offset_m": offsets.detach().norm(dim=2).mean().item()}
+        if self.recipe.refiner.loss == "clamped":
+            loss, parts = direct_loss(refined, None, prepared.truth, self.recipe.direct, generator)
+            return {"model": loss}, numbers | parts
+        return {"model": squared_chamfer(refined, prepared.truth, self.recipe.refiner.queries, generator)}, numbers
 
     @torch.no_grad()
     def rough(self, prepared: PreparedSweep, generator: torch.Generator) -> Tensor:
