@@ -149,7 +149,8 @@ def first_scenes(source: SceneSource, count: int) -> SceneSource:
 
 
 HEAD = """{date}, rows of {tables}. Completed points alone. [a, b]: 95 % bootstrap interval over scenes (for a drive too narrow:
-neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several; s: median seconds of a scene. EMD\\* is the published figure, no earth
+neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several; s: median seconds of a scene, on a
+machine that did other work beside, not always as much. EMD\\* is the published figure, no earth
 mover's distance. Beside: what the paper publishes on SemanticKITTI (CD / JSD / EMD / s), another network on other data."""
 
 

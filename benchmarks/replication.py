@@ -1,15 +1,17 @@
-"""What more copies of the scan are worth: quality on the real drives, and time.
+"""What more copies of the scan are worth, and what a refiner is worth beside them: quality on the real drives, and time.
 
-    python benchmarks/replication.py [--model models/edge] [--steps 1] [--copies 10,15,20,25,30,40]
+    python benchmarks/replication.py [models/edge:10,20,30 runs/ablations/student-0-refined/model:5,8,12] [--steps 1]
 
 Every fifth sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone. Time: median over the sweeps of drive 90,
-every number of copies in turn on each sweep, as a ratio to the first of them. Writes benchmarks/results/replication.md.
+every row in turn on each sweep, as a ratio to the first of them. Writes benchmarks/results/replication.md.
 """
 
 import argparse
 import datetime
 import statistics
 import time
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,63 +20,77 @@ from shipped_model import processor
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion_training.evaluate import ModelMethod, evaluate
+from lidar_completion_training.scenes import SceneSource
 from lidar_completion_training.summary import summarise
 
 HERE = Path(__file__).parent
-FIGURES = {"cd": 1, "to_truth": 1, "to_prediction": 1, "f_0.2": 100, "violations": 100}
+EDGE = [(HERE.parent / "models/edge", copies) for copies in (10, 15, 20, 25, 30, 40)]
+# figure -> (heading, scale, digits)
+FIGURES = {
+    "points": ("points", 1, 0),
+    "cd": ("CD m", 1, 3),
+    "jsd_bev": ("JSD", 1, 3),
+    "f_0.2": ("F@0.2 %", 100, 1),
+    "violations": ("free viol %", 100, 2),
+    "ghost_rate": ("> 0.5 m %", 100, 2),
+}
+
+Row = tuple[Path, int]  # model folder, copies
 
 
 def main() -> None:
     options = arguments()
+    rows = [row for group in options.rows for row in group] or EDGE
     methods = [
-        ModelMethod(
-            options.model,
-            options.steps,
-            options={"replication": copies},
-            name=f"{options.model.name}, {options.steps} steps, {copies} copies",
-        )
-        for copies in options.copies
+        ModelMethod(model, options.steps, options={"replication": copies}, name=f"{label(model)}, {copies} copies")
+        for model, copies in rows
     ]
-    ratios = relative_times(options)
-    head = ["copies", "time", "points", "CD m", "to truth m", "to completion m", "F@0.2 %", "in free space %"]
-    parts = [
-        f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads; {options.model.name}, {options.steps} step(s)"
-    ]
-    for source, output in sources(options):
+    judged_on = sources(options)
+    ratios = relative_times(rows, options.steps, judged_on[0][0])
+    head = ["", "time", *(heading for heading, _, _ in FIGURES.values())]
+    parts = [f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads; {options.steps} step(s)"]
+    for source, output in judged_on:
         evaluate(source, methods, output, rules=RULES, pictures=False)
         lines = [head, ["---"] * len(head)]
-        for row, copies in zip(summarise(source, methods, output, rules=RULES).rows, options.copies, strict=True):
+        for row, ratio in zip(summarise(source, methods, output, rules=RULES).rows, ratios, strict=True):
             means = row.figures["completed"]
-            figures = [f"{scale * means[name].mean:.3f}" for name, scale in FIGURES.items()]
-            lines.append([str(copies), f"{ratios[copies]:.2f}", f"{means['points'].mean:,.0f}", *figures])
+            figures = [f"{scale * means[name].mean:,.{digits}f}" for name, (_, scale, digits) in FIGURES.items()]
+            lines.append([row.name, f"{ratio:.2f}", *figures])
         parts.append(f"## {output.name}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     text = "\n\n".join(parts) + "\n"
     (HERE / "results/replication.md").write_text(text)
     print(text)
 
 
-def relative_times(options: argparse.Namespace) -> dict[int, float]:
-    """Median seconds a sweep for every number of copies, relative to the first."""
-    completer = SceneCompleter.load(options.model)
-    source, _ = sources(options)[0]
-    seconds: dict[int, list[float]] = {copies: [] for copies in options.copies}
+def relative_times(rows: Sequence[Row], steps: int, source: SceneSource) -> list[float]:
+    """Median seconds a sweep of every row, relative to the first; the first sweep warms up."""
+    load = cache(SceneCompleter.load)
+    seconds: list[list[float]] = [[] for _ in rows]
     for index in range(len(source.names)):
-        sweep = source.load(index).sweep
-        for copies in options.copies:
+        scene = source.load(index)
+        sweep = scene.sweep if scene.returns is None else scene.returns
+        for (model, copies), times in zip(rows, seconds, strict=True):
             start = time.perf_counter()
-            completer.complete(sweep, steps=options.steps, replication=copies)
-            seconds[copies].append(time.perf_counter() - start)
-    medians = {copies: statistics.median(times[1:]) for copies, times in seconds.items()}
-    return {copies: value / medians[options.copies[0]] for copies, value in medians.items()}
+            load(model).complete(sweep, steps=steps, replication=copies)
+            times.append(time.perf_counter() - start)
+    medians = [statistics.median(times[1:]) for times in seconds]
+    return [median / medians[0] for median in medians]
+
+
+def label(model: Path) -> str:
+    """models/edge is edge, runs/ablations/dpo-0/model is dpo-0."""
+    return model.parent.name if model.name == "model" else model.name
+
+
+def model_and_copies(text: str) -> list[Row]:
+    model, _, copies = text.rpartition(":")
+    return [(Path(model), int(each)) for each in copies.split(",")]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=HERE.parent / "models/edge")
+    parser.add_argument("rows", type=model_and_copies, nargs="*", help="MODEL:COPIES,COPIES,…")
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument(
-        "--copies", type=lambda text: [int(each) for each in text.split(",")], default=[10, 15, 20, 25, 30, 40]
-    )
     parser.add_argument("--results", type=Path, default=Path("runs/replication"))
     parser.set_defaults(scenes=0, no_drives=False)
     return parser.parse_args()
