@@ -29,11 +29,8 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
 REFINER = "refiner"
-REFINED = (
-    "teacher-0",
-    "dpo-0",
-    "student-0",
-)  # rows of all of them share that one refiner, as the paper's share LiDiff's
+# rows of all of them share that one refiner, as the paper's share LiDiff's
+REFINED = ("teacher-0", "dpo-0", "student-0")
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 

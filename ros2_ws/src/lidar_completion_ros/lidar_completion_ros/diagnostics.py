@@ -214,12 +214,12 @@ def judge(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> tup
         return DiagnosticStatus.WARN, f"since the last report: {counts}"
     if now.reload_error:
         return DiagnosticStatus.WARN, now.reload_error
-    nothing = _nothing_completed(log)
-    if nothing:
-        return DiagnosticStatus.WARN, nothing
     waiting = _waiting(log, now)
     if waiting:
         return DiagnosticStatus.WARN, waiting
+    nothing = _nothing_completed(log)
+    if nothing:
+        return DiagnosticStatus.WARN, nothing
     if now.subscribers == 0 and log.skipped:
         return DiagnosticStatus.OK, "idle: nobody subscribes to the completed points"
     latency = log.latency_ms(99)
