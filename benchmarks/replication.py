@@ -11,29 +11,20 @@ import datetime
 import statistics
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
-from paper_tables import RULES, sources
+from paper_tables import FIGURES, RULES, sources
 from shipped_model import processor
 
-from lidar_completion.completer import SceneCompleter
 from lidar_completion_training.evaluate import ModelMethod, evaluate
 from lidar_completion_training.scenes import SceneSource
 from lidar_completion_training.summary import summarise
 
 HERE = Path(__file__).parent
 EDGE = [(HERE.parent / "models/edge", copies) for copies in (10, 15, 20, 25, 30, 40)]
-# figure -> (heading, scale, digits)
-FIGURES = {
-    "points": ("points", 1, 0),
-    "cd": ("CD m", 1, 3),
-    "jsd_bev": ("JSD", 1, 3),
-    "f_0.2": ("F@0.2 %", 100, 1),
-    "violations": ("free viol %", 100, 2),
-    "ghost_rate": ("> 0.5 m %", 100, 2),
-}
+SHOWN = ("cd", "jsd_bev", "f_0.2", "violations", "ghost_rate")
+SHOWN_FIGURES = {"points": ("points", 1, 0), **{name: FIGURES[name] for name in SHOWN}}
 
 Row = tuple[Path, int]  # model folder, copies
 
@@ -46,15 +37,15 @@ def main() -> None:
         for model, copies in rows
     ]
     judged_on = sources(options)
-    ratios = relative_times(rows, options.steps, judged_on[0][0])
-    head = ["", "time", *(heading for heading, _, _ in FIGURES.values())]
+    ratios = relative_times(methods, judged_on[0][0])
+    head = ["", "time", *(heading for heading, _, _ in SHOWN_FIGURES.values())]
     parts = [f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads; {options.steps} step(s)"]
     for source, output in judged_on:
         evaluate(source, methods, output, rules=RULES, pictures=False)
         lines = [head, ["---"] * len(head)]
         for row, ratio in zip(summarise(source, methods, output, rules=RULES).rows, ratios, strict=True):
             means = row.figures["completed"]
-            figures = [f"{scale * means[name].mean:,.{digits}f}" for name, (_, scale, digits) in FIGURES.items()]
+            figures = [f"{scale * means[name].mean:,.{digits}f}" for name, (_, scale, digits) in SHOWN_FIGURES.items()]
             lines.append([row.name, f"{ratio:.2f}", *figures])
         parts.append(f"## {output.name}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     text = "\n\n".join(parts) + "\n"
@@ -62,16 +53,16 @@ def main() -> None:
     print(text)
 
 
-def relative_times(rows: Sequence[Row], steps: int, source: SceneSource) -> list[float]:
+def relative_times(methods: Sequence[ModelMethod], source: SceneSource) -> list[float]:
     """Median seconds a sweep of every row, relative to the first; the first sweep warms up."""
-    load = cache(SceneCompleter.load)
-    seconds: list[list[float]] = [[] for _ in rows]
+    seconds: list[list[float]] = [[] for _ in methods]
+    for method in methods:
+        method.prepare()
     for index in range(len(source.names)):
         scene = source.load(index)
-        sweep = scene.sweep if scene.returns is None else scene.returns
-        for (model, copies), times in zip(rows, seconds, strict=True):
+        for method, times in zip(methods, seconds, strict=True):
             start = time.perf_counter()
-            load(model).complete(sweep, steps=steps, replication=copies)
+            method.complete(scene)
             times.append(time.perf_counter() - start)
     medians = [statistics.median(times[1:]) for times in seconds]
     return [median / medians[0] for median in medians]
