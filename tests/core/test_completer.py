@@ -9,7 +9,7 @@ from lidar_completion.completer import Completion, SceneCompleter, intensities
 from lidar_completion.errors import ModelError, SweepError
 from lidar_completion.networks import Architecture
 from lidar_completion.scan import voxel_downsample
-from lidar_completion.visibility import TrustRules, calibrated_confidence
+from lidar_completion.visibility import COMPLETED, TrustRules, calibrated_confidence
 
 
 def sweep(n: int = 400, seed: int = 0) -> np.ndarray:
@@ -165,6 +165,27 @@ def test_refiner_gives_six_points_for_one(tmp_path: Path):
     assert len(completer.complete(sweep(), trust=everything).completed_points) == 6 * len(
         completer.complete(sweep(), trust=everything, refine=False).completed_points
     )
+
+
+def test_refined_points_have_the_refiners_own_confidence(tmp_path: Path):
+    card = ModelCard(
+        name="judging",
+        architecture=Architecture(width=0.125, voxel_size_m=0.5, point_confidence=True),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
+        networks=("encoder", "denoiser", "refiner"),
+    )
+    networks = build_networks(card)
+    with torch.no_grad():
+        networks["refiner"].last[2].weight.zero_()
+        networks["refiner"].last[2].bias.copy_(torch.tensor([0.1, 0.0, 0.0, -3.0]).repeat(6))
+    save_model(tmp_path, card, networks)
+    completer = SceneCompleter.load(tmp_path, device="cpu")
+    everything = TrustRules(free_space=None, below_ground_m=None)
+    rough, refined = (completer.complete(sweep(), trust=everything, refine=refine) for refine in (False, True))
+    assert np.allclose(refined.confidence[refined.provenance == COMPLETED], 1 / (1 + np.exp(3.0)))
+    assert not np.allclose(rough.confidence[rough.provenance == COMPLETED], 1 / (1 + np.exp(3.0)))
+    moved = refined.completed_points.reshape(-1, 6, 3) - rough.completed_points[:, None]
+    assert np.allclose(moved, [np.tanh(0.1), 0, 0], atol=1e-5)
 
 
 def test_bfloat16_completes_the_same_scene_within_its_rounding(tmp_path: Path):

@@ -133,6 +133,20 @@ def test_refiner_moves_points_by_less_than_a_metre():
     assert offsets.abs().max() <= 1
 
 
+@torch.no_grad()
+def test_a_refiner_of_ours_parts_the_points_of_a_voxel_and_judges_all_of_them():
+    torch.manual_seed(0)
+    judging = dataclasses.replace(TINY, point_offsets=True, point_confidence=True)
+    refiner, points = Refiner(judging).eval(), VoxelisedCloud.of(cloud(100), 5.0)
+    refiner.last[2].bias[3] = 7.0  # the logit of the first offset, which no tanh may limit
+    answers = refiner(points)
+    assert answers.shape == (100, 6, 4)
+    assert answers[..., :3].abs().max() <= 1
+    assert answers[:, 0, 3].min() > 1
+    first, second = (points.point_row == points.point_row.mode().values).nonzero().squeeze(1)[:2]
+    assert not torch.equal(answers[first], answers[second])
+
+
 def test_timestep_embedding_by_definition():
     frequencies = torch.exp(-torch.arange(6) * torch.log(torch.tensor(10000.0)) / 5)
     expected = torch.cat([torch.sin(250 * frequencies), torch.cos(250 * frequencies)])

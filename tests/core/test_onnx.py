@@ -19,7 +19,7 @@ from lidar_completion.onnx_network import execution_providers, load_onnx_network
 
 STANDARD = {
     "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",
-    "Reshape", "Scan", "Shape", "Sin", "Sum", "Tanh", "Tile",
+    "Reshape", "Scan", "Shape", "Sin", "Slice", "Sum", "Tanh", "Tile",
 }  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_any_number_of_points_as_in_pytorch(folder: Path, n: int, extent_m: floa
     agree(folder, cloud(max(1, n // 8), extent_m, 1), cloud(n, extent_m))
 
 
-@pytest.mark.parametrize("architecture", [{"point_offsets": True}, {"width": 0.3}])
+@pytest.mark.parametrize("architecture", [{"point_offsets": True, "point_confidence": True}, {"width": 0.3}])
 def test_other_architectures(architecture: dict[str, object], tmp_path: Path):
     agree(exported(tmp_path, **architecture), cloud(50, 5, 1), cloud(400, 5))
 

@@ -175,6 +175,24 @@ def test_a_refiner_learns_alone_and_is_exported_with_its_model(model, inputs, lo
         assert all(torch.equal(value, one.exported[name].state_dict()[k]) for k, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("loss", ["squared", "clamped"])
+def test_a_refiner_learns_to_judge_every_point_that_it_makes(tmp_path, loss):
+    judging = load_recipe(None, [*TINY, "architecture.point_confidence=true"])
+    save_model(tmp_path, model_card(judging), starting_networks(judging))
+    gradients = []
+    for weight in (0.0, 1.0):
+        entries = (f"refiner.loss={loss}", "refiner.inputs=completion", f"direct.confidence_weight={weight}")
+        one = objective("objective=refiner", "refiner.points=0", *entries, start_from=str(tmp_path))
+        prepared = prepare(wall(), one.recipe, torch.Generator().manual_seed(0))
+        assert len(one.rough(prepared, torch.Generator().manual_seed(0))) == len(prepared.replicated)
+        loss_of(one)[0].backward()
+        gradients.append(one.networks["refiner"].last[2].bias.grad.view(6, 4))
+    unjudged, judged = gradients
+    assert not unjudged[:, 3].any()
+    assert (judged[:, 3] != 0).all()
+    assert torch.allclose(judged[:, :3], unjudged[:, :3])  # the judgement moves no point
+
+
 def test_a_refiner_loss_that_does_not_exist_is_refused(model):
     with pytest.raises(RecipeError, match=r"refiner.loss is 'l1'; it can be one of squared, clamped"):
         objective("objective=refiner", "refiner.loss=l1", start_from=model)

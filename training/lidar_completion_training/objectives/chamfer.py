@@ -40,10 +40,14 @@ def direct_loss(
         {"accuracy_m": accuracy.item(), "coverage_m": coverage.item()},
     )
     if logit is not None:
-        near = (distance.detach() < NEAR_M).to(logit.dtype)
-        judgement = F.binary_cross_entropy_with_logits(logit[some], near)
-        loss, numbers["judgement"] = loss + recipe.confidence_weight * judgement, judgement.item()
+        judged = judgement(logit[some], distance)
+        loss, numbers["judgement"] = loss + recipe.confidence_weight * judged, judged.item()
     return loss, numbers
+
+
+def judgement(logit: Tensor, distance: Tensor) -> Tensor:
+    """Cross entropy of points' logits (Q,) of lying near a surface, given how far (Q,) they are from it in metres."""
+    return F.binary_cross_entropy_with_logits(logit, (distance.detach() < NEAR_M).to(logit.dtype))
 
 
 def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> Tensor:

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from lidar_completion.checkpoints import NETWORKS
+from lidar_completion.completer import refined
 from lidar_completion.diffusion import noise_like
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample
-from lidar_completion_training.objectives.chamfer import direct_loss, some_rows, squared_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss, distances, judgement, some_rows, squared_chamfer
 from lidar_completion_training.objectives.preparation import (
     PreparedSweep,
     completion,
@@ -18,7 +19,29 @@ from lidar_completion_training.objectives.preparation import (
 )
 from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
 
-INPUTS, LOSSES = ("jitter", "completion"), ("squared", "clamped")
+INPUTS = ("jitter", "completion")
+
+
+def squared_loss(
+    cloud: Tensor, logit: Tensor | None, truth: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """As published, in square metres; and what a network that judges its points thinks of them."""
+    loss = squared_chamfer(cloud, truth, recipe.refiner.queries, generator)
+    if logit is None:
+        return loss, {}
+    some, distance = distances(cloud, truth, recipe.direct.queries, generator)
+    judged = judgement(logit[some], distance)
+    return loss + recipe.direct.confidence_weight * judged, {"judgement": judged.item()}
+
+
+def clamped_loss(
+    cloud: Tensor, logit: Tensor | None, truth: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """As the direct objective's, in metres."""
+    return direct_loss(cloud, logit, truth, recipe.direct, generator)
+
+
+LOSSES = {"squared": squared_loss, "clamped": clamped_loss}
 
 
 class Refinement:
@@ -43,27 +66,29 @@ class Refinement:
         """Square metres, or metres where the loss is clamped."""
         prepared = prepare(sample, self.recipe, generator)
         points = self.rough(prepared, generator)
-        offsets = self.networks["refiner"](self.recipe.architecture.cloud(points, prepared.scan)).float()
-        refined = (points[:, None] + offsets).reshape(-1, 3)
-        numbers = {"offset_m": offsets.detach().norm(dim=2).mean().item()}
-        if self.recipe.refiner.loss == "clamped":
-            loss, parts = direct_loss(refined, None, prepared.truth, self.recipe.direct, generator)
-            return {"model": loss}, numbers | parts
-        return {"model": squared_chamfer(refined, prepared.truth, self.recipe.refiner.queries, generator)}, numbers
+        answers = self.networks["refiner"](self.recipe.architecture.cloud(points, prepared.scan)).float()
+        cloud, logit = refined(points, answers)
+        loss, numbers = LOSSES[self.recipe.refiner.loss](cloud, logit, prepared.truth, self.recipe, generator)
+        return {"model": loss}, {"offset_m": answers[..., :3].detach().norm(dim=2).mean().item(), **numbers}
 
     @torch.no_grad()
     def rough(self, prepared: PreparedSweep, generator: torch.Generator) -> Tensor:
-        """The cloud that is refined, (refiner.points, 3)."""
+        """The cloud that is refined, (refiner.points, 3); all points where that is 0."""
         settings = self.recipe.refiner
         if settings.inputs == "jitter":
-            points = prepared.truth[some_rows(len(prepared.truth), settings.points, generator)]
+            points = some_points(prepared.truth, settings.points, generator)
             limit = settings.jitter_clip_m
             return points + (settings.jitter_m * noise_like(points, generator)).clamp(-limit, limit)
         condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
         timesteps = drawn_timesteps([self.recipe.pipeline.steps], False, self.recipe, generator)
         completed = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator).points
-        return completed[some_rows(len(completed), settings.points, generator)]
+        return some_points(completed, settings.points, generator)
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A refined completion of the sample's sweep, (N, 3)."""
         return completion(self.card, self.exported, sample, generator)
+
+
+def some_points(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` random points of (N, 3), with repetition; all of them where count is 0."""
+    return points[some_rows(len(points), count, generator)] if count else points

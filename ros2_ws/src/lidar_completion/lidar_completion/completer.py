@@ -158,9 +158,8 @@ class SceneCompleter:
         completed, source = completed.index_select(0, inside), source.index_select(0, inside)
         logit = None if denoise.logit is None else denoise.logit.index_select(0, inside)
         if refine and "refiner" in self.networks:
-            completed = self.refine(completed, scan)
+            completed, logit = self.refine(completed, scan)
             source = source.repeat_interleave(Refiner.OFFSETS)
-            logit = None if logit is None else logit.repeat_interleave(Refiner.OFFSETS)
         confidence = point_confidence(logit, completed, scan, self.card)
         # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
         rays = measured[measured.norm(dim=1) > min_range_m]
@@ -177,10 +176,10 @@ class SceneCompleter:
         """The noise of points around a scan (N, 3)."""
         return ScanDenoiser(self.networks, self.card.architecture, scan, guidance)
 
-    def refine(self, points: Tensor, scan: Tensor) -> Tensor:
-        """The refined cloud (6N, 3) of completed points (N, 3): every point plus its six offsets."""
-        offsets = self.networks["refiner"](self.card.architecture.cloud(points, scan))
-        return (points[:, None] + offsets).reshape(-1, 3)
+    def refine(self, points: Tensor, scan: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The refined cloud (6N, 3) of completed points (N, 3): every point plus its six offsets; and the logit (6N,) of each
+        where the architecture judges points."""
+        return refined(points, self.networks["refiner"](self.card.architecture.cloud(points, scan)))
 
     def timesteps(self, steps: int, known: bool = False) -> list[int]:
         """The timesteps of `steps` steps; `known`: something stands for the first of steps + 1, so that they start lower."""
@@ -235,6 +234,12 @@ class ScanDenoiser:
         if self.nothing is None:
             return noise
         return guide(noise, self.network(cloud, self.nothing, timestep)[:, :3], self.guidance)
+
+
+def refined(points: Tensor, answers: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Points (N, 3) plus a refiner's offsets, (6N, 3), and their logits (6N,), of its answers (N, 6, 3 or 4); None of three."""
+    logit = answers[..., 3].flatten() if answers.shape[2] > 3 else None
+    return (points[:, None] + answers[..., :3]).flatten(0, 1), logit
 
 
 def point_confidence(logit: Tensor | None, completed: Tensor, scan: Tensor, card: ModelCard) -> Tensor:

@@ -335,7 +335,7 @@ class ConditionEncoder(nn.Module):
 class UNet(nn.Module):
     """The U-Net that denoiser and refiner share: stem, four stages down, four up, a head a point."""
 
-    def __init__(self, architecture: Architecture, outputs: int, head_inputs: int = 0) -> None:
+    def __init__(self, architecture: Architecture, outputs: int) -> None:
         super().__init__()
         c = architecture.channels
         self.stem = Stem(architecture.inputs, c[0])
@@ -343,7 +343,8 @@ class UNet(nn.Module):
             setattr(self, f"stage{i + 1}", EncoderStage(c[i], c[i + 1]))
         for i in range(4):
             setattr(self, f"up{i + 1}", DecoderStage(c[4 + i], c[3 - i], c[5 + i]))
-        self.last = point_head(c[8] + head_inputs, architecture.head_width, outputs)
+        self.point_offsets = architecture.point_offsets
+        self.last = point_head(c[8] + (3 if self.point_offsets else 0), architecture.head_width, outputs)
 
     def trunk(self, cloud: VoxelisedCloud, gate) -> Tensor:  # type: ignore[no-untyped-def]
         """Voxel features (V, c8); `gate(stage, features)` is applied before every stage."""
@@ -368,14 +369,26 @@ class UNet(nn.Module):
         )
         return features
 
+    def answers(self, features: Tensor, cloud: VoxelisedCloud) -> Tensor:
+        """The head's output (N, outputs) of every point, from the features (V, c8) of its voxel and its place there."""
+        row, offset = cloud.point_row, cloud.point_offset
+        if not self.point_offsets:  # points of one voxel have one answer
+            return self.last(features).index_select(0, row)
+        first, last = cast(nn.Linear, self.last[0]), cast(nn.Linear, self.last[2])
+        few = last.out_features <= points_cpu.HEAD_OUTPUTS
+        if not (few and points_cpu.usable(features, offset, *self.last.parameters())):
+            return self.last(torch.cat([features.index_select(0, row), offset], dim=1))
+        # exact: what a layer makes of a voxel's features and of a point's place are summands
+        of_voxel, of_place = first.weight.split([features.shape[1], 3], dim=1)
+        return points_cpu.head(F.linear(features, of_voxel, first.bias), row, offset, of_place, last.weight, last.bias)
+
 
 class Denoiser(UNet):
     """Predicts the noise of every point from the noised cloud, the condition and the timestep."""
 
     def __init__(self, architecture: Architecture) -> None:
-        super().__init__(architecture, outputs=architecture.outputs, head_inputs=3 if architecture.point_offsets else 0)
+        super().__init__(architecture, outputs=architecture.outputs)
         c = architecture.channels
-        self.point_offsets = architecture.point_offsets
         self.embedding_channels = c[8]
         gate_channels = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7])
         hidden_channels = (c[4], c[4], c[4], c[4], c[4], c[4], c[6], c[7])
@@ -406,18 +419,6 @@ class Denoiser(UNet):
 
         return self.answers(self.trunk(cloud, gate), cloud)
 
-    def answers(self, features: Tensor, cloud: VoxelisedCloud) -> Tensor:
-        """The head's output (N, 3 or 4) of every point, from the features (V, c8) of its voxel and its place there."""
-        row, offset = cloud.point_row, cloud.point_offset
-        if not self.point_offsets:  # points of one voxel have one answer
-            return self.last(features).index_select(0, row)
-        first, last = cast(nn.Linear, self.last[0]), cast(nn.Linear, self.last[2])
-        if not points_cpu.usable(features, offset, *self.last.parameters()):
-            return self.last(torch.cat([features.index_select(0, row), offset], dim=1))
-        # exact: what a layer makes of a voxel's features and of a point's place are summands
-        of_voxel, of_place = first.weight.split([features.shape[1], 3], dim=1)
-        return points_cpu.head(F.linear(features, of_voxel, first.bias), row, offset, of_place, last.weight, last.bias)
-
     def gate_table(self, stage: str, condition: Condition, embedding: Tensor, item: Tensor) -> Tensor:
         """The gate (C, c) of every condition voxel: a voxel's gate depends only on its nearest condition voxel and t,
         so it is computed here and gathered, instead of on every voxel.
@@ -442,12 +443,13 @@ class Refiner(UNet):
     OFFSETS = 6
 
     def __init__(self, architecture: Architecture) -> None:
-        super().__init__(architecture, outputs=3 * self.OFFSETS)
+        super().__init__(architecture, outputs=self.OFFSETS * architecture.outputs)
 
     def forward(self, cloud: VoxelisedCloud) -> Tensor:
-        """Offsets (N, 6, 3) in metres of each point of `cloud`."""
+        """Offsets (N, 6, 3) in metres of each point of `cloud`, with the logits of Architecture.point_confidence (N, 6, 4)."""
         features = self.trunk(cloud, lambda stage, features: features)
-        return torch.tanh(self.last(features).index_select(0, cloud.point_row)).view(-1, self.OFFSETS, 3)
+        answers = self.answers(features, cloud).unflatten(1, (self.OFFSETS, -1))
+        return torch.cat([torch.tanh(answers[..., :3]), answers[..., 3:]], dim=2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

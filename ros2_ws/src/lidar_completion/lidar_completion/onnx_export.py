@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lidar_completion.checkpoints import load_model
-from lidar_completion.networks import STAGE_LEVEL, UNet, fold_batch_norm
+from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
 from lidar_completion.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 
 OPSET = 17
@@ -246,11 +246,7 @@ def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
         nearest = graph.input(f"nearest.{level}", f"V{level}")
         return graph.op("Mul", features, graph.op("Gather", table, nearest, axis=0))
 
-    features = graph.op("Gather", _trunk(graph, network, gate), _point_row(graph), axis=0)
-    if network.point_offsets:
-        offset = graph.input("point_offset", "N", 3, kind=TensorProto.FLOAT)
-        features = graph.op("Concat", features, offset, axis=1)
-    graph.op("Identity", _two_linears(graph, network.last, features))
+    graph.op("Identity", _answers(graph, network, _trunk(graph, network, gate)))
     graph.nodes[-1].output[0] = "noise"
     return helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", network.last[2].out_features])
 
@@ -267,9 +263,23 @@ def _timestep_embedding(graph: _Graph, channels: int) -> str:
     return graph.op("Concat", *parts, axis=1)
 
 
-def _refiner(graph: _Graph, network: UNet) -> onnx.ValueInfoProto:
-    features = _two_linears(graph, network.last, _trunk(graph, network, lambda stage, features: features))
-    offsets = graph.op("Tanh", graph.op("Gather", features, _point_row(graph), axis=0))
-    graph.op("Reshape", offsets, graph.index(0, -1, 3))
+def _refiner(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
+    answers = _answers(graph, network, _trunk(graph, network, lambda stage, features: features))
+    outputs = network.last[2].out_features // network.OFFSETS
+    of_each = graph.op("Reshape", answers, graph.index(0, network.OFFSETS, outputs))
+    first, last = graph.index(0), graph.index(3)
+    axis = graph.index(2)
+    offsets = graph.op("Tanh", graph.op("Slice", of_each, first, last, axis))
+    logits = graph.op("Slice", of_each, last, graph.index(outputs), axis)
+    graph.op("Concat", offsets, logits, axis=2)
     graph.nodes[-1].output[0] = "offsets"
-    return helper.make_tensor_value_info("offsets", TensorProto.FLOAT, ["N", 6, 3])
+    return helper.make_tensor_value_info("offsets", TensorProto.FLOAT, ["N", network.OFFSETS, outputs])
+
+
+def _answers(graph: _Graph, network: Any, features: str) -> str:
+    """As networks.UNet.answers."""
+    if not network.point_offsets:
+        return graph.op("Gather", _two_linears(graph, network.last, features), _point_row(graph), axis=0)
+    offset = graph.input("point_offset", "N", 3, kind=TensorProto.FLOAT)
+    of_point = graph.op("Gather", features, _point_row(graph), axis=0)
+    return _two_linears(graph, network.last, graph.op("Concat", of_point, offset, axis=1))

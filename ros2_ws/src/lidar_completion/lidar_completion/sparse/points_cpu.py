@@ -19,6 +19,7 @@ from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts,
 AHEAD = 12  # points: their voxels' rows are asked for before they are needed, as they lie anywhere in memory
 MAP_BITS = 256  # cells a key: a box of at most so many is marked in a map of bits, which fits the caches
 WORTH_SHARING = 1 << 13  # points: fewer are done sooner than another thread is woken
+HEAD_OUTPUTS = 4  # at most, of `head`
 DIGIT_BITS = 11  # of a radix sort: 2048 counters stay in the first-level cache
 
 
@@ -290,13 +291,13 @@ def _times_rows(features, table, row, out, first, last):  # type: ignore[no-unty
 
 
 def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: Tensor, bias: Tensor) -> Tensor:
-    """leaky_relu(hidden[row] + offset @ by_offset.T, 0.1) @ last.T + bias of every point: (N, outputs), 4 at most.
+    """leaky_relu(hidden[row] + offset @ by_offset.T, 0.1) @ last.T + bias of every point: (N, outputs), HEAD_OUTPUTS at most.
 
     hidden (V, H): the first layer of each voxel's features, with its bias; row (N,) int64, offset (N, 3), by_offset (H, 3),
     last (outputs, H), bias (outputs,).
     """
     out = torch.empty(len(row), len(last))
-    weights = torch.zeros(7, hidden.shape[1])
+    weights = torch.zeros(3 + HEAD_OUTPUTS, hidden.shape[1])
     weights[:3], weights[3 : 3 + len(last)] = by_offset.T, last
     arrays = [each.detach().contiguous().numpy() for each in (hidden, row, offset, weights, bias)]
     in_parallel(_head, [(*arrays, out.numpy(), first, end) for first, end in _shares(len(row))])
@@ -306,7 +307,7 @@ def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: T
 @compiled_sums
 def _head(hidden, row, offset, weights, bias, out, first, end):  # type: ignore[no-untyped-def]
     leak, outputs = np.float32(0.1), out.shape[1]
-    answer = np.empty(4, np.float32)
+    answer = np.empty(HEAD_OUTPUTS, np.float32)
     for i in range(first, end):
         _prefetch_row(hidden, row[min(i + AHEAD, end - 1)])  # type: ignore[call-arg]
         voxel = hidden[row[i]]
