@@ -68,6 +68,7 @@ def all_commands(quick: bool) -> dict[str, list[str]]:
     if quick:
         return commands
     commands["shipped_model"] = [sys.executable, "benchmarks/shipped_model.py"]
+    commands["node_faults"] = [sys.executable, "benchmarks/node_faults.py"]
     commands["synthetic_generator"] = [sys.executable, "benchmarks/synthetic_generator.py"]
     program = str(Path(sys.executable).parent / "lidar-completion")
     evaluate = [program, "evaluate", "--model", "models/edge", "--steps", "1,2"]

@@ -160,21 +160,3 @@ def test_a_full_disk_ends_the_recording_and_leaves_the_node_alone(node, peer, st
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     peer.complete(cloud(street(), stamp_ns=2 * 10**18 + 4 * 10**16))
     assert node.poll() is None
-
-
-@pytest.mark.slow
-def test_a_node_that_dies_during_a_replay_is_told(node_process, peer, tiny_model, street, cloud, tmp_path):
-    typestore = get_typestore(Stores.ROS2_JAZZY)
-    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
-        for index in range(50):
-            writer.write(topic, 10**18 + index, serialize_message(cloud(street(), stamp_ns=10**18 + index)))
-    with node_process(model=tiny_model) as process:
-        peer.until(lambda: peer.values.get("state") == "active")
-        with pytest.raises(ReplayError, match="last diagnostic"):
-            replay(
-                tmp_path / "bag",
-                tmp_path / "out",
-                rate=0,
-                progress=lambda done, total: process.kill() if done == 3 else None,
-            )

@@ -4,6 +4,11 @@ import signal
 import time
 
 import pytest
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from lidar_completion_ros.bag_replay import ReplayError, replay
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -47,3 +52,21 @@ def test_without_autostart_the_node_waits_unconfigured(node_process, peer, tiny_
         assert peer.values["state"] == "unconfigured"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_during_a_replay_is_told(node_process, peer, tiny_model, street, cloud, tmp_path):
+    typestore = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
+        for index in range(50):
+            writer.write(topic, 10**18 + index, serialize_message(cloud(street(), stamp_ns=10**18 + index)))
+    with node_process(model=tiny_model) as process:
+        peer.until(lambda: peer.values.get("state") == "active")
+        with pytest.raises(ReplayError, match="last diagnostic"):
+            replay(
+                tmp_path / "bag",
+                tmp_path / "out",
+                rate=0,
+                progress=lambda done, total: process.kill() if done == 3 else None,
+            )
