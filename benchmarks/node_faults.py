@@ -20,6 +20,7 @@ TESTS = (
     "tests/ros/test_faults.py",
     "tests/ros/test_node_exit.py",
     "tests/ros/test_lifecycle.py",
+    "tests/ros/test_running_node.py",
     "tests/core/test_public_checkpoints.py",
     "tests/core/test_checkpoints.py",
 )

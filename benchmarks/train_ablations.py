@@ -21,22 +21,21 @@ from lidar_completion_training.configuration import Recipe, load_recipe
 from lidar_completion_training.runs import MODEL_NAME, export_to, is_trained, recipe_path
 
 SEEDS = (0, 1, 2)
-DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT = (
+DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
     f"small/{number}_{name}.yaml"
     for number, name in enumerate(
-        ("direct", "teacher", "diffusion_dpo", "score_distillation", "distillation_dpo", "student"), start=1
+        ("direct", "teacher", "diffusion_dpo", "score_distillation", "distillation_dpo", "student", "refiner"), start=1
     )
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
-REFINER = "refiner"
-# rows of all of them share that one refiner, as the paper's share LiDiff's
+# rows of all of them share one refiner, as the paper's share LiDiff's
 REFINED = ("teacher-0", "dpo-0", "student-0")
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run: its recipe (empty: a refiner with the defaults), the runs whose models it starts from, and what it changes."""
+    """A run: its recipe, the runs whose models it starts from, and what it changes."""
 
     name: str
     recipe: str
@@ -60,8 +59,6 @@ class Training:
 
 def load_recipe_file(recipe: str) -> Recipe:
     """A recipe without the model that it starts from, which may not exist yet."""
-    if not recipe:
-        return load_recipe(None, ["objective=refiner"])
     return load_recipe(recipe_path(Path(recipe)), ["start_from=null", "teacher=null"])
 
 
@@ -93,8 +90,7 @@ def trainings() -> list[Training]:
         "dpo-sign-of-equation": "sign=equation",
     }
     found += [Training(name, DPO, "teacher-0", entries=(f"distillation.{entry}",)) for name, entry in changes.items()]
-    refiner = ("iterations=600", "refiner.inputs=completion", "refiner.queries=20000", "export.replication=20")
-    found.append(Training(REFINER, "", "student-0", entries=refiner))
+    found.append(Training("refiner", REFINER, "student-0"))
     return found
 
 
@@ -122,7 +118,7 @@ def main() -> None:
 
 def write_refined(runs: Path) -> None:
     """Write runs/NAME-refined/model, NAME with the refiner, where both are trained."""
-    refiner = runs / REFINER / MODEL_NAME
+    refiner = runs / "refiner" / MODEL_NAME
     for name in REFINED:
         output = runs / f"{name}-refined" / MODEL_NAME
         if all((each / CARD_NAME).is_file() for each in (refiner, runs / name / MODEL_NAME)) and not output.exists():
@@ -133,9 +129,7 @@ def command(training: Training, options: argparse.Namespace, minutes: float) -> 
     """The command line of one training."""
     objective = load_recipe_file(training.recipe).objective.replace("_", "-")
     run = options.runs / training.name
-    places = ["--run", str(run), "--output", str(run / MODEL_NAME)]
-    if training.recipe:
-        places += ["--recipe", training.recipe]
+    places = ["--recipe", training.recipe, "--run", str(run), "--output", str(run / MODEL_NAME)]
     limits = ["--minutes", f"{minutes:.2f}", "--device", options.device]
     overrides = [*training.overrides(options.runs, options.share), *options.entries]
     return [sys.executable, "-m", "lidar_completion_training", objective, *places, *limits, *overrides]
