@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
 from lidar_completion.command_line import app
+from lidar_completion.networks import Architecture
 from lidar_completion.point_cloud_files import read_points, write_points
 
 run = CliRunner().invoke
@@ -46,6 +48,22 @@ def test_the_filter_can_be_switched_off(sweep, tiny_model, tmp_path):
     assert "free_space" in run(app, options).output
     assert "free_space" not in run(app, [*options, "--no-free-space-filter"]).output
     assert "+ 0 completed" in run(app, [*options, "--min-confidence", "0.6"]).output  # not calibrated: all say 0.5
+
+
+def test_the_refiner_can_be_left_out(sweep, tmp_path):
+    card = ModelCard(
+        name="refined",
+        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
+        networks=("encoder", "denoiser", "refiner"),
+    )
+    save_model(tmp_path / "refined", card, build_networks(card))
+    options = ["complete", str(sweep), "--model", str(tmp_path / "refined"), "--output", str(tmp_path / "out")]
+    completed = []
+    for flag in ("--no-refine", "--refine"):
+        assert run(app, [*options, flag, "--no-free-space-filter"]).exit_code == 0
+        completed.append(len(read_points(tmp_path / "out" / "sweep.pcd").points) - len(read_points(sweep).points))
+    assert completed[1] > 3 * completed[0] > 0  # of six, some lie under the ground
 
 
 def test_a_broken_sweep_is_named_and_the_others_are_completed(sweep, tiny_model, tmp_path):

@@ -100,7 +100,7 @@ def test_a_dynamic_parameter_takes_effect(node):
 
 def test_zero_leaves_the_choice_to_the_model_card():
     options = Parameters().completion_options()
-    assert (options.pop("seed"), options.pop("trust")) == (0, TrustRules())
+    assert (options.pop("seed"), options.pop("trust"), options.pop("refine")) == (0, TrustRules(), True)
     assert set(options.values()) == {None}
     assert Parameters(min_range_m=0.0).completion_options()["min_range_m"] == 0.0
 

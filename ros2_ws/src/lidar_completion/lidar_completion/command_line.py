@@ -35,6 +35,9 @@ def complete(
     replication: Annotated[
         int | None, typer.Option(min=1, help="copies of every point; default: the model card's")
     ] = None,
+    refine: Annotated[
+        bool, typer.Option(help="six points for each completed one, where the model has a refiner")
+    ] = True,
     free_space_filter: Annotated[
         bool, typer.Option(help="take out completed points before what the sensor measured in their direction")
     ] = True,
@@ -70,6 +73,7 @@ def complete(
                 steps=steps,
                 guidance=guidance,
                 replication=replication,
+                refine=refine,
                 trust=trust,
                 max_points=max_points,
                 seed=seed,

@@ -73,6 +73,7 @@ class Parameters:
     replication: int = _parameter(
         0, f"Start points per voxel (K), with a latency budget the most; 0: {CARD}", low=0, high=100
     )
+    refine: bool = _parameter(True, "Make six points of each completed one, where the model has a refiner")
     voxel_size_m: float = _parameter(
         0.0, f"Voxel of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
     )
@@ -188,6 +189,7 @@ class Parameters:
         """Arguments of `SceneCompleter.complete` besides steps and replication; None where the model card decides."""
         return {
             "guidance": self.guidance or None,
+            "refine": self.refine,
             "voxel_size_m": self.voxel_size_m or None,
             "min_range_m": None if self.min_range_m < 0 else self.min_range_m,
             "max_range_m": self.max_range_m or None,
