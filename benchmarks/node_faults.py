@@ -13,7 +13,7 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from shipped_model import ROOT, processor
+from shipped_models import ROOT, processor
 
 TESTS = (
     "tests/ros/test_fuzz_messages.py",

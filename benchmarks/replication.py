@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from paper_tables import FIGURES, RULES, sources
-from shipped_model import processor
+from shipped_models import processor
 
 from lidar_completion_training.evaluate import ModelMethod, evaluate
 from lidar_completion_training.scenes import SceneSource

@@ -67,12 +67,11 @@ def all_commands(quick: bool) -> dict[str, list[str]]:
     }
     if quick:
         return commands
-    commands["shipped_model"] = [sys.executable, "benchmarks/shipped_model.py"]
+    commands["shipped_models"] = [sys.executable, "benchmarks/shipped_models.py"]
     commands["node_faults"] = [sys.executable, "benchmarks/node_faults.py"]
     commands["synthetic_generator"] = [sys.executable, "benchmarks/synthetic_generator.py"]
     program = str(Path(sys.executable).parent / "lidar-completion")
-    evaluate = [program, "evaluate", "--model", "models/edge", "--steps", "1,2"]
-    commands["quality_synthetic"] = [*evaluate, "--data", "synthetic-test", "--scenes", "30"]
+    evaluate = [program, "evaluate", "--model", "models/edge", "--model", "models/drive", "--steps", "1,2,4"]
     for drive in DRIVES:
         if drive.is_dir():
             commands[f"quality_drive_{drive.name}"] = [*evaluate, "--data", str(drive)]

@@ -109,7 +109,7 @@ class RefinerRecipe:
     loss: str = "squared"  # Chamfer distance as published, or "clamped": that of the direct objective (direct.*)
     jitter_m: float = 0.2
     jitter_clip_m: float = 0.3
-    points: int = 30_000  # of the input; six times as many come out
+    points: int = 30_000  # of the input; six times as many come out; 0 means all
     queries: int = 0  # points a direction of the squared Chamfer distance; 0 means all
 
 

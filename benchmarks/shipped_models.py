@@ -1,0 +1,81 @@
+"""What a sweep costs with the shipped models, stage by stage, on this machine.
+
+    python benchmarks/shipped_models.py [--models models/edge models/drive] [--copies 5,10] [--sweep FILE] [--steps 1,2] [--runs 9]
+
+Medians of several runs after a warm-up. Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.point_cloud_files import read_points
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("preprocess", "denoise", "postprocess", "total")
+
+
+def main() -> None:
+    options = arguments()
+    name, points = sweep_to_complete(options.sweep)
+    completers = {model.name: SceneCompleter.load(model) for model in options.models}
+    device = next(iter(completers.values())).device
+    print(
+        f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}"
+    )
+    print(f"sweep {name}: {len(points):,} points, median of {options.runs}\n")
+    titles = ("copies", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
+    print(f"{'model':8}" + "".join(f"{title:>16}" for title in titles))
+    for model, completer in completers.items():
+        for copies in options.copies or [completer.card.pipeline.replication]:
+            for steps in options.steps:
+                runs = [completer.complete(points, steps=steps, replication=copies) for _ in range(options.runs + 1)][
+                    1:
+                ]
+                medians = [statistics.median(run.timings[stage] for run in runs) * 1e3 for stage in STAGES]
+                cells = [f"{copies}", f"{steps}", *(f"{each:.0f}" for each in medians), f"{len(runs[0].points):,}"]
+                print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--models", type=Path, nargs="+", default=[ROOT / "models" / name for name in ("edge", "drive")]
+    )
+    parser.add_argument("--copies", type=numbers, default=[], help="default: the model card's")
+    parser.add_argument("--sweep", type=Path)
+    parser.add_argument("--steps", type=numbers, default=[1, 2])
+    parser.add_argument("--runs", type=int, default=9)
+    return parser.parse_args()
+
+
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def sweep_to_complete(path: Path | None) -> tuple[str, np.ndarray]:
+    shared = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared")) / "data/scans/hdl64_000123.ply"
+    path = path or (shared if shared.is_file() else None)
+    if path is not None:
+        return path.name, read_points(path).points
+    from lidar_completion_training.data.synthetic import test_pair
+
+    return "synthetic test scene 0", test_pair(0).sweep
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.processor()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()
