@@ -116,7 +116,10 @@ def sweeps_to_play(options: argparse.Namespace) -> list[PointCloud2]:
     bag = options.bag or (None if options.drive or DRIVE.is_dir() else ROOT / "samples" / "street")
     if bag is not None:
         return [deserialize_message(cdr, PointCloud2) for _, cdr in BagSweeps(bag, None)]
-    return [sweep_message(path) for path in sorted((options.drive or DRIVE).glob("*.bin"))]
+    folder = options.drive or DRIVE
+    return [sweep_message(path) for path in sorted(folder.glob("*.bin"))] or sys.exit(
+        f"{folder}: holds no sweeps (.bin)"
+    )
 
 
 def sweep_message(path: Path) -> PointCloud2:
