@@ -117,9 +117,10 @@ def sweeps_to_play(options: argparse.Namespace) -> list[PointCloud2]:
     if bag is not None:
         return [deserialize_message(cdr, PointCloud2) for _, cdr in BagSweeps(bag, None)]
     folder = options.drive or DRIVE
-    return [sweep_message(path) for path in sorted(folder.glob("*.bin"))] or sys.exit(
-        f"{folder}: holds no sweeps (.bin)"
-    )
+    sweeps = [sweep_message(path) for path in sorted(folder.glob("*.bin"))]
+    if not sweeps:
+        sys.exit(f"{folder}: holds no sweeps (.bin)")
+    return sweeps
 
 
 def sweep_message(path: Path) -> PointCloud2:

@@ -1,6 +1,6 @@
 """What more copies of the scan are worth, and what a refiner is worth beside them: quality on the real drives, and time.
 
-    python benchmarks/replication.py [models/edge:10,20,30 runs/ablations/student-0-refined/model:5,8,12] [--steps 1]
+    python benchmarks/replication.py [models/edge:10,20,30 models/drive:5,10,20] [--steps 1]
 
 Every fifth sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone. Time: median over the sweeps of drive 90,
 every row in turn on each sweep, as a ratio to the first of them. Writes benchmarks/results/replication.md.
@@ -22,7 +22,7 @@ from lidar_completion_training.scenes import SceneSource
 from lidar_completion_training.summary import summarise
 
 HERE = Path(__file__).parent
-EDGE = [(HERE.parent / "models/edge", copies) for copies in (10, 15, 20, 25, 30, 40)]
+COPIES = {"edge": (5, 10, 20, 30, 40), "drive": (3, 5, 8, 10, 15, 20)}
 SHOWN = ("cd", "jsd_bev", "f_0.2", "violations", "ghost_rate")
 SHOWN_FIGURES = {"points": ("points", 1, 0), **{name: FIGURES[name] for name in SHOWN}}
 
@@ -31,7 +31,7 @@ Row = tuple[Path, int]  # model folder, copies
 
 def main() -> None:
     options = arguments()
-    rows = [row for group in options.rows for row in group] or EDGE
+    rows = [row for group in options.rows for row in group] or shipped_rows()
     methods = [
         ModelMethod(model, options.steps, options={"replication": copies}, name=f"{label(model)}, {copies} copies")
         for model, copies in rows
@@ -66,6 +66,10 @@ def relative_times(methods: Sequence[ModelMethod], source: SceneSource) -> list[
             times.append(time.perf_counter() - start)
     medians = [statistics.median(times[1:]) for times in seconds]
     return [median / medians[0] for median in medians]
+
+
+def shipped_rows() -> list[Row]:
+    return [(HERE.parent / "models" / name, copies) for name, several in COPIES.items() for copies in several]
 
 
 def label(model: Path) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [--quick] [--only engine ...]
 
-On two idle cores about twenty minutes, the engine's part seven; --quick runs the engine's part alone, with one repeat and
+On two idle cores the engine's part takes seven minutes, the whole several times that; --quick runs the engine's part alone, with one repeat and
 two guided steps, in three minutes. --only takes beginnings of names. Results carry the date and the machine.
 """
 
@@ -68,7 +68,6 @@ def all_commands(quick: bool) -> dict[str, list[str]]:
     if quick:
         return commands
     commands["shipped_models"] = [sys.executable, "benchmarks/shipped_models.py"]
-    commands["node_faults"] = [sys.executable, "benchmarks/node_faults.py"]
     commands["synthetic_generator"] = [sys.executable, "benchmarks/synthetic_generator.py"]
     program = str(Path(sys.executable).parent / "lidar-completion")
     evaluate = [program, "evaluate", "--model", "models/edge", "--model", "models/drive", "--steps", "1,2,4"]

@@ -10,6 +10,7 @@ import datetime
 import os
 import platform
 import statistics
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,17 @@ def main() -> None:
     titles = ("copies", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
     print(f"{'model':8}" + "".join(f"{title:>16}" for title in titles))
     for model, completer in completers.items():
-        for copies in options.copies or [completer.card.pipeline.replication]:
-            for steps in options.steps:
-                runs = [completer.complete(points, steps=steps, replication=copies) for _ in range(options.runs + 1)][
-                    1:
-                ]
-                medians = [statistics.median(run.timings[stage] for run in runs) * 1e3 for stage in STAGES]
-                cells = [f"{copies}", f"{steps}", *(f"{each:.0f}" for each in medians), f"{len(runs[0].points):,}"]
-                print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+        copies = options.copies or [completer.card.pipeline.replication]
+        for work in product(copies, options.steps):
+            cells = cost(completer, points, *work, options.runs)
+            print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def cost(completer: SceneCompleter, points: np.ndarray, copies: int, steps: int, times: int) -> list[str]:
+    """The cells of one row: copies, steps, median milliseconds of every stage, points out."""
+    runs = [completer.complete(points, steps=steps, replication=copies) for _ in range(times + 1)][1:]
+    medians = [statistics.median(run.timings[stage] for run in runs) * 1e3 for stage in STAGES]
+    return [f"{copies}", f"{steps}", *(f"{each:.0f}" for each in medians), f"{len(runs[0].points):,}"]
 
 
 def arguments() -> argparse.Namespace:

@@ -55,8 +55,8 @@ def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: 
 
     queries: random points a direction; 0 means all.
     """
-    mine = prediction[some_rows(len(prediction), queries, generator)] if queries else prediction
-    theirs = truth[some_rows(len(truth), queries, generator)] if queries else truth
+    mine = some_points(prediction, queries, generator)
+    theirs = some_points(truth, queries, generator)
     accuracy = (mine - truth[nearest_points(truth, mine)]).square().sum(dim=1).mean()
     return accuracy + (prediction[nearest_points(prediction, theirs)] - theirs).square().sum(dim=1).mean()
 
@@ -64,6 +64,11 @@ def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: 
 def some_rows(count: int, queries: int, generator: torch.Generator) -> Tensor:
     """Random rows (queries,) of `count`, with repetition."""
     return torch.randint(count, (queries,), generator=generator, device=generator.device)
+
+
+def some_points(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` random points of (N, 3), with repetition; all of them where count is 0."""
+    return points[some_rows(len(points), count, generator)] if count else points
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from lidar_completion.completer import refined
 from lidar_completion.diffusion import noise_like
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.data.stream import Sample
-from lidar_completion_training.objectives.chamfer import direct_loss, distances, judgement, some_rows, squared_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss, distances, judgement, some_points, squared_chamfer
 from lidar_completion_training.objectives.preparation import (
     PreparedSweep,
     completion,
@@ -87,8 +87,3 @@ class Refinement:
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A refined completion of the sample's sweep, (N, 3)."""
         return completion(self.card, self.exported, sample, generator)
-
-
-def some_points(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` random points of (N, 3), with repetition; all of them where count is 0."""
-    return points[some_rows(len(points), count, generator)] if count else points
