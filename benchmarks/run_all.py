@@ -68,6 +68,7 @@ def all_commands(quick: bool) -> dict[str, list[str]]:
     if quick:
         return commands
     commands["shipped_models"] = [sys.executable, "benchmarks/shipped_models.py"]
+    commands["tall_structures"] = [sys.executable, "benchmarks/tall_structures.py"]
     commands["synthetic_generator"] = [sys.executable, "benchmarks/synthetic_generator.py"]
     program = str(Path(sys.executable).parent / "lidar-completion")
     evaluate = [program, "evaluate", "--model", "models/edge", "--model", "models/drive", "--steps", "1,2,4"]

@@ -80,6 +80,7 @@ def trainings() -> list[Training]:
         Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", (*seeded(seed), as_the_others))
         for seed in SEEDS
     ]
+    found.append(Training("direct-1", DIRECT, entries=seeded(1)))
     found.append(Training("direct-longer", DIRECT, "direct", entries=(*LONGER, *seeded(3))))  # as long as its students
     found.append(Training("teacher-dpo", DIFFUSION_DPO, "teacher-0"))  # Table 5
     found.append(Training("dpo-of-teacher-dpo", DPO, "teacher-dpo"))
@@ -90,6 +91,12 @@ def trainings() -> list[Training]:
         "dpo-sign-of-equation": "sign=equation",
     }
     found += [Training(name, DPO, "teacher-0", entries=(f"distillation.{entry}",)) for name, entry in changes.items()]
+    clean = "noise_prediction.clean_estimate=true"
+    found.append(Training("teacher-0-clean", TEACHER, "direct", entries=(*seeded(0), clean)))
+    free_space = "distillation.free_space_weight=1.0"
+    found.append(
+        Training("student-0-free-space", STUDENT, "direct", "teacher-0", (*seeded(0), as_the_others, free_space))
+    )
     found.append(Training("refiner", REFINER, "student-0"))
     return found
 

@@ -119,6 +119,15 @@ def test_the_teachers_loss_is_the_published_one():
     assert plain.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_an_error_of_the_clean_estimate_is_that_of_the_noise_times_its_level():
+    entries = ["objective=teacher", "noise_prediction.moments_weight=0", "noise_prediction.metres=true"]
+    of_noise, numbers = loss_of(objective(*entries))
+    of_point, _ = loss_of(objective(*entries, "noise_prediction.clean_estimate=true"))
+    last = float(load_recipe().schedule.sigma[-1])
+    assert numbers["sigma"] < 0.99 * last
+    assert of_point.item() == pytest.approx((numbers["sigma"] / last) ** 2 * of_noise.item(), rel=1e-4)
+
+
 def test_without_its_condition_a_teacher_does_not_see_the_scan():
     one = objective("objective=teacher", "noise_prediction.condition_dropout=1")
     seen = []

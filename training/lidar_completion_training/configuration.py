@@ -98,6 +98,7 @@ class TeacherRecipe:
     moments_weight: float = 5.0  # on mean^2 + (std - 1)^2 of the prediction (published: 5); for noise around the truth
     metres: bool = False  # weigh each error by its noise scale: metres instead of multiples of the noise
     even_levels: bool = False  # draw t evenly in noise level instead of in time
+    clean_estimate: bool = False  # weigh it by the noise level too: the error of the clean point (x0), not of the noise
     couple_within_m: float = 2.0  # noised around the scan: truth farther than this from every scan point is left out
 
 

@@ -36,12 +36,19 @@ class NoisePrediction(CompletionModel):
         tables = condition.nearest_tables(cloud.cloud.pyramid)
         prediction = predicted(self.networks["denoiser"], cloud, condition, tables)
         error = noise_error(prediction, cloud, settings.metres)
+        if settings.clean_estimate:
+            error = self.share_of_first_level(cloud.t) ** 2 * error
         moments = prediction.mean().square() + (prediction.std() - 1.0).square()
         return {"model": error + settings.moments_weight * moments}, {
             "error": error.item(),
             "moments": moments.item(),
             "sigma": float(self.recipe.schedule.sigma[cloud.t]),
         }
+
+    def share_of_first_level(self, t: int) -> float:
+        """sigma_t / sigma_T: an error of the noise times this is one of p_t - sigma_t eps, in units of the first level."""
+        sigma = self.recipe.schedule.sigma
+        return float(sigma[t] / sigma[self.recipe.pipeline.start_timestep])
 
     def noised_truth(self, prepared: PreparedSweep, scan: Tensor, generator: torch.Generator) -> NoisedCloud:
         """As many truth points as there will be completed ones, noised to a random timestep, beside the scan that is shown."""

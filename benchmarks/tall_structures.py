@@ -1,0 +1,86 @@
+"""Whether points more than 1.1 m above the sensor are wrong, or only stand where no sweep of the drive has looked.
+
+    python benchmarks/tall_structures.py [--models models/edge models/drive] [--steps 1] [--scenes 30]
+
+An HDL-64 sees 2 degrees up: what stands tall is seen from afar alone, and the aggregated truth of a short drive misses much of it.
+So the distance of tall completed points to the truth is given where some sweep has looked and where none has, beside
+synthetic scenes, whose truth is exact. Drives: every fifth sweep of 90 and 91 (LIDAR_COMPLETION_SHARED).
+"""
+
+import argparse
+import datetime
+from pathlib import Path
+
+import numpy as np
+from paper_tables import sources
+
+from lidar_completion.metrics import nearest_distances
+from lidar_completion_training.evaluate import Method, ModelMethod, TrivialMethod
+from lidar_completion_training.scenes import Scene
+
+ROOT = Path(__file__).parents[1]
+TALL_M = 1.1
+COLUMNS = (
+    "CD m",
+    "to compl.",
+    "to truth",
+    "seen: to truth",
+    "unseen: to truth",
+    "seen %",
+    "CD of seen m",
+    "of points %",
+)
+
+
+def main() -> None:
+    options = arguments()
+    methods: list[Method] = [TrivialMethod("raw"), TrivialMethod("xy_jittered")]
+    methods += [ModelMethod(model, options.steps) for model in options.models]
+    print(f"{datetime.date.today()}  completed points more than {TALL_M} m above the sensor, {options.steps} step(s)")
+    for source, output in sources(options):
+        found: dict[str, list[list[float]]] = {method.name: [] for method in methods}
+        for index in range(len(source.names)):
+            scene = source.load(index)
+            for method in methods:
+                found[method.name].append(figures(scene, method.complete(scene)))
+        print(f"\n{output.name}: {len(source.names)} scenes\n{'':16}" + "".join(f"{each:>18}" for each in COLUMNS))
+        for name, rows in found.items():
+            print(f"{name:16}" + "".join(f"{value:18.3f}" for value in map(known_mean, np.transpose(rows))), flush=True)
+
+
+def figures(scene: Scene, completed: np.ndarray) -> list[float]:
+    """One scene's cells; metres and per cent."""
+    distances = nearest_distances(completed, scene.truth)
+    tall = completed[:, 2] > TALL_M
+    to_truth, seen = distances.prediction_to_truth[tall], scene.observed.observed(completed)[tall]
+    coverage = mean(distances.truth_to_prediction[scene.truth[:, 2] > TALL_M])
+    of_all, of_seen = mean(to_truth), mean(to_truth[seen])
+    chamfer, chamfer_of_seen = (of_all + coverage) / 2, (of_seen + coverage) / 2
+    shares = (100 * mean(seen), chamfer_of_seen, 100 * mean(tall))
+    return [chamfer, coverage, of_all, of_seen, mean(to_truth[~seen]), *shares]
+
+
+def mean(values: np.ndarray) -> float:
+    """NaN of nothing."""
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def known_mean(values: np.ndarray) -> float:
+    """Over the scenes that have a value."""
+    return mean(values[np.isfinite(values)])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--models", type=Path, nargs="+", default=[ROOT / "models" / name for name in ("edge", "drive")]
+    )
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--scenes", type=int, default=30, help="synthetic test scenes; 0: none")
+    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="folder with the drives' maps")
+    parser.set_defaults(no_drives=False)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
