@@ -7,12 +7,13 @@ import torch
 from omegaconf import OmegaConf
 
 import lidar_completion_training
-from lidar_completion.checkpoints import save_model
-from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
+from lidar_completion.checkpoints import load_card, save_model
+from lidar_completion_training.configuration import RecipeError, exported_card, load_recipe, model_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.preparation import starting_networks
 
 RECIPES = Path(lidar_completion_training.__file__).parent / "recipes"
+MODELS = Path(__file__).parents[2] / "models"
 CHAINS = ("paper", "small", "smoke")
 TINY = ["architecture.width=0.125", "architecture.voxel_size_m=1.0"]
 
@@ -72,6 +73,24 @@ def test_the_papers_recipes_have_the_papers_settings(model):
     )
     assert (student.distillation.second_start_noise, student.distillation.auxiliary_models) == (1.1, 2)
     assert (student.pipeline.sampler, student.pipeline.steps, student.pipeline.guidance) == ("dpm_solver", 8, 3.5)
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("edge", "6_student"), ("drive", "7_refiner")])
+def test_a_shipped_card_says_what_its_recipe_exports(name, recipe):
+    shipped = load_card(MODELS / name)
+    card = exported_card(load_recipe(RECIPES / f"small/{recipe}.yaml", [f"start_from={MODELS / 'edge'}"]))
+    assert (card.name, card.description, card.training_data) == (name, shipped.description, shipped.training_data)
+    assert (card.pipeline, card.architecture, card.schedule) == (
+        shipped.pipeline,
+        shipped.architecture,
+        shipped.schedule,
+    )
+
+
+def test_a_model_may_be_sampled_otherwise_than_it_was_trained():
+    assert exported_card(load_recipe()).pipeline.sampler == "few_step"
+    card = exported_card(load_recipe(None, ["export.sampler=deterministic", "export.steps=4", "pipeline.steps=2"]))
+    assert (card.pipeline.sampler, card.pipeline.steps) == ("deterministic", 4)
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,8 @@ class ExportRecipe:
     """Where the exported model's card differs from training."""
 
     replication: int = 20  # denser than training can afford: a network that moves points does not mind more of them
+    sampler: str = ""  # as the pipeline's
+    steps: int = 0  # as the pipeline's
     description: str = ""
 
 
@@ -259,9 +261,14 @@ def _of_model(folder: str | None) -> dict[str, Any]:
 
 def exported_card(recipe: Recipe) -> ModelCard:
     """The card that goes out with the weights."""
-    card = model_card(recipe)
-    pipeline = dataclasses.replace(card.pipeline, replication=recipe.export.replication)
-    return dataclasses.replace(card, pipeline=pipeline, description=recipe.export.description)
+    card, settings = model_card(recipe), recipe.export
+    pipeline = dataclasses.replace(
+        card.pipeline,
+        replication=settings.replication,
+        sampler=settings.sampler or card.pipeline.sampler,
+        steps=settings.steps or card.pipeline.steps,
+    )
+    return dataclasses.replace(card, pipeline=pipeline, description=settings.description)
 
 
 def model_card(recipe: Recipe) -> ModelCard:
