@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from lidar_completion.checkpoints import CARD_NAME
 from lidar_completion_training.configuration import Recipe, load_recipe
@@ -28,8 +29,10 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
     )
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
-# rows of all of them share one refiner, as the paper's share LiDiff's
+# Models that need no training: a run's, exported with the refiner that all such rows share, as the paper's share LiDiff's ...
 REFINED = ("teacher-0", "dpo-0", "student-0")
+# ... or with another sampler.
+RESAMPLED = {"teacher-0": ("few_step",), "refiner": ("few_step", "ancestral")}
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 
@@ -120,16 +123,24 @@ def main() -> None:
             continue
         print(f"=== {each.name}", flush=True)
         subprocess.run(command(each, options, (end - time.monotonic()) / 60), check=True)
-    write_refined(options.runs)
+    write_others(options.runs)
 
 
-def write_refined(runs: Path) -> None:
-    """Write runs/NAME-refined/model, NAME with the refiner, where both are trained."""
+def write_others(runs: Path) -> None:
+    """Write runs/NAME-refined/model and runs/NAME-SAMPLER/model of the trained runs; what is there stays."""
     refiner = runs / "refiner" / MODEL_NAME
-    for name in REFINED:
-        output = runs / f"{name}-refined" / MODEL_NAME
-        if all((each / CARD_NAME).is_file() for each in (refiner, runs / name / MODEL_NAME)) and not output.exists():
-            export_to(runs / name, output, refiner=refiner)
+    if (refiner / CARD_NAME).is_file():
+        for name in REFINED:
+            write_other(runs, name, "refined", refiner=refiner)
+    for name, samplers in RESAMPLED.items():
+        for sampler in samplers:
+            write_other(runs, name, sampler.replace("_", "-"), overrides=[f"export.sampler={sampler}"])
+
+
+def write_other(runs: Path, name: str, kind: str, **changes: Any) -> None:
+    output = runs / f"{name}-{kind}" / MODEL_NAME
+    if (runs / name / MODEL_NAME / CARD_NAME).is_file() and not output.exists():
+        export_to(runs / name, output, **changes)
 
 
 def command(training: Training, options: argparse.Namespace, minutes: float) -> list[str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lidar_completion.checkpoints import ModelCard, build_networks, load_card, load_model, save_model
 from lidar_completion.errors import ModelError
@@ -176,3 +178,63 @@ def test_not_a_number_weights_are_refused(folder: Path):
     replace_tensors(folder, tensors)
     with pytest.raises(ModelError, match="not finite"):
         load_model(folder)
+
+
+# --- a base -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refined(folder: Path) -> Path:
+    """The tiny model with a refiner, in a folder that holds the refiner alone."""
+    card, networks = load_model(folder)
+    save_model(folder.parent / "refined", card, networks | refiner_of(card), base=folder)
+    return folder.parent / "refined"
+
+
+def refiner_of(card: ModelCard) -> dict[str, nn.Module]:
+    torch.manual_seed(3)
+    return build_networks(dataclasses.replace(card, networks=("refiner",)))
+
+
+def test_a_model_with_a_base_holds_what_it_adds_and_loads_whole(folder: Path, refined: Path):
+    assert {name.split(".")[0] for name in load_file(refined / "model.safetensors")} == {"refiner"}
+    card, networks = load_model(refined)
+    assert (card.base, card.base_sha256) == ("model", load_card(folder).sha256)
+    assert card.networks == tuple(networks) == ("encoder", "denoiser", "refiner")
+    assert not any(network.training for network in networks.values())
+    expected = load_model(folder)[1] | refiner_of(card)
+    for name, network in expected.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(networks[name].state_dict()[key], value)
+
+
+def test_both_folders_may_move_together(refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(refined.parent, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere" / "refined")
+    assert set(load_model(".")[1]) == {"encoder", "denoiser", "refiner"}
+
+
+def test_a_base_that_is_missing_changed_or_no_neighbour(folder: Path, refined: Path):
+    for base in ("../model", "/model", "refined"):
+        edit_card(refined, base=base)
+        with pytest.raises(ModelError, match="expected the name of another folder beside the model"):
+            load_model(refined)
+    edit_card(refined, base="gone")
+    with pytest.raises(ModelError, match=r"shares networks with .*gone; copy that beside it .*no such file"):
+        load_model(refined)
+    edit_card(refined, base="model")
+    card, networks = load_model(folder)
+    networks["denoiser"].last[0].bias.data += 1
+    save_model(folder, card, networks)
+    with pytest.raises(ModelError, match=r"made with the base model of sha256 .* copy both folders again"):
+        load_model(refined)
+
+
+def test_a_base_that_cannot_be_one_is_refused_before_anything_is_written(folder: Path, tmp_path: Path):
+    card, networks = load_model(folder)
+    with pytest.raises(ModelError, match="expected a folder beside"):
+        save_model(tmp_path / "deeper" / "refined", card, networks, base=folder)
+    networks["denoiser"].last[0].bias.data += 1
+    with pytest.raises(ModelError, match=r"its denoiser.last.0.bias is not that of the model"):
+        save_model(tmp_path / "refined", card, networks, base=folder)
+    assert not (tmp_path / "refined").exists()

@@ -108,6 +108,19 @@ def test_the_whole_pipeline_on_either_backend(folder: Path, guidance: float):
     np.testing.assert_allclose(results[0].points, results[1].points, atol=1e-3)
 
 
+def test_a_model_with_a_base_exports_what_it_adds_and_runs_whole(tmp_path: Path):
+    whole, base, added = exported(tmp_path / "whole"), tmp_path / "base", tmp_path / "added"
+    card, networks = load_model(whole)
+    save_model(base, card, {name: networks[name] for name in ("encoder", "denoiser")})
+    save_model(added, card, networks, base=base)
+    export_model(base)
+    assert {path.name for path in export_model(added)} == {"refiner.onnx", "onnx.json"}
+    agree(added, cloud(20, 4, 1), cloud(200, 4))
+    (base / "onnx.json").unlink()
+    with pytest.raises(ModelError, match=r"base/onnx.json: no such file; export the model"):
+        load_onnx_networks(added, load_model(added)[0], CPU)
+
+
 def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"onnx.json: no such file; export the model"):
         SceneCompleter.load(tiny_model, device="cpu", backend="onnx")

@@ -9,6 +9,8 @@ from lidar_completion import trivial
 from lidar_completion.checkpoints import load_card
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.metrics import chamfer_distance
+from lidar_completion.onnx_network import MANIFEST_NAME
+from lidar_completion.visibility import TrustRules
 from lidar_completion_training.data.synthetic import test_pair as held_back_pair
 
 MODELS = sorted(path.parent for path in (Path(__file__).parents[2] / "models").glob("*/model.json"))
@@ -44,3 +46,24 @@ def test_the_card_says_what_the_model_is(model):
 def test_it_beats_every_trivial_row_on_a_held_back_scene(model, steps, scene, best_trivial):
     completed = SceneCompleter.load(model, device="cpu").complete(scene.sweep, steps=steps).completed_points
     assert chamfer_distance(completed, scene.truth) < 0.8 * best_trivial
+
+
+def test_all_of_them_have_onnx_and_fit_into_40_megabytes():
+    assert [model.name for model in MODELS] == ["drive", "edge"]
+    assert all((model / MANIFEST_NAME).is_file() for model in MODELS)
+    assert sum(path.stat().st_size for model in MODELS for path in model.iterdir()) < 40e6
+
+
+def test_the_refined_one_says_the_same_on_onnxruntime(scene):
+    points, confidence = [], []
+    for backend in ("torch", "onnx"):
+        model = SceneCompleter.load(MODELS[0], device="cpu", backend=backend)
+        done = model.complete(
+            scene.sweep, steps=1, replication=2, trust=TrustRules(free_space=None, below_ground_m=None)
+        )
+        points.append(done.completed_points)
+        confidence.append(done.confidence[len(done.measured_rows) :])
+    assert points[0].shape == points[1].shape
+    distance = np.linalg.norm(points[0] - points[1], axis=1)
+    assert np.quantile(distance, 0.95) < 0.01  # a point on a voxel's edge may fall to either side of it
+    assert np.quantile(np.abs(confidence[0] - confidence[1]), 0.95) < 0.01

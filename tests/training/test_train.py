@@ -296,6 +296,9 @@ def test_a_run_exports_its_average(tmp_path, walls):
         assert torch.allclose(value, average, rtol=1e-3, atol=1e-5)
     with pytest.raises(TrainingError, match=r"nowhere.*no such file"):
         export_to(tmp_path / "nowhere", tmp_path / "model")
+    shared = export_to(tmp_path / "run", tmp_path / "nothing_more", base=tmp_path / "model")
+    assert (shared.base, shared.base_sha256) == ("model", card.sha256)
+    assert (tmp_path / "nothing_more" / shared.weights).stat().st_size < 1000
 
 
 def test_the_log_survives_a_torn_row_and_takes_new_numbers(tmp_path):

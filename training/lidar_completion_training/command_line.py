@@ -112,6 +112,9 @@ def export(
         Path | None, typer.Option(help="model folder that a run is written to; default RUN/model")
     ] = None,
     refiner: Annotated[Path | None, typer.Option(help="model folder whose refiner goes into the model")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="model folder beside the output whose networks are not written again")
+    ] = None,
     onnx: Annotated[
         bool, typer.Option(help="also ONNX (standard operators, dynamic sizes) for the onnx backend")
     ] = False,
@@ -129,7 +132,7 @@ def export(
             export_onnx(source, half)
             return
         output = output or source / "model"
-        export_to(source, output, refiner=refiner, overrides=overrides)
+        export_to(source, output, refiner=refiner, base=base, overrides=overrides)
         if onnx:
             export_onnx(output, half)
 

@@ -38,14 +38,22 @@ def train(
     return done
 
 
-def export_to(run: Path, output: Path, *, refiner: Path | None = None, overrides: list[str] | None = None) -> ModelCard:
-    """Write a run's averaged weights as a model folder, with the refiner of another model folder where one is given."""
+def export_to(
+    run: Path,
+    output: Path,
+    *,
+    refiner: Path | None = None,
+    base: Path | None = None,
+    overrides: list[str] | None = None,
+) -> ModelCard:
+    """Write a run's averaged weights as a model folder, with the refiner of another model folder where one is given, and
+    without the networks of a base beside it."""
     path = run / RECIPE_NAME
     if not path.is_file():
         raise TrainingError(f"{path}: no such file; {run} is no folder of a run")
     # the run's recipe is whole: the model that it started from need not be there any more
     recipe = load_recipe(path, [*(overrides or []), "start_from=null"])
-    card = export_run(recipe, run, output, _refiner_of(refiner, recipe) if refiner else None)
+    card = export_run(recipe, run, output, _refiner_of(refiner, recipe) if refiner else None, base)
     print(f"{output}: {card.name}, {', '.join(card.networks)}, sha256 {card.sha256[:12]}")
     return card
 

@@ -288,8 +288,15 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     return state
 
 
-def export_run(recipe: Recipe, folder: Path, target: Path, more: dict[str, nn.Module] | None = None) -> ModelCard:
-    """Write the averaged weights of a run's state as a model folder, in float16, with further networks such as a refiner.
+def export_run(
+    recipe: Recipe,
+    folder: Path,
+    target: Path,
+    more: dict[str, nn.Module] | None = None,
+    base: Path | None = None,
+) -> ModelCard:
+    """Write the averaged weights of a run's state as a model folder, in float16, with further networks such as a refiner,
+    and without those of a base (see save_model).
 
     Raises TrainingError where the run has no state.
     """
@@ -301,7 +308,7 @@ def export_run(recipe: Recipe, folder: Path, target: Path, more: dict[str, nn.Mo
     card = dataclasses.replace(exported_card(recipe), networks=names)
     networks = nn.ModuleDict(build_networks(card))
     networks.load_state_dict(average)
-    return save_model(target, card, {**dict(networks.items()), **(more or {})}, dtype=torch.float16)
+    return save_model(target, card, {**dict(networks.items()), **(more or {})}, dtype=torch.float16, base=base)
 
 
 def optimiser_of(recipe: OptimiserRecipe, module: nn.Module) -> torch.optim.Optimizer:

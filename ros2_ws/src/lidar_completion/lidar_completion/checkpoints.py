@@ -2,6 +2,8 @@
 
 models/edge/model.json          the card (ModelCard)
 models/edge/model.safetensors   tensors named encoder.*, denoiser.*, refiner.* and, behind that, as in the public files
+
+A model that adds networks to another's may name that one as its base, a folder beside its own, and holds only what it adds.
 """
 
 import dataclasses
@@ -94,6 +96,8 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     weights: str = WEIGHTS_NAME
     sha256: str = ""
+    base: str = ""  # the folder beside this one whose networks are not repeated here
+    base_sha256: str = ""  # of its weights
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -113,24 +117,48 @@ def build_networks(card: ModelCard) -> dict[str, nn.Module]:
 
 
 def save_model(
-    folder: str | Path, card: ModelCard, networks: dict[str, nn.Module], dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    card: ModelCard,
+    networks: dict[str, nn.Module],
+    dtype: torch.dtype = torch.float32,
+    base: str | Path | None = None,
 ) -> ModelCard:
     """Write card and weights. Returns the card with names and sha256 filled in.
 
     Floating tensors are stored as `dtype`, but for those it cannot hold (variances of wide layers outgrow float16).
+    base: a model folder beside this one whose networks are not written again; ModelError where they are others.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
+    stored = {
         f"{network}.{name}": _stored(value, dtype).detach().cpu().contiguous()
         for network, module in networks.items()
         for name, value in module.state_dict().items()
     }
-    save_file(tensors, folder / card.weights)
+    if base is not None:
+        card, stored = _without_base(stored, card, folder, Path(base))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(stored, folder / card.weights)
     (folder / card.weights).chmod(0o644)  # safetensors leaves it readable by its owner alone
     card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
     save_card(folder, card)
     return card
+
+
+def _without_base(
+    stored: dict[str, Tensor], card: ModelCard, folder: Path, base: Path
+) -> tuple[ModelCard, dict[str, Tensor]]:
+    """The card that names its base, and the tensors that the base does not have."""
+    if base.absolute().parent != folder.absolute().parent:
+        raise ModelError(f"{base}: expected a folder beside {folder}, so that both can be moved together")
+    theirs, networks = load_model(base)
+    shared = {
+        f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
+    }
+    for name, value in shared.items():
+        if name not in stored or not torch.equal(stored[name].to(value.dtype), value):
+            raise ModelError(f"{base}: its {name} is not that of the model to be written; write it without a base")
+    card = dataclasses.replace(card, base=base.name, base_sha256=theirs.sha256)
+    return card, {name: value for name, value in stored.items() if name not in shared}
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -212,11 +240,33 @@ def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a safetensors file ({error})") from error
+    base = base_of(folder, card)
+    shared = {} if base is None else load_model(base)[1]
     networks = build_networks(card)
     for name, network in networks.items():
-        _fill(network, name, tensors, path)
-        network.eval()
-    return card, networks
+        if name not in shared:
+            _fill(network, name, tensors, path)
+    return card, {name: shared.get(name, network).eval() for name, network in networks.items()}
+
+
+def base_of(folder: str | Path, card: ModelCard) -> Path | None:
+    """The model folder whose networks a model shares; None where it stands alone. ModelError where it is not the one it was made with."""
+    if not card.base:
+        return None
+    place = Path(folder) / CARD_NAME
+    base = Path(folder).absolute().parent / card.base
+    if Path(card.base).name != card.base or base == Path(folder).absolute():
+        raise ModelError(f"{place}: base is {card.base!r}, expected the name of another folder beside the model")
+    try:
+        found = load_card(base)
+    except ModelError as error:
+        raise ModelError(f"{place}: the model shares networks with {base}; copy that beside it ({error})") from error
+    if found.sha256 != card.base_sha256 or found.architecture != card.architecture or found.base:
+        raise ModelError(
+            f"{place}: made with the base {card.base} of sha256 {card.base_sha256[:12]}…, found {found.sha256[:12]}…; "
+            "copy both folders again"
+        )
+    return base
 
 
 def _fill(network: nn.Module, name: str, tensors: dict[str, torch.Tensor], path: Path) -> None:

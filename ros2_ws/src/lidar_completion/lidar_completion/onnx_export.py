@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from lidar_completion.checkpoints import load_model
+from lidar_completion.checkpoints import base_of, load_card, load_model
 from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
 from lidar_completion.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 
@@ -44,12 +44,17 @@ CONVENTIONS = {
 def export_model(folder: str | Path, half: bool = False) -> list[Path]:
     """Write encoder.onnx, denoiser.onnx (and refiner.onnx) and a manifest into a model folder; returns their paths.
 
+    Networks of the model's base are its own to export.
     half: large weights are stored in float16, half the size; everything is still computed in float32.
     """
     folder = Path(folder)
     card, networks = load_model(folder)
+    base = base_of(folder, card)
+    shared = () if base is None else load_card(base).networks
     files = []
     for name, network in networks.items():
+        if name in shared:
+            continue
         model = network_graph(name, fold_batch_norm(network), card.architecture.voxel_size_m, half)
         onnx.save(model, folder / f"{name}.onnx")
         files.append(folder / f"{name}.onnx")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.checkpoints import ModelCard
+from lidar_completion.checkpoints import ModelCard, base_of, load_card
 from lidar_completion.errors import ModelError
 from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
@@ -41,14 +41,17 @@ def load_onnx_networks(
             f"{manifest_path}: exported from weights {source[:12]}…, the card says {card.sha256[:12]}…; export again"
         )
     kinds = {"encoder": OnnxEncoder, "denoiser": OnnxDenoiser, "refiner": OnnxRefiner}
-    if missing := [name for name in card.networks if f"{name}.onnx" not in files]:
+    base = base_of(folder, card)
+    shared = {} if base is None else load_onnx_networks(base, load_card(base), device, or_cpu)
+    own = [name for name in card.networks if name not in shared]
+    if missing := [name for name in own if f"{name}.onnx" not in files]:
         raise ModelError(f"{manifest_path}: does not list {missing[0]}.onnx; export again")
-    for name in card.networks:
+    for name in own:
         path = folder / f"{name}.onnx"
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != files[path.name]:
             raise ModelError(f"{path}: missing, truncated or changed since {MANIFEST_NAME} was written; export again")
     providers = execution_providers(device, or_cpu)
-    return {name: kinds[name](folder / f"{name}.onnx", providers) for name in card.networks}
+    return shared | {name: kinds[name](folder / f"{name}.onnx", providers) for name in own}
 
 
 def execution_providers(device: torch.device, or_cpu: bool = False) -> list[Any]:
