@@ -215,7 +215,7 @@ def test_both_folders_may_move_together(refined: Path, tmp_path: Path, monkeypat
 
 
 def test_a_base_that_is_missing_changed_or_no_neighbour(folder: Path, refined: Path):
-    for base in ("../model", "/model", "refined"):
+    for base in ("../model", "/model", "..", ".", "refined"):
         edit_card(refined, base=base)
         with pytest.raises(ModelError, match="expected the name of another folder beside the model"):
             load_model(refined)
@@ -232,8 +232,9 @@ def test_a_base_that_is_missing_changed_or_no_neighbour(folder: Path, refined: P
 
 def test_a_base_that_cannot_be_one_is_refused_before_anything_is_written(folder: Path, tmp_path: Path):
     card, networks = load_model(folder)
-    with pytest.raises(ModelError, match="expected a folder beside"):
-        save_model(tmp_path / "deeper" / "refined", card, networks, base=folder)
+    for output in (tmp_path / "deeper" / "refined", folder):
+        with pytest.raises(ModelError, match="expected a folder beside"):
+            save_model(output, card, networks, base=folder)
     networks["denoiser"].last[0].bias.data += 1
     with pytest.raises(ModelError, match=r"its denoiser.last.0.bias is not that of the model"):
         save_model(tmp_path / "refined", card, networks, base=folder)

@@ -175,8 +175,8 @@ class ExportRecipe:
     """Where the exported model's card differs from training."""
 
     replication: int = 20  # denser than training can afford: a network that moves points does not mind more of them
-    sampler: str = ""  # as the pipeline's
-    steps: int = 0  # as the pipeline's
+    sampler: str = ""  # empty: the pipeline's
+    steps: int = 0  # 0: the pipeline's
     description: str = ""
 
 

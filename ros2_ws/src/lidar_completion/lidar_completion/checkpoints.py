@@ -148,7 +148,7 @@ def _without_base(
     stored: dict[str, Tensor], card: ModelCard, folder: Path, base: Path
 ) -> tuple[ModelCard, dict[str, Tensor]]:
     """The card that names its base, and the tensors that the base does not have."""
-    if base.absolute().parent != folder.absolute().parent:
+    if base.absolute().parent != folder.absolute().parent or base.absolute() == folder.absolute():
         raise ModelError(f"{base}: expected a folder beside {folder}, so that both can be moved together")
     theirs, networks = load_model(base)
     shared = {
@@ -255,7 +255,7 @@ def base_of(folder: str | Path, card: ModelCard) -> Path | None:
         return None
     place = Path(folder) / CARD_NAME
     base = Path(folder).absolute().parent / card.base
-    if Path(card.base).name != card.base or base == Path(folder).absolute():
+    if Path(card.base).name != card.base or card.base == ".." or base == Path(folder).absolute():
         raise ModelError(f"{place}: base is {card.base!r}, expected the name of another folder beside the model")
     try:
         found = load_card(base)
