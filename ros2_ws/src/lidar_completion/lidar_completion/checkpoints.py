@@ -242,11 +242,12 @@ def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
         raise ModelError(f"{path}: not a safetensors file ({error})") from error
     base = base_of(folder, card)
     shared = {} if base is None else load_model(base)[1]
-    networks = build_networks(card)
-    for name, network in networks.items():
-        if name not in shared:
-            _fill(network, name, tensors, path)
-    return card, {name: shared.get(name, network).eval() for name, network in networks.items()}
+    own = tuple(name for name in card.networks if name not in shared)
+    networks = shared | build_networks(dataclasses.replace(card, networks=own))
+    for name in own:
+        _fill(networks[name], name, tensors, path)
+        networks[name].eval()
+    return card, {name: networks[name] for name in card.networks}
 
 
 def base_of(folder: str | Path, card: ModelCard) -> Path | None:
