@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from street_drive import a_street, poses_along_x, write_drive, write_poses
 from typer import Typer
 from typer.testing import CliRunner
 
-from lidar_completion.checkpoints import ModelCard, build_networks
+from lidar_completion.checkpoints import ModelCard, build_networks, load_card, load_model, save_card, save_model
 from lidar_completion.metrics import MetricError, nearest_distances
 from lidar_completion.networks import Architecture
 from lidar_completion.point_cloud_files import read_points, write_points
@@ -262,6 +263,21 @@ def test_a_model_with_options_is_another_row(source, tiny_model, tmp_path):
     few, many = (row.figures["completed"]["points"].mean for row in rows)
     assert few < many
     assert methods[0].settings()["replication"] == 1
+
+
+def test_a_model_is_judged_again_only_where_something_decides_otherwise(source, tiny_model, tmp_path):
+    card, networks = load_model(tiny_model)
+    save_model(tmp_path, replace(card, name="copied", description="elsewhere", metrics={"told": 1}), networks)
+    at_two = ModelMethod(tiny_model, 2).settings()
+    assert ModelMethod(tmp_path, 2).settings() == at_two
+    save_card(tmp_path, replace(load_card(tmp_path), pipeline=replace(card.pipeline, steps=2)))
+    assert ModelMethod(tmp_path).settings() == at_two
+    save_card(tmp_path, replace(load_card(tmp_path), pipeline=replace(card.pipeline, replication=7)))
+    assert ModelMethod(tmp_path, 2).settings() != at_two
+    with torch.no_grad():
+        next(networks["denoiser"].parameters()).add_(1)
+    save_model(tmp_path, card, networks)
+    assert ModelMethod(tmp_path, 2).settings() != at_two
 
 
 def test_doubted_points_can_be_left_out(source, tiny_model):

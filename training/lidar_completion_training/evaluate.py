@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tqdm import tqdm
 
+from lidar_completion.checkpoints import load_card
 from lidar_completion.errors import SweepError
 from lidar_completion.metrics import MetricError, NearestDistances, nearest_distances
 from lidar_completion.pictures import errors_over_truth
@@ -32,6 +33,8 @@ from lidar_completion_training.ground_truth_map import in_window
 from lidar_completion_training.judge import JudgeRules, judge
 from lidar_completion_training.scenes import Scene, SceneSource
 
+# what of a model's card decides its completions; a new description, calibration figures or a copy elsewhere do not
+DECIDING = ("architecture", "pipeline", "schedule", "networks", "confidence", "sha256", "base_sha256")
 RESULT_VERSION = 3  # raise it when a figure changes its meaning: older results are then computed again
 
 
@@ -110,9 +113,11 @@ class ModelMethod(Method):
         return self._completer.complete(sweep, trust=trust, **options).completed_points
 
     def settings(self) -> dict[str, Any]:
+        card = load_card(self.model)
+        steps = card.pipeline.steps if self.steps is None else self.steps
+        used = asdict(replace(card, pipeline=replace(card.pipeline, steps=steps)))
         return {
-            "model": _content_of(self.model),
-            "steps": self.steps,
+            "model": {entry: used[entry] for entry in DECIDING},
             "refine": self.refine,
             "backend": self.backend,
             "seed": self.seed,
@@ -160,10 +165,10 @@ def trivial_methods(seed: int = 0) -> list[Method]:
 
 
 def _content_of(path: Path) -> list:
-    """Names, sizes and times of the files of a folder (or of one file): changes when a model is trained again."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    if not files or not files[0].exists():
-        raise ValueError(f"{path}: expected a model or a folder of predictions, found nothing there; check the path")
+    """Names, sizes and times of the files of a folder of predictions."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    if not files:
+        raise ValueError(f"{path}: expected a folder of predictions, found no file in it; check the path")
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
