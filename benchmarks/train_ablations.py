@@ -29,10 +29,20 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
     )
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
+REFINER_LONGER = (
+    *("iterations=400", "optimiser.learning_rate=7e-4", "optimiser.warm_up_iterations=20"),
+    "data.first_seed=40000000",
+)
 # Models that need no training: a run's, exported with the refiner that all such rows share, as the paper's share LiDiff's ...
 REFINED = ("teacher-0", "dpo-0", "student-0")
-# ... or with another sampler.
-RESAMPLED = {"teacher-0": ("few_step",), "refiner": ("few_step", "ancestral")}
+# ... or sampled in another way: (run, suffix of the new name, entry). Of the noise at t = 470 and 276 there is 3/4 and 1/2 of that at 999.
+RESAMPLED = (
+    ("teacher-0", "few-step", "export.sampler=few_step"),
+    ("refiner", "few-step", "export.sampler=few_step"),
+    ("refiner", "ancestral", "export.sampler=ancestral"),
+    ("student-0", "from-470", "pipeline.start_timestep=470"),
+    ("student-0", "from-276", "pipeline.start_timestep=276"),
+)
 WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
 
 
@@ -101,6 +111,10 @@ def trainings() -> list[Training]:
         Training("student-0-free-space", STUDENT, "direct", "teacher-0", (*seeded(0), as_the_others, free_space))
     )
     found.append(Training("refiner", REFINER, "student-0"))
+    for sampler in ("few_step", "deterministic"):  # the same, trained on for completions in four steps
+        entries = (f"pipeline.sampler={sampler}", "pipeline.steps=4", f"export.sampler={sampler}", "export.steps=4")
+        name = f"refiner-on-{sampler.replace('_', '-')}"
+        found.append(Training(name, REFINER, "refiner", entries=(*entries, *REFINER_LONGER)))
     return found
 
 
@@ -113,7 +127,7 @@ def main() -> None:
         return
     end = time.monotonic() + 60 * options.minutes
     for each in chosen:
-        if state(each, options) == "trained":
+        if state(each, options) in ("trained", "given"):
             continue
         if time.monotonic() >= end:
             print("the time is over; the same command goes on")
@@ -127,18 +141,17 @@ def main() -> None:
 
 
 def write_others(runs: Path) -> None:
-    """Write runs/NAME-refined/model and runs/NAME-SAMPLER/model of the trained runs; what is there stays."""
+    """Write runs/NAME-refined/model and runs/NAME-SUFFIX/model of the trained runs; what is there stays."""
     refiner = runs / "refiner" / MODEL_NAME
     if (refiner / CARD_NAME).is_file():
         for name in REFINED:
             write_other(runs, name, "refined", refiner=refiner)
-    for name, samplers in RESAMPLED.items():
-        for sampler in samplers:
-            write_other(runs, name, sampler.replace("_", "-"), overrides=[f"export.sampler={sampler}"])
+    for name, suffix, entry in RESAMPLED:
+        write_other(runs, name, suffix, overrides=[entry])
 
 
-def write_other(runs: Path, name: str, kind: str, **changes: Any) -> None:
-    output = runs / f"{name}-{kind}" / MODEL_NAME
+def write_other(runs: Path, name: str, suffix: str, **changes: Any) -> None:
+    output = runs / f"{name}-{suffix}" / MODEL_NAME
     if (runs / name / MODEL_NAME / CARD_NAME).is_file() and not output.exists():
         export_to(runs / name, output, **changes)
 
@@ -154,13 +167,15 @@ def command(training: Training, options: argparse.Namespace, minutes: float) -> 
 
 
 def state(training: Training, options: argparse.Namespace) -> str:
-    """trained, started, ready, or waiting."""
+    """trained, given (a model that was put there), started, ready, or waiting."""
     run = options.runs / training.name
     iterations = int(training.overrides(options.runs, options.share)[-1].split("=")[1])
     if is_trained(run, iterations):
         return "trained"
     if (run / "state.pt").is_file():
         return "started"
+    if (run / MODEL_NAME / CARD_NAME).is_file():
+        return "given"
     return "waiting" if training.waits_for(options.runs) else "ready"
 
 
