@@ -2,7 +2,8 @@
 
     python benchmarks/shipped_models.py [--models models/edge models/drive] [--copies 5,10] [--sweep FILE] [--steps 1,2] [--runs 9]
 
-Medians of several runs after a warm-up. Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
+Medians of several runs after a warm-up, between what the cores reach in a matrix product (a shared host gives more at one
+hour and less at another). Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from engine_cpu import gemm_peak
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.point_cloud_files import read_points
@@ -31,7 +33,7 @@ def main() -> None:
     print(
         f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}"
     )
-    print(f"sweep {name}: {len(points):,} points, median of {options.runs}\n")
+    print(f"sweep {name}: {len(points):,} points, median of {options.runs}; cores {gemm_peak():.0f} GFLOP/s float32\n")
     titles = ("copies", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
     print(f"{'model':8}" + "".join(f"{title:>16}" for title in titles))
     for model, completer in completers.items():
@@ -39,6 +41,7 @@ def main() -> None:
         for work in product(copies, options.steps):
             cells = cost(completer, points, *work, options.runs)
             print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+    print(f"\ncores {gemm_peak():.0f} GFLOP/s at the end")
 
 
 def cost(completer: SceneCompleter, points: np.ndarray, copies: int, steps: int, times: int) -> list[str]:
