@@ -17,9 +17,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lidar_completion.checkpoints import CARD_NAME
 from lidar_completion_training.configuration import Recipe, load_recipe
-from lidar_completion_training.runs import MODEL_NAME, export_to, is_trained, recipe_path
+from lidar_completion_training.runs import MODEL_NAME, export_to, has_model, is_trained, recipe_path
+from lidar_completion_training.train import STATE_NAME
 
 SEEDS = (0, 1, 2)
 DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
@@ -30,7 +30,9 @@ DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
 )
 LONGER = ("iterations=300", "optimiser.learning_rate=5e-4", "optimiser.warm_up_iterations=20")
 REFINER_LONGER = (
-    *("iterations=400", "optimiser.learning_rate=7e-4", "optimiser.warm_up_iterations=20"),
+    "iterations=400",
+    "optimiser.learning_rate=7e-4",
+    "optimiser.warm_up_iterations=20",
     "data.first_seed=40000000",
 )
 # Models that need no training: a run's, exported with the refiner that all such rows share, as the paper's share LiDiff's ...
@@ -67,7 +69,7 @@ class Training:
     def waits_for(self, runs: Path) -> list[str]:
         """Runs whose model is missing."""
         names = [name for name in (self.start_from, self.teacher) if name]
-        return [name for name in names if not (runs / name / MODEL_NAME / CARD_NAME).is_file()]
+        return [name for name in names if not has_model(runs / name)]
 
 
 def load_recipe_file(recipe: str) -> Recipe:
@@ -142,17 +144,16 @@ def main() -> None:
 
 def write_others(runs: Path) -> None:
     """Write runs/NAME-refined/model and runs/NAME-SUFFIX/model of the trained runs; what is there stays."""
-    refiner = runs / "refiner" / MODEL_NAME
-    if (refiner / CARD_NAME).is_file():
+    if has_model(runs / "refiner"):
         for name in REFINED:
-            write_other(runs, name, "refined", refiner=refiner)
+            write_other(runs, name, "refined", refiner=runs / "refiner" / MODEL_NAME)
     for name, suffix, entry in RESAMPLED:
         write_other(runs, name, suffix, overrides=[entry])
 
 
 def write_other(runs: Path, name: str, suffix: str, **changes: Any) -> None:
     output = runs / f"{name}-{suffix}" / MODEL_NAME
-    if (runs / name / MODEL_NAME / CARD_NAME).is_file() and not output.exists():
+    if has_model(runs / name) and (runs / name / STATE_NAME).is_file() and not output.exists():
         export_to(runs / name, output, **changes)
 
 
@@ -172,9 +173,9 @@ def state(training: Training, options: argparse.Namespace) -> str:
     iterations = int(training.overrides(options.runs, options.share)[-1].split("=")[1])
     if is_trained(run, iterations):
         return "trained"
-    if (run / "state.pt").is_file():
+    if (run / STATE_NAME).is_file():
         return "started"
-    if (run / MODEL_NAME / CARD_NAME).is_file():
+    if has_model(run):
         return "given"
     return "waiting" if training.waits_for(options.runs) else "ready"
 

@@ -124,9 +124,14 @@ def _earlier(path: Path, runs: Path, names: list[str]) -> list[str]:
     return [f"{entry}={runs / name / MODEL_NAME}" for entry, name in named.items() if name in names]
 
 
+def has_model(run: Path) -> bool:
+    """Whether a model lies in the folder of a run, written by it or put there."""
+    return (run / MODEL_NAME / CARD_NAME).is_file()
+
+
 def is_trained(run: Path, iterations: int) -> bool:
     """Whether the run has come to this iteration and its model is written."""
-    if not (run / MODEL_NAME / CARD_NAME).is_file():
+    if not has_model(run):
         return False
     load_card(run / MODEL_NAME)
     state = load_state(run)
