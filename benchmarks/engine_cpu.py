@@ -350,12 +350,16 @@ def shipped_on_backends(model: Path, repeats: int) -> dict[str, Any]:
     return figures
 
 
-def machine() -> str:
-    model = platform.processor() or platform.machine()
+def processor_name() -> str:
+    name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{datetime.date.today()}, {model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return name
+
+
+def machine() -> str:
+    return f"{datetime.date.today()}, {processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 PARTS = {

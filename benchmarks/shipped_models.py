@@ -9,14 +9,13 @@ hour and less at another). Without --sweep: the real HDL-64 sweep of LIDAR_COMPL
 import argparse
 import datetime
 import os
-import platform
 import statistics
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from engine_cpu import gemm_peak
+from engine_cpu import gemm_peak, processor_name
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.point_cloud_files import read_points
@@ -78,10 +77,7 @@ def sweep_to_complete(path: Path | None) -> tuple[str, np.ndarray]:
 
 
 def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.processor()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":
