@@ -16,7 +16,7 @@ JOBS ?= $(shell cores=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); ec
 setup: $(READY)
 
 # Debian and Ubuntu keep venv in a package of its own, which is installed where it is missing and may be.
-$(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setup.py ros2_ws/src/lidar_completion_ros/setup.py training/pyproject.toml
+$(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setup.py ros2_ws/src/lidar_completion_ros/setup.py ros2_ws/src/lidar_completion_evaluation/setup.py synthetic/pyproject.toml training/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12: apt-get install python3, or set PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) $(FITS) || { echo "$(PYTHON) is no Python 3.11 or 3.12; set PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
@@ -27,7 +27,7 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e ros2_ws/src/lidar_completion
-	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e training
+	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e synthetic -e ros2_ws/src/lidar_completion_evaluation -e training
 	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	@touch $@
 

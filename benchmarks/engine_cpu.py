@@ -299,9 +299,9 @@ def measure_backends(run: Run) -> dict[str, Any]:
 
 
 def published_on_backends(run: Run) -> dict[str, Any]:
-    from lidar_completion.checkpoints import ModelCard, save_model
-    from lidar_completion.onnx_export import export_model
-    from lidar_completion.onnx_network import load_onnx_networks
+    from lidar_completion.model.checkpoints import ModelCard, save_model
+    from lidar_completion.model.onnx_export import export_model
+    from lidar_completion.model.onnx_network import load_onnx_networks
 
     scene, (encoder, denoiser) = run.scene(), run.folded()
     condition = encoder(VoxelisedCloud.of(scene.scan, VOXEL_M))
@@ -334,7 +334,7 @@ def published_on_backends(run: Run) -> dict[str, Any]:
 
 def shipped_on_backends(model: Path, repeats: int) -> dict[str, Any]:
     from lidar_completion.completer import SceneCompleter
-    from lidar_completion.onnx_export import export_model
+    from lidar_completion.model.onnx_export import export_model
 
     sweep, figures = real_sweep().numpy(), {}
     print(f"\nshipped model {model.name}, {len(sweep):,} points in, from sweep to noise (stage denoise)")

@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT / "ros2_ws/src/lidar_completion"))  # where the pack
 
 from lidar_completion import networks as network_module  # noqa: E402
 from lidar_completion import scan as sweeps  # noqa: E402
-from lidar_completion.checkpoints import ModelCard, Pipeline, load_model  # noqa: E402
 from lidar_completion.completer import SceneCompleter  # noqa: E402
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_model  # noqa: E402
 from lidar_completion.networks import (  # noqa: E402
     Architecture,
     ConditionEncoder,

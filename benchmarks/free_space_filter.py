@@ -19,12 +19,12 @@ from scipy.spatial import cKDTree
 
 from lidar_completion import scan as sweeps
 from lidar_completion.completer import SceneCompleter, downsample
-from lidar_completion.metrics import NearestDistances, nearest_distances
 from lidar_completion.visibility import FreeSpaceRules, TrustRules, untrusted
-from lidar_completion_training.calibrate import draw_reliability, reliability
-from lidar_completion_training.data.drives import open_folder
-from lidar_completion_training.ground_truth_map import build_map, window_mask
-from lidar_completion_training.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
+from lidar_completion_evaluation.calibrate import draw_reliability, reliability
+from lidar_completion_evaluation.drives.drive import open_folder
+from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
+from lidar_completion_evaluation.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
+from lidar_completion_evaluation.truth.ground_truth_map import build_map, window_mask
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))

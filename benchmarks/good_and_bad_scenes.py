@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lidar_completion.trivial import TRIVIAL
-from lidar_completion_training.evaluate import picture_file, result_file
+from lidar_completion_evaluation.baselines import TRIVIAL
+from lidar_completion_evaluation.evaluate import picture_file, result_file
 
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 SCENES = 3

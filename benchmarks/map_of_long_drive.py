@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lidar_completion.point_cloud_files import read_points, write_points
-from lidar_completion_training.data.drives import Drive, Sweep
+from lidar_completion_evaluation.drives.drive import Drive, Sweep
 
 CAST = 40  # sweeps that are really cast, one metre apart
 
@@ -37,7 +37,7 @@ class LongDrive(Drive):
 
 
 def cast_sweeps(folder: Path) -> None:
-    from lidar_completion_training.data.synthetic import SENSORS, scan, street
+    from lidar_completion_synthetic import SENSORS, scan, street
 
     world, sensor = street(1_000_000_007), SENSORS["HDL-64E"]
     for number in range(CAST):
@@ -58,7 +58,7 @@ def long_drive(folder: Path, sweeps: int) -> LongDrive:
 
 
 def build(folder: Path, file: Path, sweeps: int, moving: str) -> None:
-    from lidar_completion_training.ground_truth_map import build_map
+    from lidar_completion_evaluation.truth.ground_truth_map import build_map
 
     start, cpu = time.perf_counter(), time.process_time()
     build_map(long_drive(folder, sweeps), file, moving=moving)

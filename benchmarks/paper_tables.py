@@ -19,14 +19,14 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lidar_completion.checkpoints import CARD_NAME
-from lidar_completion_training.data.open import open_drive
-from lidar_completion_training.evaluate import Method, ModelMethod, evaluate, trivial_methods
-from lidar_completion_training.ground_truth_map import build_map
-from lidar_completion_training.judge import JudgeRules
-from lidar_completion_training.scenes import DriveScenes, SceneSource, SyntheticScenes
-from lidar_completion_training.statistics import mean_interval
-from lidar_completion_training.summary import RowSummary, Summary, summarise
+from lidar_completion.model.checkpoints import CARD_NAME
+from lidar_completion_evaluation.drives.open import open_drive
+from lidar_completion_evaluation.evaluate import Method, ModelMethod, evaluate, trivial_methods
+from lidar_completion_evaluation.evaluate_scene import JudgeRules
+from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
+from lidar_completion_evaluation.statistics import mean_interval
+from lidar_completion_evaluation.summary import RowSummary, Summary, summarise
+from lidar_completion_evaluation.truth.ground_truth_map import build_map
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", HERE.parents[1] / "shared"))

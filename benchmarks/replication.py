@@ -17,9 +17,9 @@ import torch
 from paper_tables import FIGURES, RULES, sources
 from shipped_models import processor
 
-from lidar_completion_training.evaluate import ModelMethod, evaluate
-from lidar_completion_training.scenes import SceneSource
-from lidar_completion_training.summary import summarise
+from lidar_completion_evaluation.evaluate import ModelMethod, evaluate
+from lidar_completion_evaluation.scenes import SceneSource
+from lidar_completion_evaluation.summary import summarise
 
 HERE = Path(__file__).parent
 COPIES = {"edge": (5, 10, 20, 30, 40), "drive": (3, 5, 8, 10, 15, 20)}

@@ -71,7 +71,7 @@ def sweep_to_complete(path: Path | None) -> tuple[str, np.ndarray]:
     path = path or (shared if shared.is_file() else None)
     if path is not None:
         return path.name, read_points(path).points
-    from lidar_completion_training.data.synthetic import test_pair
+    from lidar_completion_synthetic import test_pair
 
     return "synthetic test scene 0", test_pair(0).sweep
 

@@ -15,8 +15,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from lidar_completion_training.data.synthetic import SENSORS, raycast, scan, street, training_pairs
-from lidar_completion_training.data.synthetic.ground_truth import visible_surface
+from lidar_completion_synthetic import SENSORS, raycast, scan, street, training_pairs
+from lidar_completion_synthetic.ground_truth import visible_surface
 
 
 def main() -> None:

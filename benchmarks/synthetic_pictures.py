@@ -19,8 +19,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
-from lidar_completion_training.data.synthetic.ground_truth import visible_surface
+from lidar_completion_synthetic import SENSORS, TEST_SEED, scan, street
+from lidar_completion_synthetic.ground_truth import visible_surface
 
 
 def from_above(axis, points: np.ndarray, title: str) -> None:

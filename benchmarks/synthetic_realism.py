@@ -21,7 +21,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_training.data.synthetic import SENSORS, TEST_SEED, scan, street
+from lidar_completion_synthetic import SENSORS, TEST_SEED, scan, street
 
 NEAR_M = 2.5  # the carrying car's own echoes and empty returns lie nearer
 BINS = {

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from paper_tables import sources
 
-from lidar_completion.metrics import nearest_distances
-from lidar_completion_training.evaluate import Method, ModelMethod, TrivialMethod
-from lidar_completion_training.scenes import Scene
+from lidar_completion_evaluation.evaluate import Method, ModelMethod, TrivialMethod
+from lidar_completion_evaluation.metrics import nearest_distances
+from lidar_completion_evaluation.scenes import Scene
 
 ROOT = Path(__file__).parents[1]
 TALL_M = 1.1

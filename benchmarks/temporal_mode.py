@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from lidar_completion.completer import Completion, SceneCompleter
-from lidar_completion.metrics import nearest_distances
 from lidar_completion.temporal import prior_of, remember
-from lidar_completion_training.calibrate import reliability
-from lidar_completion_training.data.drives import open_folder
-from lidar_completion_training.ground_truth_map import MapRules, build_map, window_mask
-from lidar_completion_training.scenes import DriveScenes, Scene
+from lidar_completion_evaluation.calibrate import reliability
+from lidar_completion_evaluation.drives.drive import open_folder
+from lidar_completion_evaluation.metrics import nearest_distances
+from lidar_completion_evaluation.scenes import DriveScenes, Scene
+from lidar_completion_evaluation.truth.ground_truth_map import MapRules, build_map, window_mask
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))

@@ -17,17 +17,17 @@ from jinja2 import Environment, FileSystemLoader
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
-from lidar_completion import trivial
-from lidar_completion.checkpoints import load_card
 from lidar_completion.errors import ModelError
-from lidar_completion.metrics import nearest_distances, precision_recall_curve
-from lidar_completion.pictures import Panel, birds_eye
+from lidar_completion.model.checkpoints import load_card
 from lidar_completion.visibility import COMPLETED
-from lidar_completion_ros.bag_replay import BagError, BagSweeps, ReplayError, ReplayResult, replay
+from lidar_completion_evaluation import baselines as trivial
+from lidar_completion_evaluation.drives.drive import DriveError, Sweep, read_poses
+from lidar_completion_evaluation.metrics import nearest_distances, precision_recall_curve
+from lidar_completion_evaluation.pictures import Panel, birds_eye
+from lidar_completion_evaluation.replay.player import BagError, BagSweeps, ReplayError, ReplayResult, replay
+from lidar_completion_evaluation.truth.ground_truth_map import DRIVE_RULES, merged_sweeps, truth_for_sweep
 from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS, output_layout, read_sweep
-from lidar_completion_training.data.drives import DriveError, Sweep, read_poses
-from lidar_completion_training.data.synthetic.sample import read_truth
-from lidar_completion_training.ground_truth_map import DRIVE_RULES, merged_sweeps, truth_for_sweep
+from lidar_completion_synthetic.sample import read_truth
 
 ROWS = {
     "raw sweep": trivial.raw,

@@ -59,7 +59,7 @@ def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         if value[option.name]
         for part in (f"--{option.name.replace('_', '-')}", value[option.name])
     ]
-    command = [ExecutableInPackage(package="lidar_completion", executable="lidar-completion"), "bag", value["bag"]]
+    command = [ExecutableInPackage(package="lidar_completion_evaluation", executable="replay_bag"), value["bag"]]
     return [
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])),

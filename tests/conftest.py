@@ -1,13 +1,17 @@
 """What every part's tests share: small models made on the spot, and the folder of real data where there is one."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
 from lidar_completion.networks import Architecture
+
+# Modules that tests share; importlib mode adds no paths.
+sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 
 # A DDS domain of this process's own, which nodes that it starts inherit. Test processes side by side (pytest-xdist's gw0,
 # gw1, ...) have one parent and count from it: no two get the same.

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lidar_completion.checkpoints import ModelCard, build_networks, load_card, load_model, save_model
 from lidar_completion.errors import ModelError
+from lidar_completion.model.checkpoints import ModelCard, build_networks, load_card, load_model, save_model
 from lidar_completion.networks import Architecture
 
 

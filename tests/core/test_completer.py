@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, save_model
 from lidar_completion.completer import Completion, SceneCompleter, intensities
 from lidar_completion.errors import ModelError, SweepError
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
 from lidar_completion.networks import Architecture
 from lidar_completion.scan import voxel_downsample
 from lidar_completion.visibility import COMPLETED, TrustRules, calibrated_confidence

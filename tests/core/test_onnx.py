@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, load_model, save_model
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.errors import ModelError
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, load_model, save_model
 from lidar_completion.networks import Architecture, VoxelisedCloud
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from lidar_completion.onnx_export import export_model  # noqa: E402
-from lidar_completion.onnx_network import execution_providers, load_onnx_networks  # noqa: E402
+from lidar_completion.model.onnx_export import export_model  # noqa: E402
+from lidar_completion.model.onnx_network import execution_providers, load_onnx_networks  # noqa: E402
 
 STANDARD = {
     "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",

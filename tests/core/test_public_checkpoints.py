@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lidar_completion.checkpoints import load_model
 from lidar_completion.errors import ModelError
-from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
-from lidar_completion.public_checkpoints import (
+from lidar_completion.model.checkpoints import load_model
+from lidar_completion.model.public_checkpoints import (
     Placeholder,
     convert_public_checkpoints,
     read_public_checkpoint,
     read_tensors,
 )
+from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
 
 SMALL = Architecture(width=0.25)
 KINDS = {"encoder": ConditionEncoder, "denoiser": Denoiser, "refiner": Refiner}

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from lidar_completion.checkpoints import ModelCard, Pipeline
 from lidar_completion.completer import Completion, SceneCompleter, anchor, start_level
+from lidar_completion.model.checkpoints import ModelCard, Pipeline
 from lidar_completion.temporal import Memory, prior_of, remember
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lidar_completion import trivial
-from lidar_completion.checkpoints import load_card
 from lidar_completion.completer import SceneCompleter
-from lidar_completion.metrics import chamfer_distance
-from lidar_completion.onnx_network import MANIFEST_NAME
+from lidar_completion.model.checkpoints import load_card
+from lidar_completion.model.onnx_network import MANIFEST_NAME
 from lidar_completion.visibility import TrustRules
-from lidar_completion_training.data.synthetic import test_pair as held_back_pair
+from lidar_completion_evaluation import baselines as trivial
+from lidar_completion_evaluation.metrics import chamfer_distance
+from lidar_completion_synthetic import test_pair as held_back_pair
 
 MODELS = sorted(path.parent for path in (Path(__file__).parents[2] / "models").glob("*/model.json"))
 

@@ -15,7 +15,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from std_srvs.srv import Trigger
 
-from lidar_completion_ros.bag_replay import ReplayError, replay
+from lidar_completion_evaluation.replay.player import ReplayError, replay
 
 rosgraph_msgs = pytest.importorskip("rosgraph_msgs.msg", reason="needs rosgraph_msgs for /clock")
 

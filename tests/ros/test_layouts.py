@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lidar_completion.pictures import BACKGROUND, CONFIDENCE_COLOURS, MEASURED_COLOUR, measured_and_imagined
+from lidar_completion_evaluation.pictures import BACKGROUND, CONFIDENCE_COLOURS, MEASURED_COLOUR, measured_and_imagined
 from lidar_completion_ros.node import COMPLETED_TOPIC, INPUT_TOPIC, NODE_NAME
 
 LAYOUTS = Path(__file__).parents[2] / "ros2_ws" / "src" / "lidar_completion_ros" / "layouts"

@@ -8,7 +8,7 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from lidar_completion_ros.bag_replay import ReplayError, replay
+from lidar_completion_evaluation.replay.player import ReplayError, replay
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

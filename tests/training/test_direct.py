@@ -7,10 +7,10 @@ from scipy.spatial.distance import cdist
 from small_wall import wall
 
 from lidar_completion_training.configuration import AugmentationRecipe, RecipeError, load_recipe
-from lidar_completion_training.data.stream import Sample, sample_of
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.chamfer import direct_loss, nearest_points, squared_chamfer
 from lidar_completion_training.objectives.preparation import augmentation
+from lidar_completion_training.stream import Sample, sample_of
 
 SMALL = [
     "iterations=4",

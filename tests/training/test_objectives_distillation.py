@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_wall import TINY, wall
 
-from lidar_completion.checkpoints import save_model
+from lidar_completion.model.checkpoints import save_model
 from lidar_completion.networks import VoxelisedCloud
 from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
 from lidar_completion_training.objectives import objective_of

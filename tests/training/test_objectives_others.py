@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_wall import TINY, wall
 
-from lidar_completion.checkpoints import load_model, save_model
 from lidar_completion.diffusion import SAMPLERS
+from lidar_completion.model.checkpoints import load_model, save_model
 from lidar_completion_training.configuration import FreeSpaceRecipe, RecipeError, load_recipe, model_card
 from lidar_completion_training.objectives import OBJECTIVES, objective_of
 from lidar_completion_training.objectives.free_space import free_space_violation

@@ -11,10 +11,10 @@ import pytest
 import torch
 from street_drive import poses_along_x, write_drive
 
+from lidar_completion_evaluation.drives.open import open_drive
+from lidar_completion_evaluation.truth.ground_truth_map import build_map
 from lidar_completion_training.configuration import RecipeError, load_recipe
-from lidar_completion_training.data.open import open_drive
-from lidar_completion_training.data.stream import samples
-from lidar_completion_training.ground_truth_map import build_map
+from lidar_completion_training.stream import samples
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_sample_is_the_same_from_any_start_for_any_number_of_processes(drives)
 TRAINER = """
 import sys, time
 from lidar_completion_training.configuration import load_recipe
-from lidar_completion_training.data.stream import samples
+from lidar_completion_training.stream import samples
 stream = samples(load_recipe(None, sys.argv[1:]).data, 0)
 next(stream)
 print("started", flush=True)

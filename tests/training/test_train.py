@@ -15,13 +15,13 @@ import pytest
 import torch
 from small_wall import wall
 
-from lidar_completion.checkpoints import load_model
+from lidar_completion.model.checkpoints import load_model
 from lidar_completion_training import train as training
 from lidar_completion_training.configuration import RecipeError, load_recipe
 from lidar_completion_training.curves import CurvesError, draw_curves, running_mean
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.processes import fabric_of
 from lidar_completion_training.runs import export_to, run_name
+from lidar_completion_training.stream import Sample
 from lidar_completion_training.train import Trainer, TrainingError, differences, learning_rate, load_state
 from lidar_completion_training.training_log import TrainingLog, read_log
 

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lidar_completion.checkpoints import ModelCard, Pipeline, load_card
 from lidar_completion.diffusion import NoiseSchedule
 from lidar_completion.errors import ModelError, refuse_below
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_card
 from lidar_completion.networks import Architecture
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -286,4 +286,4 @@ def training_data(recipe: DataRecipe) -> str:
     """What a card says of the data."""
     if recipe.source == "drives":
         return "drives " + ", ".join(Path(drive).name for drive in recipe.drives)
-    return f"synthetic streets (lidar_completion_training.data.synthetic), {recipe.sensor}"
+    return f"synthetic streets (lidar_completion_synthetic), {recipe.sensor}"

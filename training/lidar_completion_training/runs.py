@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from lidar_completion.checkpoints import CARD_NAME, ModelCard, load_card, load_model
 from lidar_completion.errors import ModelError
+from lidar_completion.model.checkpoints import CARD_NAME, ModelCard, load_card, load_model
 from lidar_completion_training.configuration import Recipe, RecipeError, load_recipe, read_entries
 from lidar_completion_training.processes import fabric_of
 from lidar_completion_training.train import RECIPE_NAME, Trainer, TrainingError, export_run, load_state
@@ -74,7 +74,7 @@ def _refiner_of(model: Path, recipe: Recipe) -> dict[str, nn.Module]:
 
 def export_onnx(model: Path, half: bool = False) -> None:
     """Write a model folder's networks beside it as .onnx files; half: large weights in float16."""
-    from lidar_completion.onnx_export import export_model
+    from lidar_completion.model.onnx_export import export_model
 
     for path in export_model(model, half):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
@@ -140,10 +140,10 @@ def is_trained(run: Path, iterations: int) -> bool:
 
 def judge_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:
     """Judge a model with and without its refiner, and the trivial rows, on synthetic test scenes; prints the table."""
-    from lidar_completion_training.evaluate import ModelMethod, evaluate, trivial_methods
-    from lidar_completion_training.report import write_report
-    from lidar_completion_training.scenes import SyntheticScenes
-    from lidar_completion_training.summary import summarise, text_table, write_csv
+    from lidar_completion_evaluation.evaluate import ModelMethod, evaluate, trivial_methods
+    from lidar_completion_evaluation.report import write_report
+    from lidar_completion_evaluation.scenes import SyntheticScenes
+    from lidar_completion_evaluation.summary import summarise, text_table, write_csv
 
     source = SyntheticScenes(scenes)
     refined = (True, False) if "refiner" in load_card(model).networks else (True,)

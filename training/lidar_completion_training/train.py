@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lidar_completion.checkpoints import ModelCard, build_networks, save_model
+from lidar_completion.model.checkpoints import ModelCard, build_networks, save_model
 from lidar_completion_training.configuration import DataRecipe, OptimiserRecipe, Recipe, RecipeError, exported_card
-from lidar_completion_training.data.stream import Sample, sample_of, samples, worker_start
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.processes import average_buffers, average_gradients, average_numbers, fabric_of
+from lidar_completion_training.stream import Sample, sample_of, samples, worker_start
 from lidar_completion_training.training_log import TrainingLog
 
 STATE_NAME = "state.pt"
@@ -206,7 +206,7 @@ class Trainer:
 
     def draw(self, path: Path) -> None:
         """The picture of one held-back scene as the networks complete it now: sweep, completion, truth from above."""
-        from lidar_completion.pictures import Panel, birds_eye
+        from lidar_completion_evaluation.pictures import Panel, birds_eye
 
         sample = self._picture_sample
         generator = torch.Generator(self.fabric.device).manual_seed(0)
@@ -335,7 +335,7 @@ def picture_sample(recipe: DataRecipe) -> Sample:
 
 
 def _test_sample(recipe: DataRecipe, scene: int) -> Sample:
-    from lidar_completion_training.data.synthetic import test_pair
+    from lidar_completion_synthetic import test_pair
 
     pair = test_pair(scene, recipe.sensor, threads=1)
     return sample_of(pair.sweep, pair.truth, recipe.view_cell_m, pair.origin)

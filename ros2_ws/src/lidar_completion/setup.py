@@ -21,7 +21,6 @@ setup(
     install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "tqdm", "plyfile", "pypcd4"],
     extras_require={
         "onnx": ["onnx", "onnxruntime"],
-        "pictures": ["matplotlib", "pillow"],
         "test": ["pytest"],  # where colcon looks for what `colcon test` runs
     },
     zip_safe=True,

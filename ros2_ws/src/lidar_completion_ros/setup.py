@@ -8,7 +8,6 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={package_name: ["templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml", "CHANGELOG.rst"]),
@@ -17,7 +16,7 @@ setup(
         (f"share/{package_name}/layouts", sorted(glob("layouts/*"))),
     ],
     python_requires=">=3.11",
-    install_requires=["lidar_completion", "numpy", "rosbags", "typer"],
+    install_requires=["lidar_completion", "numpy", "typer"],
     # A ROS installation brings these itself; elsewhere the wheels on PyPI do.
     extras_require={
         "ros": [
@@ -29,7 +28,6 @@ setup(
             "ros-nav-msgs==5.3.6",
             "transforms3d",  # ROS has it inside tf_transformations
         ],
-        "report": ["jinja2", "matplotlib", "pillow"],
         "test": ["pytest"],  # where colcon looks for what `colcon test` runs
     },
     zip_safe=True,
@@ -44,7 +42,6 @@ setup(
             "lidar_completion_merge = lidar_completion_ros.merge_clouds:main",
         ],
         "lidar_completion.commands": [
-            "bag = lidar_completion_ros.command_line:bag",
             "health = lidar_completion_ros.command_line:health",
         ],
     },

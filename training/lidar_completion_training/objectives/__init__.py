@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.checkpoints import ModelCard
+from lidar_completion.model.checkpoints import ModelCard
 from lidar_completion_training.configuration import Recipe, RecipeError
-from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.stream import Sample
 
 
 class Objective(Protocol):

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from lidar_completion.networks import Condition
 from lidar_completion_training.configuration import Recipe, exported_card
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.distillation import drawn_seed
 from lidar_completion_training.objectives.noising import drawn_timestep, noise_error, noised, predicted
 from lidar_completion_training.objectives.preference import checked_metric, cost
@@ -21,6 +20,7 @@ from lidar_completion_training.objectives.preparation import (
     starting_networks,
 )
 from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
+from lidar_completion_training.stream import Sample
 
 
 class DiffusionDPO:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lidar_completion.diffusion import sampling_timesteps
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.preparation import CompletionModel, encode, prepare
 from lidar_completion_training.objectives.sampling import sampled
+from lidar_completion_training.stream import Sample
 
 
 class DirectCompletion(CompletionModel):

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.checkpoints import load_card
+from lidar_completion.model.checkpoints import load_card
 from lidar_completion.networks import Condition
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.free_space import free_space_violation
 from lidar_completion_training.objectives.noising import (
@@ -40,6 +39,7 @@ from lidar_completion_training.objectives.preparation import (
 )
 from lidar_completion_training.objectives.sampling import Sampled, drawn_timesteps, sampled
 from lidar_completion_training.objectives.structural import landmark_term, scene_term
+from lidar_completion_training.stream import Sample
 
 
 @dataclass(frozen=True)

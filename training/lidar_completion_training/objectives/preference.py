@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion import metrics
-from lidar_completion.metrics import NearestDistances
+from lidar_completion_evaluation import metrics
+from lidar_completion_evaluation.metrics import NearestDistances
 from lidar_completion_training.configuration import RecipeError
 from lidar_completion_training.objectives.chamfer import nearest_points, some_rows
 

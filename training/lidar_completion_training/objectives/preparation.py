@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.checkpoints import ModelCard, Pipeline, build_networks, load_model
 from lidar_completion.completer import SceneCompleter, downsample
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, load_model
 from lidar_completion.networks import Architecture, Condition, fold_batch_norm
 from lidar_completion.scan import crop_range, replicate
 from lidar_completion_training.configuration import (
@@ -18,7 +18,7 @@ from lidar_completion_training.configuration import (
     exported_card,
     model_card,
 )
-from lidar_completion_training.data.stream import Sample
+from lidar_completion_training.stream import Sample
 
 TILT_LIMIT = 3.0  # standard deviations at which a small rotation is cut, as published
 

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.checkpoints import NETWORKS
 from lidar_completion.completer import refined
 from lidar_completion.diffusion import noise_like
+from lidar_completion.model.checkpoints import NETWORKS
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import direct_loss, distances, judgement, some_points, squared_chamfer
 from lidar_completion_training.objectives.preparation import (
     PreparedSweep,
@@ -18,6 +17,7 @@ from lidar_completion_training.objectives.preparation import (
     prepare,
 )
 from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
+from lidar_completion_training.stream import Sample
 
 INPUTS = ("jitter", "completion")
 

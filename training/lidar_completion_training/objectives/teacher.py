@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from lidar_completion_training.data.stream import Sample
 from lidar_completion_training.objectives.chamfer import some_rows
 from lidar_completion_training.objectives.noising import (
     NoisedCloud,
@@ -20,6 +19,7 @@ from lidar_completion_training.objectives.preparation import (
     nothing_of,
     prepare,
 )
+from lidar_completion_training.stream import Sample
 
 
 class NoisePrediction(CompletionModel):

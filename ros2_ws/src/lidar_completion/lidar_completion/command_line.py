@@ -98,7 +98,7 @@ def complete(
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None:
     """Show a model's card, after checking that its weights are what the card says."""
-    from lidar_completion.checkpoints import load_model
+    from lidar_completion.model.checkpoints import load_model
 
     card, networks = _loaded(lambda: load_model(model))
     typer.echo(json.dumps(dataclasses.asdict(card), indent=2))
@@ -116,7 +116,7 @@ def convert(
     family: Annotated[str, typer.Option(help="lidiff (50 steps), student (8 steps) or auto")] = "auto",
 ) -> None:
     """Convert public checkpoints to a model folder, without executing what their pickles hold."""
-    from lidar_completion.public_checkpoints import convert_public_checkpoints
+    from lidar_completion.model.public_checkpoints import convert_public_checkpoints
 
     card = _loaded(lambda: convert_public_checkpoints(files, output, name=name, family=family))
     settings = card.pipeline

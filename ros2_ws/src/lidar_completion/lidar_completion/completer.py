@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lidar_completion import scan as sweeps
-from lidar_completion.checkpoints import ModelCard, Pipeline, load_model
 from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, noise_like, sampling_timesteps
 from lidar_completion.errors import ModelError, SweepError
+from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_model
 from lidar_completion.nearest_points import nearest_points
 from lidar_completion.networks import Architecture, Condition, Refiner, fold_batch_norm
 from lidar_completion.visibility import (
@@ -90,7 +90,7 @@ class SceneCompleter:
         if missing:
             raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completing needs both")
         if backend == "onnx":
-            from lidar_completion.onnx_network import load_onnx_networks
+            from lidar_completion.model.onnx_network import load_onnx_networks
 
             return cls(card, load_onnx_networks(model, card, target, or_cpu=device == "auto"), target, backend)
         wide_dtype = PRECISIONS[precision]

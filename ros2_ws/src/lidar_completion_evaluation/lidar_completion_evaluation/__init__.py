@@ -1,0 +1,1 @@
+"""Judges completions: metrics, baselines, drives and their ground truth, reports, bag replay."""

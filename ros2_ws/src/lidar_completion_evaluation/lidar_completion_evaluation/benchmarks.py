@@ -1,0 +1,43 @@
+"""The published benchmarks as configuration: whoever has the data judges as the papers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidar_completion_evaluation.drives import kitti_360
+from lidar_completion_evaluation.drives.drive import Drive
+from lidar_completion_evaluation.drives.semantic_kitti import open_sequence, refuse_other_length
+from lidar_completion_evaluation.truth.ground_truth_map import PUBLISHED_RULES, MapRules
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Data, rules of the truth, which sweeps are judged, and which published table stands beside."""
+
+    name: str
+    open: Callable[[Path], Drive]
+    published: str  # key of published.PUBLISHED
+    rules: MapRules = PUBLISHED_RULES
+    every: int = 1  # the published evaluation judges every sweep
+    moving: str = "labels"
+    drop_moving_input: bool = False  # the published evaluation gives the whole sweep to the model
+
+
+def _semantic_kitti_08(root: Path) -> Drive:
+    """root: the folder with sequences/08, or the sequence itself."""
+    folder = root / "sequences" / "08" if (root / "sequences").is_dir() else root
+    drive = open_sequence(folder)
+    refuse_other_length(drive, "08")
+    return drive
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("semantic-kitti-08", _semantic_kitti_08, "semantic-kitti"),
+        # No labels per sweep exist there: what moves is removed by visibility. The paper names no drive; the first is taken.
+        Benchmark("kitti-360", kitti_360.open_drive, "kitti-360", moving="visibility"),
+    )
+}

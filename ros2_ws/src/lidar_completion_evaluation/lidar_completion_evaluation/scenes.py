@@ -1,0 +1,170 @@
+"""What an evaluation judges on: scenes with a sweep, its truth and the space that was seen, one by one.
+
+Sources: held-back synthetic scenes (exact truth) and drives (truth aggregated from poses).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lidar_completion_evaluation.drives.drive import Drive, transform
+from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
+from lidar_completion_evaluation.truth.ground_truth_map import (
+    DRIVE_RULES,
+    PUBLISHED_RULES,
+    GroundTruthMap,
+    MapRules,
+    in_range,
+    in_view_cells,
+    in_window,
+    truth_for_sweep,
+)
+from lidar_completion_evaluation.truth.observed_space import ObservedSpace, RayRules, observe
+
+
+@dataclass(frozen=True)
+class Scene:
+    """sweep (N, 3) float32 as the model sees it; truth (M, 3) float32; both in the sensor frame, metres.
+
+    returns (R, 3) float32: the sweep with what lies beyond the range limits, whose rays saw free space too; None: the sweep.
+    """
+
+    name: str
+    sweep: np.ndarray
+    truth: np.ndarray
+    observed: ObservedSpace
+    returns: np.ndarray | None = None
+
+    @cached_property
+    def sweep_distances(self) -> NearestDistances:
+        """Nearest distances between sweep and truth, the same for every method."""
+        return nearest_distances(self.sweep, self.truth)
+
+
+def _cut(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The part of the surface (M, 3) that counts as truth; what is cut off still occupies observed space."""
+    return surface if rules.view_cell_m is None else surface[in_view_cells(surface, sweep, rules)]
+
+
+class SceneSource(ABC):
+    """Scenes by number: names and load(index); picklable, so that every worker process opens its own."""
+
+    names: list[str]
+    rules: MapRules
+
+    @abstractmethod
+    def load(self, index: int) -> Scene:
+        """The scene of this number."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What decides the figures (data, rules), for the report and for telling old results from new ones."""
+
+
+@dataclass
+class SyntheticScenes(SceneSource):
+    """The held-back test scenes of the synthetic street world. Truth is exact; observed space is that of a drive past.
+
+    The drive past sees streets that one sweep cannot know of, so the truth is cut to the view cells of the sweep by default.
+    """
+
+    count: int = 100
+    sensor: str = "HDL-64E"
+    drive_by_m: tuple[float, ...] = (-30.0, -20.0, -10.0, -5.0, 5.0, 10.0, 20.0, 30.0)
+    rules: MapRules = PUBLISHED_RULES
+    rays: RayRules = field(default_factory=RayRules)
+
+    def __post_init__(self) -> None:
+        self.names = [f"synthetic-{index:04d}" for index in range(self.count)]
+
+    def load(self, index: int) -> Scene:
+        from lidar_completion_synthetic import test_pair
+
+        pair = test_pair(index, self.sensor)
+        sweep = in_range(pair.sweep, self.rules)
+        surface = in_window(pair.truth, self.rules)
+        observed = observe([(np.zeros(3), pair.sweep), *self._drive_by(pair)], [surface, sweep], self.rays)
+        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed)
+
+    def _drive_by(self, pair) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rays of further sweeps along the drive, in the frame of the pair's sweep."""
+        from lidar_completion_synthetic import SENSORS, scan, street
+
+        sensor, world = SENSORS[self.sensor], street(pair.seed)
+        along = np.arange(-world.drive_length_m / 2, world.drive_length_m / 2, 1.0)
+        places = np.array([world.pose_at(value, sensor.height_m)[:3, 3] for value in along])
+        here = along[np.argmin(np.linalg.norm(places - pair.pose[:3, 3], axis=1))]
+        rays = []
+        for number, ahead in enumerate(self.drive_by_m):
+            pose = world.pose_at(here + ahead, sensor.height_m)
+            sweep = scan(
+                world, pose, sensor, np.random.default_rng([pair.seed, number, 12]), speed_m_s=0.0, moving=False
+            )
+            T_pair_sweep = np.linalg.inv(pair.pose) @ sweep.pose
+            rays.append((T_pair_sweep[:3, 3], transform(T_pair_sweep, sweep.points)))
+        return rays
+
+    def describe(self) -> dict[str, Any]:
+        return {"data": "synthetic-test", "sensor": self.sensor, "rules": asdict(self.rules)}
+
+
+@dataclass
+class DriveScenes(SceneSource):
+    """Sweeps of a drive, judged against the map of the whole drive (built beforehand, see ground_truth_map)."""
+
+    drive: Drive
+    map_file: Path
+    rules: MapRules = DRIVE_RULES
+    every: int = 5
+    limit: int | None = None
+    drop_moving_input: bool = True
+    ray_sweeps: int = 10  # sweeps whose rays make the observed space
+    rays: RayRules = field(default_factory=RayRules)
+
+    def __post_init__(self) -> None:
+        self.indices = list(range(0, len(self.drive), self.every))[: self.limit]
+        self.names = [self.drive.names[index] for index in self.indices]
+        self._map: GroundTruthMap | None = None
+
+    def load(self, index: int) -> Scene:
+        number = self.indices[index]
+        pose = self.drive.T_map_sensor[number]
+        measured = self.drive.read(number)
+        static = measured.static if self.drop_moving_input else None
+        returns = measured.points if static is None else measured.points[static]
+        sweep = in_range(returns, self.rules)
+        self._map = self._map or GroundTruthMap(self.map_file)
+        around = self._map.around(pose[:3, 3], self.rules.max_range_m)
+        surface = truth_for_sweep(around, pose, replace(self.rules, view_cell_m=None))
+        observed = observe(self._rays(number), [surface, sweep], self.rays)
+        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed, returns)
+
+    def _rays(self, number: int):
+        pose = self.drive.T_map_sensor[number]
+        away = np.linalg.norm(self.drive.T_map_sensor[:, :3, 3] - pose[:3, 3], axis=1)
+        near = np.flatnonzero(away < self.rules.max_range_m)
+        chosen = near[np.linspace(0, len(near) - 1, min(len(near), self.ray_sweeps)).round().astype(int)]
+        for other in np.unique(np.append(chosen, number)):
+            T_here_other = np.linalg.inv(pose) @ self.drive.T_map_sensor[other]
+            points = self.drive.read(int(other)).points
+            points = points[np.isfinite(points).all(axis=1)]
+            yield T_here_other[:3, 3], transform(T_here_other, points)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "data": self.drive.name,
+            "sweeps": len(self.drive),
+            "every": self.every,
+            "rules": asdict(self.rules),
+            "drop_moving_input": self.drop_moving_input,
+            "models_get": "all returns",
+        }
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_map": None}  # an open file does not travel to a worker

@@ -1,0 +1,23 @@
+"""A procedural street world and a simulated spinning LiDAR: training pairs with exact ground truth.
+
+from lidar_completion_synthetic import training_pair
+pair = training_pair(seed=7)          # pair.sweep (N, 3), pair.truth (M, 3)
+"""
+
+from .lidar import SENSORS, SpinningLidar, Sweep, scan
+from .scenes import TEST_SEED, TrainingPair, test_pair, training_pair, training_pairs
+from .world import World, street
+
+__all__ = [
+    "SENSORS",
+    "TEST_SEED",
+    "SpinningLidar",
+    "Sweep",
+    "TrainingPair",
+    "World",
+    "scan",
+    "street",
+    "test_pair",
+    "training_pair",
+    "training_pairs",
+]
