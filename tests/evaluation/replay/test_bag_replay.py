@@ -12,6 +12,7 @@ from std_msgs.msg import String
 from typer import Typer
 from typer.testing import CliRunner
 
+from lidar_completion_evaluation.replay.command import bag as bag_command
 from lidar_completion_evaluation.replay.player import (
     BagError,
     BagSweeps,
@@ -21,7 +22,6 @@ from lidar_completion_evaluation.replay.player import (
     cloud_head,
     replay,
 )
-from lidar_completion_evaluation.replay.command import bag as bag_command
 from lidar_completion_ros.command_line import summary
 from lidar_completion_ros.point_cloud_messages import read_sweep
 

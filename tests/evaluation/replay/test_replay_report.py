@@ -27,6 +27,7 @@ from lidar_completion_evaluation.replay.charts import (
     time_chart,
     worst_per_column,
 )
+from lidar_completion_evaluation.replay.command import bag as bag_command
 from lidar_completion_evaluation.replay.evaluation import Completion, Evaluation, ShownSweep, evaluate_replay
 from lidar_completion_evaluation.replay.player import (
     BagSweeps,
@@ -37,7 +38,6 @@ from lidar_completion_evaluation.replay.player import (
     cloud_head,
 )
 from lidar_completion_evaluation.replay.report import write_report
-from lidar_completion_evaluation.replay.command import bag as bag_command
 
 FIRST_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 10**8
