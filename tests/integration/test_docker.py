@@ -97,7 +97,9 @@ def test_the_compose_files_fit_the_images_and_the_command():
     assert words[:2] == ["lidar-completion", "bag"]
     mounts = [volume.rsplit(":", 2 if volume.endswith(":ro") else 1)[1] for volume in compose["replay"]["volumes"]]
     assert set(mounts) == {"/bag", "/report"}
-    source = (ROOT / "ros2_ws/src/lidar_completion_ros/lidar_completion_ros/command_line.py").read_text()
+    source = (
+        ROOT / "ros2_ws/src/lidar_completion_evaluation/lidar_completion_evaluation/replay/command.py"
+    ).read_text()
     for option in (word for word in words if word.startswith("--")):
         name = option[2:].replace("-", "_")
         assert re.search(rf"^    {name}: Annotated", source, re.MULTILINE), option

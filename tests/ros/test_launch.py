@@ -52,7 +52,9 @@ def test_what_is_passed_on_is_declared_there(name):
 
 
 def test_the_options_of_the_evaluation_are_those_of_the_command():
-    source = (ROOT / "ros2_ws/src/lidar_completion_ros/lidar_completion_ros/command_line.py").read_text()
+    source = (
+        ROOT / "ros2_ws/src/lidar_completion_evaluation/lidar_completion_evaluation/replay/command.py"
+    ).read_text()
     command = next(each for each in ast.parse(source).body if getattr(each, "name", "") == "bag")
     options = {argument.arg for argument in command.args.args}
     node_arguments = {"model", "device", "latency_budget_ms", "log_level", "params_file"}

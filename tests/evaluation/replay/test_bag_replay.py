@@ -13,6 +13,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from lidar_completion_evaluation.replay.command import bag as bag_command
+from lidar_completion_evaluation.replay.command import summary
 from lidar_completion_evaluation.replay.player import (
     BagError,
     BagSweeps,
@@ -22,7 +23,6 @@ from lidar_completion_evaluation.replay.player import (
     cloud_head,
     replay,
 )
-from lidar_completion_ros.command_line import summary
 from lidar_completion_ros.point_cloud_messages import read_sweep
 
 FIRST_NS = 1_700_000_000 * 10**9
