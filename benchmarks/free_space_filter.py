@@ -21,7 +21,7 @@ from lidar_completion import scan as sweeps
 from lidar_completion.completer import SceneCompleter, downsample
 from lidar_completion.visibility import FreeSpaceRules, TrustRules, untrusted
 from lidar_completion_evaluation.calibrate import draw_reliability, reliability
-from lidar_completion_evaluation.drives.drive import open_folder
+from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
 from lidar_completion_evaluation.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
 from lidar_completion_evaluation.truth.ground_truth_map import build_map, window_mask

@@ -17,7 +17,7 @@ import torch
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.temporal import prior_of, remember
 from lidar_completion_evaluation.calibrate import reliability
-from lidar_completion_evaluation.drives.drive import open_folder
+from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_evaluation.scenes import DriveScenes, Scene
 from lidar_completion_evaluation.truth.ground_truth_map import MapRules, build_map, window_mask

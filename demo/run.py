@@ -21,7 +21,8 @@ from lidar_completion.errors import ModelError
 from lidar_completion.model.checkpoints import load_card
 from lidar_completion.visibility import COMPLETED
 from lidar_completion_evaluation import baselines as trivial
-from lidar_completion_evaluation.drives.drive import DriveError, Sweep, read_poses
+from lidar_completion_evaluation.drives.drive import DriveError, Sweep
+from lidar_completion_evaluation.drives.poses import read_poses
 from lidar_completion_evaluation.metrics import nearest_distances, precision_recall_curve
 from lidar_completion_evaluation.pictures import Panel, birds_eye
 from lidar_completion_evaluation.replay.player import BagError, BagSweeps, ReplayError, ReplayResult, replay

@@ -12,9 +12,10 @@ from street_drive import a_street, poses_along_x, write_drive, write_poses
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation.benchmarks import BENCHMARKS
 from lidar_completion_evaluation.drives import kitti_360
-from lidar_completion_evaluation.drives.bags import interpolate_poses, open_bag
+from lidar_completion_evaluation.drives.bags import open_bag
 from lidar_completion_evaluation.drives.drive import DriveError, transform
 from lidar_completion_evaluation.drives.open import open_drive
+from lidar_completion_evaluation.drives.poses import interpolate_poses
 from lidar_completion_evaluation.drives.semantic_kitti import open_sequence
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
@@ -157,7 +158,7 @@ def test_poses_of_a_bag_from_a_tum_file_are_interpolated(tmp_path):
 
 def test_a_bag_without_poses_names_the_way_out(tmp_path):
     bag = write_bag(tmp_path / "bag", poses_along_x(2), odometry=False)
-    refused(lambda: open_bag(bag), "nav_msgs/msg/Odometry", "found none", "poses=TUM_FILE")
+    refused(lambda: open_bag(bag), "nav_msgs/msg/Odometry", "found none", "poses=POSE_FILE")
     refused(lambda: open_bag(bag, topic="/points"), "expected /points", "found /velodyne_points")
     refused(lambda: open_bag(tmp_path / "nowhere"), "found nothing there")
 

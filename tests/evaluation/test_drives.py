@@ -8,13 +8,9 @@ from street_drive import a_street, poses_along_x, write_drive, write_poses
 
 from lidar_completion.point_cloud_files import PointCloudFileError, write_points
 from lidar_completion_evaluation.baselines import TRIVIAL
-from lidar_completion_evaluation.drives.drive import (
-    DriveError,
-    open_folder,
-    read_poses,
-    refuse_foreign_poses,
-    transform,
-)
+from lidar_completion_evaluation.drives.drive import DriveError, refuse_foreign_poses, transform
+from lidar_completion_evaluation.drives.folder import open_folder
+from lidar_completion_evaluation.drives.poses import read_poses
 from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_evaluation.truth.ground_truth_map import DRIVE_RULES, aggregated_truth, in_range, truth_for_sweep
 
@@ -98,7 +94,7 @@ def test_a_rotation_that_is_none(drive_folder):
 
 def test_a_quaternion_in_the_wrong_order_of_columns(tmp_path):
     (tmp_path / "poses.txt").write_text("0 1 2 3 0.1 0.1 0.1 5\n")
-    with pytest.raises(DriveError, match="line 1: expected a unit quaternion"):
+    with pytest.raises(DriveError, match="line 1: expected a finite position and a unit quaternion"):
         read_poses(tmp_path / "poses.txt")
 
 

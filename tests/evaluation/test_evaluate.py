@@ -15,7 +15,8 @@ from lidar_completion.networks import Architecture
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation import evaluate as evaluation
 from lidar_completion_evaluation.drives import kitti_360
-from lidar_completion_evaluation.drives.drive import open_folder, transform
+from lidar_completion_evaluation.drives.drive import transform
+from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.evaluate import ModelMethod, PredictionFolder, TrivialMethod, trivial_methods
 from lidar_completion_evaluation.evaluate_command import evaluate_command

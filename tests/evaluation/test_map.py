@@ -10,7 +10,8 @@ from scipy.linalg import expm, logm
 from scipy.spatial import cKDTree
 from street_drive import a_street, poses_along_x, write_drive
 
-from lidar_completion_evaluation.drives.drive import DriveError, Sweep, open_folder, transform
+from lidar_completion_evaluation.drives.drive import DriveError, Sweep, transform
+from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.truth.deskewed_drive import deskew, motion_of_sweep, time_from_azimuth
 from lidar_completion_evaluation.truth.ground_truth_map import (
     GroundTruthMap,
@@ -81,7 +82,7 @@ def test_a_map_that_exists_is_kept_and_one_of_other_settings_is_built_again(driv
 KILLED = """
 import sys, time
 from pathlib import Path
-from lidar_completion_evaluation.drives.drive import FolderDrive, open_folder
+from lidar_completion_evaluation.drives.folder import FolderDrive, open_folder
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
 
 drive, file = open_folder(sys.argv[1]), Path(sys.argv[2])

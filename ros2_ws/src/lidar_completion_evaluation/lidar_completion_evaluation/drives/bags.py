@@ -1,24 +1,23 @@
-"""A drive from a rosbag2 (mcap or sqlite3) without ROS: a PointCloud2 topic, and poses from a TUM file or an odometry topic."""
+"""A drive from a rosbag2 (mcap or sqlite3) without ROS: a PointCloud2 topic, and poses from a file or an odometry topic."""
 
 from __future__ import annotations
 
 import struct
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep, number_rows, refuse_jumps
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep, identity_poses, refuse_jumps
+from lidar_completion_evaluation.drives.poses import interpolate_poses, pose_of_quaternion, poses_of_sweeps
 
 CLOUD, ODOMETRY = "sensor_msgs/msg/PointCloud2", "nav_msgs/msg/Odometry"
 POSE_TYPES = (ODOMETRY, "geometry_msgs/msg/PoseStamped")
 TIME_FIELDS = ("time", "t", "timestamp", "time_stamp", "offset_time")
 # PointField.datatype
 NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
-MAX_POSE_GAP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,62 +58,32 @@ def open_bag(
     odometry_topic: str | None = None,
     T_base_sensor: np.ndarray | None = None,
 ) -> BagDrive:
-    """Open a rosbag2 as a drive. Poses: a TUM file (time x y z qx qy qz qw) or an odometry or pose topic, interpolated at
-    the stamps of the sweeps. topic: default the only PointCloud2 topic. T_base_sensor (4, 4): where the sensor sits in the
-    frame that the poses are of; default: the poses are the sensor's.
+    """Open a rosbag2 as a drive with poses from a pose file or from an odometry or pose topic.
+
+    poses: a TUM file, interpolated at the stamps of the sweeps, or a KITTI or 4x4 file with one row per sweep.
+    topic: default the only PointCloud2 topic. T_base_sensor (4, 4): pose of the sensor in the frame whose poses are
+    given; default: the poses are those of the sensor.
     """
+    drive = sweeps_of_bag(bag, topic=topic)
+    stamps = np.array(drive.names, dtype=np.int64)
+    if poses is not None:
+        T_map_base = poses_of_sweeps(poses, drive.names, stamps)
+    else:
+        with closing(_opened(drive.bag)) as reader:
+            source, times, matrices = _odometry(reader, drive.bag, odometry_topic)
+        T_map_base = interpolate_poses(stamps, times, matrices, source)
+    T_map_sensor = T_map_base if T_base_sensor is None else T_map_base @ T_base_sensor
+    refuse_jumps(Path(poses or drive.bag), T_map_sensor)
+    return replace(drive, T_map_sensor=T_map_sensor)
+
+
+def sweeps_of_bag(bag: str | Path, *, topic: str | None = None) -> BagDrive:
+    """The sweeps of a rosbag2 as a drive whose poses are all the identity."""
     bag = Path(bag)
-    reader = _opened(bag)
-    with closing(reader):
+    with closing(_opened(bag)) as reader:
         topic = _topic(reader, bag, topic, (CLOUD,))
         stamps, received = _stamps(reader, bag, topic)
-        if poses is not None:
-            source, times, matrices = str(poses), *_tum(Path(poses))
-        else:
-            source, times, matrices = _odometry(reader, bag, odometry_topic)
-    T_map_base = interpolate_poses(stamps, times, matrices, source)
-    T_map_sensor = T_map_base if T_base_sensor is None else T_map_base @ T_base_sensor
-    refuse_jumps(Path(source), T_map_sensor)
-    return BagDrive(bag.stem, tuple(map(str, stamps)), T_map_sensor, bag, topic, tuple(received))
-
-
-def interpolate_poses(stamps_ns: np.ndarray, times_ns: np.ndarray, poses: np.ndarray, source: str) -> np.ndarray:
-    """Poses (S, 4, 4) at the stamps, between the known ones (K, 4, 4): straight in position, on the arc in rotation.
-
-    Raises DriveError where a stamp lies outside of the poses or in a hole of more than half a second.
-    """
-    order = np.argsort(times_ns, kind="stable")
-    times_ns, poses = times_ns[order], poses[order]
-    keep = np.concatenate([[True], np.diff(times_ns) > 0])
-    times_ns, poses = times_ns[keep], poses[keep]
-    after = np.clip(np.searchsorted(times_ns, stamps_ns), 1, max(len(times_ns) - 1, 1))
-    for stamp, right in zip(stamps_ns, after, strict=True):
-        _refuse_hole(int(stamp), times_ns, int(right), source)
-    if len(times_ns) == 1:
-        return np.repeat(poses, len(stamps_ns), axis=0)
-    seconds = (times_ns - times_ns[0]) / 1e9
-    wanted = np.clip((stamps_ns - times_ns[0]) / 1e9, seconds[0], seconds[-1])
-    result = np.tile(np.eye(4), (len(stamps_ns), 1, 1))
-    result[:, :3, :3] = Slerp(seconds, Rotation.from_matrix(poses[:, :3, :3]))(wanted).as_matrix()
-    for axis in range(3):
-        result[:, axis, 3] = np.interp(wanted, seconds, poses[:, axis, 3])
-    return result
-
-
-def _refuse_hole(stamp: int, times_ns: np.ndarray, right: int, source: str) -> None:
-    slack = 50_000_000  # a pose that ends half a sweep before the last stamp still is the pose of that sweep
-    if not times_ns[0] - slack <= stamp <= times_ns[-1] + slack:
-        raise DriveError(
-            f"{source}: expected poses at the stamp {stamp / 1e9:.3f} s, found poses from {times_ns[0] / 1e9:.3f} to "
-            f"{times_ns[-1] / 1e9:.3f} s; take poses of the same recording and clock, or cut the bag"
-        )
-    if len(times_ns) > 1:
-        gap = (times_ns[right] - times_ns[right - 1]) / 1e9
-        if gap > MAX_POSE_GAP_S and times_ns[right - 1] < stamp < times_ns[right]:
-            raise DriveError(
-                f"{source}: expected poses at least every {MAX_POSE_GAP_S} s, found none for {gap:.2f} s around the stamp "
-                f"{stamp / 1e9:.3f} s; complete the poses or cut the bag"
-            )
+    return BagDrive(bag.stem, tuple(map(str, stamps)), identity_poses(len(stamps)), bag, topic, tuple(received))
 
 
 def sweep_of_message(message, where: str) -> Sweep:
@@ -202,7 +171,7 @@ def _stamps(reader, bag: Path, topic: str) -> tuple[np.ndarray, list[int]]:
 
 
 def _odometry(reader, bag: Path, wanted: str | None) -> tuple[str, np.ndarray, np.ndarray]:
-    topic = _topic(reader, bag, wanted, POSE_TYPES, "pass odometry_topic=... or poses=TUM_FILE")
+    topic = _topic(reader, bag, wanted, POSE_TYPES, "pass odometry_topic=... or poses=POSE_FILE")
     connections = [connection for connection in reader.connections if connection.topic == topic]
     times, poses = [], []
     for connection, _, raw in reader.messages(connections):
@@ -210,31 +179,12 @@ def _odometry(reader, bag: Path, wanted: str | None) -> tuple[str, np.ndarray, n
         pose = message.pose.pose if connection.msgtype == ODOMETRY else message.pose
         p, q = pose.position, pose.orientation
         times.append(_stamp_ns(message))
-        poses.append(_matrix(np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w]), f"{bag}, {topic}, message {len(times)}"))
-    if not times:
-        raise DriveError(f"{bag}: expected messages on {topic}, found none; pass poses=TUM_FILE")
-    return f"{bag}, {topic}", np.array(times, dtype=np.int64), np.stack(poses)
-
-
-def _tum(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    rows = number_rows(path, (8,))
-    if not rows:
-        raise DriveError(f"{path}: expected rows of time x y z qx qy qz qw, found none; write the poses into it")
-    # float64 holds today's seconds to a quarter of a microsecond, which is enough between poses
-    times = np.array([round(values[0] * 1e9) for _, values in rows], dtype=np.int64)
-    return times, np.stack([_matrix(values[1:], f"{path}, line {line}") for line, values in rows])
-
-
-def _matrix(values: np.ndarray, where: str) -> np.ndarray:
-    norm = np.linalg.norm(values[3:])
-    if not np.isfinite(values).all() or abs(norm - 1) > 1e-2:
-        raise DriveError(
-            f"{where}: expected a finite position and a unit quaternion, found {values.tolist()}; drop the pose"
+        poses.append(
+            pose_of_quaternion(np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w]), f"{bag}, {topic}, message {len(times)}")
         )
-    pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_quat(values[3:]).as_matrix()
-    pose[:3, 3] = values[:3]
-    return pose
+    if not times:
+        raise DriveError(f"{bag}: expected messages on {topic}, found none; pass poses=POSE_FILE")
+    return f"{bag}, {topic}", np.array(times, dtype=np.int64), np.stack(poses)
 
 
 def _stamp_ns(message) -> int:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lidar_completion_evaluation.drives.drive import DriveError, FolderDrive, checked_pose, number_rows, refuse_jumps
+from lidar_completion_evaluation.drives.drive import DriveError, refuse_jumps
+from lidar_completion_evaluation.drives.folder import FolderDrive
+from lidar_completion_evaluation.drives.poses import checked_pose, number_rows
 
 FIRST_DRIVE = "2013_05_28_drive_0000_sync"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, open_folder, refuse_foreign_poses
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, refuse_foreign_poses
+from lidar_completion_evaluation.drives.folder import open_folder
 
 
 def open_drive(

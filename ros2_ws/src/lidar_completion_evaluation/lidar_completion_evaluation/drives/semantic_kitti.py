@@ -5,21 +5,16 @@ With calib.txt the poses are those of the left camera, as KITTI publishes them; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_evaluation.drives.drive import (
-    Drive,
-    DriveError,
-    Sweep,
-    checked_pose,
-    cloud_files,
-    one_pose_each,
-    read_poses,
-)
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep
+from lidar_completion_evaluation.drives.folder import cloud_files
+from lidar_completion_evaluation.drives.poses import checked_pose, poses_of_sweeps
 
 UNLABELLED_UP_TO = 1  # 0 unlabelled, 1 outlier
 MOVING_FROM = 252  # 252 … 259 are the moving counterparts of cars, people and the rest
@@ -50,7 +45,7 @@ def open_sequence(folder: str | Path, *, labels: bool = True) -> SemanticKittiDr
     """
     folder = Path(folder)
     files = cloud_files(folder / "velodyne")
-    poses = one_pose_each(folder / "poses.txt", lidar_poses(folder), files)
+    poses = lidar_poses(folder, files)
     label_files = _label_files(folder / "labels", files) if labels and (folder / "labels").is_dir() else []
     name = tuple(file.stem for file in files)
     return SemanticKittiDrive(folder.name, name, poses, tuple(files), tuple(label_files))
@@ -66,9 +61,9 @@ def refuse_other_length(drive: Drive, sequence: str) -> None:
         )
 
 
-def lidar_poses(folder: Path) -> np.ndarray:
+def lidar_poses(folder: Path, files: Sequence[Path]) -> np.ndarray:
     """T_map_lidar (S, 4, 4); the map frame is the LiDAR frame of the first sweep (or of whatever poses.txt starts in)."""
-    poses = read_poses(folder / "poses.txt")
+    poses = poses_of_sweeps(folder / "poses.txt", [file.name for file in files])
     if not (folder / "calib.txt").exists():
         return poses
     T_camera_lidar = read_calibration(folder / "calib.txt")["Tr"]
