@@ -27,7 +27,7 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e ros2_ws/src/lidar_completion
-	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e synthetic -e ros2_ws/src/lidar_completion_evaluation -e training
+	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e synthetic -e "ros2_ws/src/lidar_completion_evaluation[odometry,view]" -e training
 	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	@touch $@
 

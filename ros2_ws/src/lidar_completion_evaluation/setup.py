@@ -28,6 +28,8 @@ setup(
     extras_require={
         "replay": ["lidar_completion_ros"],  # `lidar-completion bag`: plays a bag through the node
         "synthetic": ["lidar_completion_synthetic"],  # `lidar-completion evaluate --data synthetic-test`, `calibrate`
+        "odometry": ["kiss-icp"],  # `--poses auto`: poses of a drive from its sweeps
+        "view": ["viser"],  # `lidar-completion view`
         "test": ["pytest"],  # where colcon looks for what `colcon test` runs
     },
     zip_safe=True,
@@ -42,6 +44,7 @@ setup(
             "bag = lidar_completion_evaluation.replay.command:bag",
             "evaluate = lidar_completion_evaluation.evaluate_command:evaluate_command",
             "map = lidar_completion_evaluation.commands:map_command",
+            "make-bag = lidar_completion_evaluation.own_data_commands:make_bag_command",
             "calibrate = lidar_completion_evaluation.commands:calibrate_command",
         ],
     },

@@ -29,6 +29,10 @@ class BagDrive(Drive):
     received_ns: tuple[int, ...] = ()
     _open: dict = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def stamps_ns(self) -> np.ndarray:
+        return np.array(self.names, dtype=np.int64)
+
     def read(self, index: int) -> Sweep:
         reader = self._reader()
         connections = [connection for connection in reader.connections if connection.topic == self.topic]
@@ -65,13 +69,12 @@ def open_bag(
     given; default: the poses are those of the sensor.
     """
     drive = sweeps_of_bag(bag, topic=topic)
-    stamps = np.array(drive.names, dtype=np.int64)
     if poses is not None:
-        T_map_base = poses_of_sweeps(poses, drive.names, stamps)
+        T_map_base = poses_of_sweeps(poses, drive.names, drive.stamps_ns)
     else:
         with closing(_opened(drive.bag)) as reader:
             source, times, matrices = _odometry(reader, drive.bag, odometry_topic)
-        T_map_base = interpolate_poses(stamps, times, matrices, source)
+        T_map_base = interpolate_poses(drive.stamps_ns, times, matrices, source)
     T_map_sensor = T_map_base if T_base_sensor is None else T_map_base @ T_base_sensor
     refuse_jumps(Path(poses or drive.bag), T_map_sensor)
     return replace(drive, T_map_sensor=T_map_sensor)
@@ -105,7 +108,11 @@ def sweep_of_message(message, where: str) -> Sweep:
     points = np.column_stack([rows[axis] for axis in "xyz"]).astype(np.float32)
     intensity = rows["intensity"].astype(np.float32) if "intensity" in known else None
     time_field = next((name for name in TIME_FIELDS if name in known), None)
-    return Sweep(points, intensity, sweep_time=None if time_field is None else _share_of_sweep(rows[time_field]))
+    if time_field is None:
+        return Sweep(points, intensity)
+    return Sweep(
+        points, intensity, sweep_time=_share_of_sweep(rows[time_field]), duration_s=_duration_s(rows[time_field])
+    )
 
 
 def _rows(message, layout: np.dtype, where: str) -> np.ndarray:
@@ -126,6 +133,14 @@ def _share_of_sweep(times: np.ndarray) -> np.ndarray | None:
     if not len(finite) or finite.max() == finite.min():
         return None
     return np.nan_to_num((times - finite.min()) / (finite.max() - finite.min()), nan=0.5).astype(np.float32)
+
+
+def _duration_s(times: np.ndarray) -> float | None:
+    """Seconds from the first to the last time; None where all are equal. Integers are nanoseconds, large floats too."""
+    finite = times[np.isfinite(times)]
+    span = float(finite.max()) - float(finite.min()) if len(finite) else 0.0
+    nanoseconds = times.dtype.kind in "iu" or span > 1e6  # no sweep lasts a million seconds
+    return (span * 1e-9 if nanoseconds else span) or None
 
 
 def _opened(bag: Path):

@@ -27,7 +27,8 @@ class Sweep:
 
     points (N, 3) float32 metres; intensity (N,) float32 or None; labels (N,) uint16 semantic classes or None;
     static (N,) bool, False for points on things that move or have no label, or None where nobody labelled;
-    sweep_time (N,) float32 in [0, 1], the share of the sweep that had passed when the point was measured, or None.
+    sweep_time (N,) float32 in [0, 1], the share of the sweep that had passed when the point was measured, or None;
+    duration_s: seconds from its first to its last point, None where sweep_time is.
     """
 
     points: np.ndarray
@@ -35,6 +36,7 @@ class Sweep:
     labels: np.ndarray | None = None
     static: np.ndarray | None = None
     sweep_time: np.ndarray | None = None
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Drive(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def stamps_ns(self) -> np.ndarray | None:
+        """Stamps (S,) int64 of the sweeps in nanoseconds, None where they have none."""
+        return None
 
     @abstractmethod
     def read(self, index: int) -> Sweep:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lidar_completion_evaluation.drives import bags, folder, kitti_360, semantic_kitti
 from lidar_completion_evaluation.drives.drive import Drive, DriveError, refuse_foreign_poses
-from lidar_completion_evaluation.drives.folder import open_folder
+from lidar_completion_evaluation.drives.odometry import with_estimated_poses
+
+AUTO = "auto"  # poses are estimated from the sweeps
+POSES_HELP = "pose file (KITTI, TUM or 4x4 rows), or auto: estimate the poses from the sweeps with KISS-ICP"
 
 
 def open_drive(
@@ -15,32 +19,42 @@ def open_drive(
     topic: str | None = None,
     odometry_topic: str | None = None,
     kitti_360_drive: str | None = None,
+    pose_cache: str | Path = Path("poses_auto.txt"),
     check: bool = True,
 ) -> Drive:
-    """The drive at path. poses: a pose file for folders (KITTI, TUM or 4x4 rows) and bags (TUM).
+    """The drive at path.
 
-    check: read a few sweeps and refuse poses that do not belong to them. Raises DriveError with the fix.
+    poses: a pose file (KITTI, TUM or 4x4 rows), or "auto" to estimate the poses of a bag or folder from its sweeps;
+    estimated poses are kept in the file pose_cache. check: read a few sweeps and refuse poses that do not belong to them.
+    Raises DriveError with the fix.
     """
     path = Path(path)
     if not path.exists():
         raise DriveError(f"{path}: expected a folder of sweeps or a rosbag2, found nothing there; check the path")
-    drive = _open(path, poses, topic, odometry_topic, kitti_360_drive)
+    if str(poses) == AUTO:
+        drive = with_estimated_poses(open_sweeps(path, topic=topic), pose_cache)
+    else:
+        drive = _open(path, poses, topic, odometry_topic, kitti_360_drive)
     if check:
         refuse_foreign_poses(drive)
     return drive
 
 
+def open_sweeps(path: str | Path, *, topic: str | None = None) -> Drive:
+    """The sweeps of a bag or folder as a drive whose poses are all the identity."""
+    path = Path(path)
+    return bags.sweeps_of_bag(path, topic=topic) if is_bag(path) else folder.sweeps_of_folder(path)
+
+
+def is_bag(path: Path) -> bool:
+    return path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").exists()
+
+
 def _open(path: Path, poses, topic, odometry_topic, kitti_360_drive) -> Drive:
-    if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").exists():
-        from lidar_completion_evaluation.drives.bags import open_bag
-
-        return open_bag(path, topic=topic, poses=poses, odometry_topic=odometry_topic)
+    if is_bag(path):
+        return bags.open_bag(path, topic=topic, poses=poses, odometry_topic=odometry_topic)
     if (path / "data_3d_raw").is_dir():
-        from lidar_completion_evaluation.drives import kitti_360
-
         return kitti_360.open_drive(path, kitti_360_drive or kitti_360.FIRST_DRIVE)
     if (path / "velodyne").is_dir() and poses is None:
-        from lidar_completion_evaluation.drives.semantic_kitti import open_sequence
-
-        return open_sequence(path)
-    return open_folder(path, poses)
+        return semantic_kitti.open_sequence(path)
+    return folder.open_folder(path, poses)

@@ -76,8 +76,13 @@ def _one_pose_each(file: PoseFile, names: Sequence[str]) -> np.ndarray:
     return poses
 
 
-def write_poses(path: str | Path, T_map_sensor: np.ndarray, stamps_ns: np.ndarray | None = None) -> Path:
-    """Write poses (S, 4, 4) as TUM rows if the sweeps have stamps (S,) in nanoseconds, otherwise as KITTI rows."""
+def write_poses(
+    path: str | Path, T_map_sensor: np.ndarray, stamps_ns: np.ndarray | None = None, *, header: str = ""
+) -> Path:
+    """Write poses (S, 4, 4) as TUM rows if the sweeps have stamps (S,) in nanoseconds, otherwise as KITTI rows.
+
+    header: a comment line, starting with #.
+    """
     path = Path(path)
     if stamps_ns is None:
         rows = [" ".join(f"{value:.9g}" for value in pose[:3].ravel()) for pose in T_map_sensor]
@@ -88,7 +93,7 @@ def write_poses(path: str | Path, T_map_sensor: np.ndarray, stamps_ns: np.ndarra
             for stamp, pose, quaternion in zip(map(int, stamps_ns), T_map_sensor, quaternions, strict=True)
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n")
+    path.write_text("\n".join([header, *rows] if header else rows) + "\n")
     return path
 
 
