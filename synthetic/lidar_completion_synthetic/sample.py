@@ -1,10 +1,10 @@
-"""The sample that ships with the project: a short drive through a held-back world, as a rosbag2 record, poses, and ground truth.
+"""The sample recording that ships with the project: a short drive through a test world, with poses and ground truth.
 
     python -m lidar_completion_synthetic.sample samples/street
 
-writes street.mcap and metadata.yaml (topic /velodyne_points, PointXYZIRT with 22 bytes a point, as the Velodyne driver publishes
-it), poses.txt (TUM: stamp x y z qx qy qz qw, map from sensor) and truth.npz (map frame, in steps of 2 cm: see read_truth). The map frame is
-the frame of the first pose.
+writes street.mcap and metadata.yaml (rosbag2, topic /velodyne_points, PointXYZIRT with 22 bytes per point, the layout of the Velodyne
+driver), poses.txt (TUM format: stamp x y z qx qy qz qw, map from sensor) and truth.npz (map frame, quantised to 2 cm: see read_truth).
+The map frame is the sensor frame of the first sweep.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .dataset import TEST_SEED
 from .ground_truth import visible_surface
-from .lidar import SENSORS, Sweep, scan
-from .scenes import TEST_SEED
+from .lidar import SENSORS, SimulatedSweep, simulate_sweep
 from .world import street
 
-SEED = TEST_SEED + 500_000  # no test pair has it
+SEED = TEST_SEED + 500_000  # used by no test pair
 SWEEPS = 6
 INTERVAL_S = 0.2
 SPEED_M_S = 8.0
 START_S = 1_700_000_000
-# Half the columns of a real sweep and coordinates in steps of 1/256 m (the sensor's own step is 2 mm) keep the record small.
+# Half the columns of a real sweep and coordinates quantised to 1/256 m (the sensor: 2 mm) keep the recording small.
 SENSOR = replace(SENSORS["HDL-64E"], columns=1042)
 STEP_M = 1 / 256
 TRUTH_STEP_M = 0.02
@@ -40,15 +41,15 @@ POINT = np.dtype(
 )
 
 
-def sample_drive() -> tuple[list[Sweep], list[float], np.ndarray, np.ndarray]:
-    """Sweeps, their stamps in seconds, poses (SWEEPS, 4, 4) map from sensor, and truth (M, 3) float32 in the map frame."""
+def sample_drive() -> tuple[list[SimulatedSweep], list[float], np.ndarray, np.ndarray]:
+    """Sweeps, stamps in seconds, poses (SWEEPS, 4, 4) map from sensor, and truth (M, 3) float32 in the map frame."""
     world = street(SEED, kind="terraces")
     sweeps, stamps = [], []
     for number in range(SWEEPS):
         time_s = number * INTERVAL_S
         pose = world.pose_at((time_s - SWEEPS * INTERVAL_S / 2) * SPEED_M_S, SENSOR.height_m)
         rng = np.random.default_rng([SEED, number])
-        sweeps.append(scan(world, pose, SENSOR, rng, speed_m_s=SPEED_M_S, moving=True, time_s=time_s))
+        sweeps.append(simulate_sweep(world, pose, SENSOR, rng, speed_m_s=SPEED_M_S, moving=True, time_s=time_s))
         stamps.append(START_S + time_s)
     map_from_world = np.linalg.inv(sweeps[0].pose)
     poses = np.array([map_from_world @ s.pose for s in sweeps])
@@ -58,9 +59,9 @@ def sample_drive() -> tuple[list[Sweep], list[float], np.ndarray, np.ndarray]:
 
 
 def write_sample(folder: Path) -> None:
-    """Writes the sample into a folder that holds none yet; raises FileExistsError otherwise."""
+    """Writes the sample to a folder. Raises FileExistsError if it contains a recording already."""
     if (folder / "metadata.yaml").exists():
-        raise FileExistsError(f"{folder}: expected no record there, found metadata.yaml; remove the folder first")
+        raise FileExistsError(f"{folder}: expected no recording, found metadata.yaml; remove the folder first")
     sweeps, stamps, poses, truth = sample_drive()
     write_record(folder, sweeps, stamps)
     rows = [
@@ -69,18 +70,21 @@ def write_sample(folder: Path) -> None:
     ]
     (folder / "poses.txt").write_text("# stamp x y z qx qy qz qw: map from velodyne\n" + "\n".join(rows) + "\n")
     steps = np.rint(truth / TRUTH_STEP_M).astype(np.int16)
-    x, y, z = steps[np.lexsort(steps.T[::-1])].T  # sorted columns pack well
+    x, y, z = steps[np.lexsort(steps.T[::-1])].T  # sorted columns compress well
     np.savez_compressed(folder / "truth.npz", x=x, y=y, z=z, step_m=TRUTH_STEP_M)
 
 
 def read_truth(path: Path) -> np.ndarray:
-    """Ground truth (M, 3) float32 in metres, map frame, of truth.npz."""
+    """Ground truth (M, 3) float32 of truth.npz: map frame, metres."""
     stored = np.load(path)
     return np.column_stack([stored[axis] for axis in "xyz"]).astype(np.float32) * np.float32(stored["step_m"])
 
 
-def point_cloud(sweep: Sweep, turn_s: float = 0.1) -> np.ndarray:
-    """Points of a sweep as (N,) records of POINT; intensity 0-255, time in seconds from the middle of the turn, which the stamp and the pose mean."""
+def point_cloud(sweep: SimulatedSweep, turn_s: float = 0.1) -> np.ndarray:
+    """Points of a sweep as (N,) records of POINT.
+
+    Intensity 0-255. Time in seconds relative to the middle of the turn, to which stamp and pose refer.
+    """
     cloud = np.zeros(len(sweep.points), POINT)
     for axis, name in enumerate("xyz"):
         cloud[name] = np.rint(sweep.points[:, axis] / STEP_M) * STEP_M
@@ -90,9 +94,9 @@ def point_cloud(sweep: Sweep, turn_s: float = 0.1) -> np.ndarray:
 
 
 def write_record(
-    folder: Path, sweeps: list[Sweep], stamps: list[float], topic: str = "/velodyne_points", frame: str = "velodyne"
+    folder: Path, sweeps: list[SimulatedSweep], stamps: list[float], topic: str = "/velodyne_points", frame: str = "velodyne"
 ) -> None:
-    """Sweeps as a rosbag2 record (mcap, chunks packed with zstd) in folder/, with metadata.yaml."""
+    """Writes sweeps as a rosbag2 recording (MCAP, zstd-compressed chunks) with metadata.yaml."""
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -106,7 +110,8 @@ def write_record(
             writer.write(connection, round(stamp * 1e9), store.serialize_cdr(message, connection.msgtype))
 
 
-def _message(store, cloud: np.ndarray, stamp: float, frame: str):
+def _message(store: Any, cloud: np.ndarray, stamp: float, frame: str) -> Any:
+    """sensor_msgs/PointCloud2."""
     types = store.types
     field = types["sensor_msgs/msg/PointField"]
     code = {"<f4": 7, "<u2": 4}

@@ -1,0 +1,6 @@
+"""Exact ground truth of a world: the static surface that the drive sees."""
+
+from .surface import visible_surface
+from .voxels import one_per_voxel
+
+__all__ = ["one_per_voxel", "visible_surface"]

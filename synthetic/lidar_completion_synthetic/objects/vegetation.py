@@ -1,0 +1,90 @@
+"""Trees, bushes and hedges: trunks and limbs of cylinders, foliage of flat ellipsoids with gaps between them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..raycast import BOX, ELLIPSOID
+from .materials import TRUNK, VEGETATION, Material
+from .solids import Parts, join, random_rotations, solids, tube
+
+
+def tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Broad-leaved tree, conifer, or bare tree, 4.5-11 m high times scale."""
+    height = rng.uniform(4.5, 11) * scale
+    trunk_r = height * rng.uniform(0.014, 0.026)
+    kind = rng.choice(["broad", "conifer", "bare"], p=[0.72, 0.16, 0.12])
+    low = rng.uniform(0.2, 0.45) * height if kind != "conifer" else rng.uniform(0.2, 1.0)
+    lean = rng.normal(0, 0.03, 2)
+    top = np.array([lean[0] * height, lean[1] * height, height * (0.8 if kind != "broad" else 0.65)])
+    wood = [tube((0, 0, -0.3), top, trunk_r, Material.BARK, TRUNK)]
+    for _ in range(rng.integers(3, 7) if kind != "conifer" else 0):
+        start = top * rng.uniform(0.4, 1.0)
+        out = rng.normal(size=3) * (1, 1, 0.3) + (0, 0, 0.8)
+        wood.append(tube(start, start + out * height * 0.16, trunk_r * 0.35, Material.BARK, TRUNK))
+    if kind == "bare":
+        return join(*wood, *_bare_branches(rng, top, height, trunk_r))
+    crown = _conifer_crown if kind == "conifer" else _broad_crown
+    return join(*wood, _clumps(rng, crown(rng, int(rng.integers(130, 320)), top, low, height), 1.0, 0.12, 0.42))
+
+
+def _bare_branches(rng: np.random.Generator, top: np.ndarray, height: float, trunk_r: float) -> list[Parts]:
+    branches = []
+    for _ in range(14):
+        start = top * rng.uniform(0.5, 1.0) + rng.normal(0, 0.05, 3)
+        out = rng.normal(size=3) * (1, 1, 0.4) + (0, 0, 0.7)
+        branches.append(tube(start, start + out * height * 0.15, trunk_r * 0.15, Material.BARK, VEGETATION))
+    return branches
+
+
+def _conifer_crown(rng: np.random.Generator, count: int, top: np.ndarray, low: float, height: float) -> np.ndarray:
+    """Centres (count, 3) of leaf clumps in a cone."""
+    level = rng.random(count) ** 1.4
+    angle, radius = rng.uniform(0, 2 * np.pi, count), (1 - level) * height * rng.uniform(0.16, 0.24)
+    radius = radius * np.sqrt(rng.uniform(0.2, 1, count))
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), low + level * (height - low)])
+
+
+def _broad_crown(rng: np.random.Generator, count: int, top: np.ndarray, low: float, height: float) -> np.ndarray:
+    """Centres (count, 3) of leaf clumps in several overlapping lobes."""
+    crown = np.array([rng.uniform(0.22, 0.38), rng.uniform(0.22, 0.38), 0.5]) * (height, height, height - low)
+    lobes = _ball(rng, int(rng.integers(2, 6)), 0.3) * crown * 0.55
+    which = rng.integers(0, len(lobes), count)
+    centre = lobes[which] + _ball(rng, count, 0.4) * crown * 0.62 + (top[0], top[1], (height + low) / 2)
+    centre[:, 2] = np.maximum(centre[:, 2], low * 0.75)
+    return centre
+
+
+def bush(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Shrub."""
+    size = np.array([rng.uniform(0.4, 1.1), rng.uniform(0.4, 1.1), rng.uniform(0.35, 0.9)]) * scale
+    centre = _ball(rng, int(rng.integers(25, 80)), 0.3) * size + (0, 0, size[2] * 0.8)
+    return _clumps(rng, np.maximum(centre, (-9, -9, 0.05)), 1.0, 0.08, 0.24)
+
+
+def hedge(rng: np.random.Generator, length: float) -> Parts:
+    """Clipped or wild hedge along x: a dense core under a layer of leaf clumps."""
+    height, depth = rng.uniform(0.8, 2.2), rng.uniform(0.25, 0.55)
+    core = solids(BOX, (0, 0, height * 0.46), (length / 2, depth * 0.75, height * 0.46), Material.FOLIAGE, VEGETATION)
+    count = int(length * height * rng.uniform(9, 16))
+    x, face = rng.uniform(-length / 2, length / 2, count), rng.random(count)
+    y = np.where(face < 0.75, np.sign(rng.normal(size=count)) * depth, rng.uniform(-depth, depth, count))
+    z = np.where(face < 0.75, rng.uniform(0.1, height, count), height)
+    rough = rng.uniform(0.03, 0.12)
+    centre = np.column_stack([x, y, z]) + rng.normal(0, rough, (count, 3))
+    return join(core, _clumps(rng, centre, 1.0, 0.08, 0.22))
+
+
+def _clumps(rng: np.random.Generator, centre: np.ndarray, size: float, smallest: float, largest: float) -> Parts:
+    """Leaf clumps: randomly oriented flat ellipsoids at the centres (n, 3)."""
+    count = len(centre)
+    radius = rng.uniform(smallest, largest, (count, 1)) * size
+    half = radius * np.column_stack([rng.uniform(0.6, 1.2, (count, 2)), rng.uniform(0.15, 0.5, count)])
+    return solids(ELLIPSOID, centre, half, Material.FOLIAGE, VEGETATION, random_rotations(rng, count))
+
+
+def _ball(rng: np.random.Generator, count: int, hollow: float) -> np.ndarray:
+    """Points (count, 3) in the unit ball, outside the radius `hollow`."""
+    p = rng.normal(size=(count, 3))
+    p /= np.linalg.norm(p, axis=1, keepdims=True)
+    return p * (hollow + (1 - hollow) * rng.random((count, 1)) ** (1 / 3)) ** 1.0

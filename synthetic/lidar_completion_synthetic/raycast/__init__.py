@@ -1,0 +1,20 @@
+"""Ray casting against analytic solids and a height field."""
+
+from .cast import cast, set_threads
+from .scene import BLOCK, BOX, CONE, CYLINDER, ELLIPSOID, GROUND, MISS, Ground, Solids, make_ground, make_solids
+
+__all__ = [
+    "BLOCK",
+    "BOX",
+    "CONE",
+    "CYLINDER",
+    "ELLIPSOID",
+    "GROUND",
+    "MISS",
+    "Ground",
+    "Solids",
+    "cast",
+    "make_ground",
+    "make_solids",
+    "set_threads",
+]
