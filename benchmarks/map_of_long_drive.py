@@ -37,12 +37,12 @@ class LongDrive(Drive):
 
 
 def cast_sweeps(folder: Path) -> None:
-    from lidar_completion_synthetic import SENSORS, scan, street
+    from lidar_completion_synthetic import SENSORS, simulate_sweep, street
 
     world, sensor = street(1_000_000_007), SENSORS["HDL-64E"]
     for number in range(CAST):
         pose = world.pose_at(number - CAST / 2, sensor.height_m)
-        sweep = scan(
+        sweep = simulate_sweep(
             world, pose, sensor, np.random.default_rng(number), speed_m_s=10.0, time_s=0.1 * number, moving=True
         )
         write_points(folder / f"{number:06d}.bin", sweep.points)

@@ -1,8 +1,8 @@
-"""Speed of the synthetic generator: training pairs and worlds a second, with one worker process and with two.
+"""Speed of the synthetic generator: training pairs and worlds per second, with one and two worker processes.
 
     python benchmarks/synthetic_generator.py --worlds 6 --processes 1,2
 
-Wall-clock and processor seconds are both printed: on a busy machine the second says what an idle one would need at least.
+Wall-clock and processor seconds are both printed; on a busy machine processor time is a lower bound for an idle one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from lidar_completion_synthetic import SENSORS, raycast, scan, street, training_pairs
+from lidar_completion_synthetic import SENSORS, raycast, simulate_sweep, street, training_pairs
 from lidar_completion_synthetic.ground_truth import visible_surface
 
 
@@ -26,8 +26,8 @@ def main() -> None:
         "worlds": (worlds, options.worlds),
         "worlds with their ground truth": (worlds_with_truth, options.worlds),
     }
-    print(f"{options.sensor}, {options.sweeps_per_world} sweeps a world, {os.cpu_count()} cores\n")
-    print("| | processes | wall-clock s | processor s | a second | a second, by processor time |")
+    print(f"{options.sensor}, {options.sweeps_per_world} sweeps per world, {os.cpu_count()} cores\n")
+    print("| | processes | wall-clock s | processor s | per second | per second of processor time |")
     print("|---|---|---|---|---|---|")
     for name, (produce, count) in work.items():
         for processes in options.processes:
@@ -41,7 +41,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=6, help="a process")
+    parser.add_argument("--worlds", type=int, default=6, help="per process")
     parser.add_argument("--sweeps-per-world", type=int, default=16)
     parser.add_argument(
         "--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2], metavar="N,N"
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a worker makes
+# Work of one process
 
 
 def pairs(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def _work(produce, count, worker, workers, options, barrier, times) -> None:
 
 
 def stages(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Processor seconds of each part of the work, world by world."""
+    """Processor seconds of each stage, one value per world."""
     sensor = SENSORS[options.sensor]
     raycast.set_threads(1)
     next(training_pairs(0, 1, sensor, threads=1))
@@ -112,7 +112,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[float]]:
         timed("ground truth of the whole world", lambda: visible_surface(world, sensor))  # noqa: B023
         rng = np.random.default_rng(seed)
         for name, far in (("sweep", None), ("sweep to 50 m", 50.0)):
-            timed(name, lambda: scan(world, world.pose_at(0.0), sensor, rng, max_range_m=far))  # noqa: B023
+            timed(name, lambda: simulate_sweep(world, world.pose_at(0.0), sensor, rng, max_range_m=far))  # noqa: B023
     return spent
 
 

@@ -4,7 +4,7 @@
     python benchmarks/synthetic_pictures.py beside --beside $LIDAR_COMPLETION_SHARED/data/sequences/90/velodyne/000008.bin
     python benchmarks/synthetic_pictures.py docs/pictures --beside hdl32_target.ply --sensor HDL-32E --suffix _hdl32
 
-With --beside a real sweep comes first, to look at side by side; such a picture stays on this machine when the real data's licence asks for that.
+--beside puts a real sweep first for comparison. Do not publish such a picture if the licence of the real data forbids it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_synthetic import SENSORS, TEST_SEED, scan, street
+from lidar_completion_synthetic import SENSORS, TEST_SEED, simulate_sweep, street
 from lidar_completion_synthetic.ground_truth import visible_surface
 
 
@@ -32,7 +32,7 @@ def from_above(axis, points: np.ndarray, title: str) -> None:
 
 
 def range_image(points: np.ndarray, view_deg: tuple[float, float], columns: int = 1400, rows: int = 150) -> np.ndarray:
-    """Logarithm of the range (rows, columns) over azimuth and elevation between the two angles; NaN where nothing came back."""
+    """Logarithm of the range (rows, columns) over azimuth and elevation between the two angles; NaN without a return."""
     distance = np.linalg.norm(points, axis=1)
     points, distance = points[distance > 2], distance[distance > 2]
     column = ((np.pi - np.arctan2(points[:, 1], points[:, 0])) / (2 * np.pi) * columns).astype(int).clip(0, columns - 1)
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--beside", type=Path)
     parser.add_argument("--scenes", type=int, default=10)
     parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
-    parser.add_argument("--suffix", default="", help="of the pictures' names")
+    parser.add_argument("--suffix", default="", help="appended to the file names")
     options = parser.parse_args()
     sensor, shown = SENSORS[options.sensor], []
     view_deg = (sensor.field_of_view_deg[0] - 0.5, sensor.field_of_view_deg[1] + 1.5)
@@ -60,7 +60,7 @@ def main() -> None:
         shown.append(("real", real[np.isfinite(real).all(axis=1)], np.zeros((0, 3))))
     for seed in range(TEST_SEED, TEST_SEED + options.scenes):
         world = street(seed)
-        sweep = scan(world, world.pose_at(0.0, sensor.height_m), sensor, np.random.default_rng(seed))
+        sweep = simulate_sweep(world, world.pose_at(0.0, sensor.height_m), sensor, np.random.default_rng(seed))
         truth = (visible_surface(world, sensor)[::3] - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]
         shown.append((f"{seed}, {world.kind}", sweep.points, truth))
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
-"""Distance between synthetic and real sweeps, in numbers.
+"""Distance between the histograms of synthetic and real sweeps.
 
     python benchmarks/synthetic_realism.py $LIDAR_COMPLETION_SHARED/data/sequences/90 $LIDAR_COMPLETION_SHARED/data/sequences/91 --sweeps 60 \
         --figure docs/pictures/synthetic_histograms.png
 
     python benchmarks/synthetic_realism.py $LIDAR_COMPLETION_SHARED/data/scans/hdl32_target.ply --sensor HDL-32E --speed 0
 
-Every drive is a folder with velodyne/*.bin (or the .bin files themselves), or one sweep (.bin .ply .pcd). Printed is the Jensen-Shannon distance (square root of the divergence, base 2:
-0 the same, 1 disjoint) between the mean histograms of the drives and of synthetic sweeps, for each property, beside the same distance between each
-two real drives. Drives of different streets differ too: that distance is the scale to judge by. For a single sweep the scale is how far one synthetic sweep lies
-from the mean of the others (median and 90 % of them).
+A drive is a folder with velodyne/*.bin (or the .bin files themselves), or one sweep (.bin .ply .pcd). For each property the Jensen-Shannon distance
+(square root of the divergence, base 2: 0 identical, 1 disjoint) between the mean histograms of the drives and of synthetic sweeps is printed. For
+scale, the distance between each two real drives is printed too, and the distance of one synthetic sweep from the mean of the others (median and
+90 % quantile).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_synthetic import SENSORS, TEST_SEED, scan, street
+from lidar_completion_synthetic import SENSORS, TEST_SEED, simulate_sweep, street
 
-NEAR_M = 2.5  # the carrying car's own echoes and empty returns lie nearer
+NEAR_M = 2.5  # returns from the own vehicle and empty returns are closer
 BINS = {
     "range (m)": np.arange(2.5, 80.5, 1.0),
     "height over sensor (m)": np.arange(-4, 4.01, 0.1),
@@ -93,19 +93,19 @@ def real_drive(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
 def synthetic_drive(
     sweeps: int, first_seed: int, sensor: str, speed_m_s: float
 ) -> tuple[list[dict[str, np.ndarray]], list[int]]:
-    """Histograms of sweeps, one a world, with moving things in them, and their numbers of points."""
+    """Histograms of sweeps, one per world, with moving objects, and their numbers of points."""
     histograms, counts = [], []
     for seed in range(first_seed, first_seed + sweeps):
         rng = np.random.default_rng(seed)
         world = street(seed)
-        sweep = scan(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=speed_m_s)
+        sweep = simulate_sweep(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=speed_m_s)
         histograms.append(properties(sweep.points, sweep.intensity))
         counts.append(_count(sweep.points))
     return histograms, counts
 
 
 def own_spread(histograms: list[dict[str, np.ndarray]], name: str) -> tuple[float, float]:
-    """How far one sweep lies from the mean of the others: median and 90 % of the sweeps."""
+    """Distance of one sweep from the mean of the others: median and 90 % quantile over the sweeps."""
     values = np.array([each[name] for each in histograms])
     others = (values.sum(axis=0) - values) / (len(values) - 1)
     distances = [js_distance(one, rest) for one, rest in zip(values, others, strict=True)]
@@ -121,8 +121,8 @@ def _mean(histograms: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def table(drives: dict[str, dict[str, np.ndarray]], sweeps: list[dict[str, np.ndarray]]) -> list[dict]:
-    """One row a property: distance of synthetic sweeps to every drive and to their mean, between each two drives, and
-    of one synthetic sweep to the others."""
+    """One row per property: distance of synthetic sweeps to every drive and to their mean, between each two drives, and of
+    one synthetic sweep to the others."""
     names = list(drives)
     pooled, synthetic = _mean(list(drives.values())), _mean(sweeps)
     rows = []
@@ -138,13 +138,13 @@ def table(drives: dict[str, dict[str, np.ndarray]], sweeps: list[dict[str, np.nd
             for i, a in enumerate(names)
             for b in names[i + 1 :]
         }
-        row["one synthetic - the others"], row["90 %"] = own_spread(sweeps, name)
+        row["one synthetic - others"], row["90 %"] = own_spread(sweeps, name)
         rows.append(row)
     return rows
 
 
 def draw(drives: dict[str, dict[str, np.ndarray]], synthetic: dict[str, np.ndarray], path: Path) -> None:
-    """Every histogram, real drives and synthetic sweeps on top of each other."""
+    """Plots every histogram, real drives and synthetic sweeps overlaid."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=60)
     parser.add_argument("--first-seed", type=int, default=TEST_SEED)
     parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
-    parser.add_argument("--speed", type=float, default=8.0, help="of the synthetic car, m/s")
+    parser.add_argument("--speed", type=float, default=8.0, help="of the synthetic vehicle, m/s")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -186,7 +186,7 @@ def main() -> None:
         print(f"| {row['property']} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
     for name, values in {**{n: c for n, (_, c) in read.items()}, "synthetic": counts}.items():
         print(
-            f"points a sweep, {name}: median {np.median(values):,.0f}, {min(values):,} to {max(values):,} ({len(values)} sweeps)"
+            f"points per sweep, {name}: median {np.median(values):,.0f}, {min(values):,} to {max(values):,} ({len(values)} sweeps)"
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

@@ -4,8 +4,8 @@ from lidar_completion_synthetic import training_pair
 pair = training_pair(seed=7)          # pair.sweep (N, 3), pair.truth (M, 3)
 """
 
-from .lidar import SENSORS, SimulatedSweep, SpinningLidar, simulate_sweep
 from .dataset import TEST_SEED, test_pair, training_pair, training_pairs
+from .lidar import SENSORS, SimulatedSweep, SpinningLidar, simulate_sweep
 from .pairs import TrainingPair
 from .world import World, street
 

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled crop of ground truth to the surroundings of a sensor. The plain version is `crop_to_pose_plain`."""
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .lidar import SpinningLidar, sensor_of
 from .pair_cache import cached_pairs
@@ -19,7 +20,7 @@ def training_pair(
     moving: bool = False,
     max_range_m: float = 50.0,
     threads: int | None = None,
-    **parameters,
+    **parameters: Any,
 ) -> TrainingPair:
     """One pair in a world of its own, the same for the same arguments.
 
@@ -39,7 +40,7 @@ def training_pairs(
     seed_step: int = 1,
     threads: int | None = None,
     cache: str | Path | None = None,
-    **parameters,
+    **parameters: Any,
 ) -> Iterator[TrainingPair]:
     """Endless pairs: sweeps_per_world from the world of first_seed, then of first_seed + seed_step, and so on.
 
@@ -56,7 +57,7 @@ def training_pairs(
         seed += seed_step
 
 
-def test_pair(index: int, sensor: str | SpinningLidar = "HDL-64E", **options) -> TrainingPair:  # noqa: PT028 (not a test)
+def test_pair(index: int, sensor: str | SpinningLidar = "HDL-64E", **options: Any) -> TrainingPair:  # noqa: PT028 (not a test)
     """Pair number index of the test scenes, which training never uses."""
     if index < 0:
         raise ValueError(f"index: expected 0 or more, found {index}")

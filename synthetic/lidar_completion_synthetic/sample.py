@@ -94,7 +94,11 @@ def point_cloud(sweep: SimulatedSweep, turn_s: float = 0.1) -> np.ndarray:
 
 
 def write_record(
-    folder: Path, sweeps: list[SimulatedSweep], stamps: list[float], topic: str = "/velodyne_points", frame: str = "velodyne"
+    folder: Path,
+    sweeps: list[SimulatedSweep],
+    stamps: list[float],
+    topic: str = "/velodyne_points",
+    frame: str = "velodyne",
 ) -> None:
     """Writes sweeps as a rosbag2 recording (MCAP, zstd-compressed chunks) with metadata.yaml."""
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -115,7 +119,7 @@ def _message(store: Any, cloud: np.ndarray, stamp: float, frame: str) -> Any:
     types = store.types
     field = types["sensor_msgs/msg/PointField"]
     code = {"<f4": 7, "<u2": 4}
-    fields = [field(n, POINT.fields[n][1], code[POINT.fields[n][0].str], 1) for n in POINT.names]
+    fields = [field(name, offset, code[kind.str], 1) for name, (kind, offset, *_) in (POINT.fields or {}).items()]
     nanoseconds = round(stamp * 1e9)
     time = types["builtin_interfaces/msg/Time"](nanoseconds // 10**9, nanoseconds % 10**9)
     return types["sensor_msgs/msg/PointCloud2"](

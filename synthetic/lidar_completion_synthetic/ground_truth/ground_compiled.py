@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled visibility of the height field. The plain version is in `plain.py`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled lattice of points on the faces of solids. The plain version is in `plain.py`."""
 
 from __future__ import annotations

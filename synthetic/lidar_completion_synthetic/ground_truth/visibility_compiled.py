@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled visibility tests between viewpoints of the drive and surface points.
 
 Arguments that all functions share: solids, ground: arrays of `Solids` and `Ground`; views (K, 6): sensor position and up axis;

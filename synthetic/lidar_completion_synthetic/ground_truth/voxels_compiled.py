@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled voxel filter. The plain version is `one_per_voxel_plain`."""
 
 from __future__ import annotations

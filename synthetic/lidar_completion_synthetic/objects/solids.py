@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..raycast import BOX, CYLINDER
 from .materials import Material
@@ -55,7 +56,9 @@ def rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     )
 
 
-def solids(shape: int, centre, half, material: Material, label: int, turn=None) -> Parts:
+def solids(
+    shape: int, centre: ArrayLike, half: ArrayLike, material: Material, label: int, turn: np.ndarray | None = None
+) -> Parts:
     """n solids of one shape: centre (n, 3), half sizes (n, 3) along their axes, turn: rotation (3, 3), (n, 3, 3) or None."""
     centre = np.atleast_2d(np.asarray(centre, dtype=np.float64))
     half = np.broadcast_to(np.asarray(half, dtype=np.float64), centre.shape)
@@ -94,7 +97,14 @@ def random_rotations(rng: np.random.Generator, count: int) -> np.ndarray:
     ).reshape(-1, 3, 3)  # fmt: skip
 
 
-def panel(corner_low, corner_high, half_width: float, material: Material, label: int, thickness: float = 0.02) -> Parts:
+def panel(
+    corner_low: tuple[float, float],
+    corner_high: tuple[float, float],
+    half_width: float,
+    material: Material,
+    label: int,
+    thickness: float = 0.02,
+) -> Parts:
     """Sheet across a vehicle from (x, z) low to (x, z) high: windscreen, bonnet."""
     (x0, z0), (x1, z1) = corner_low, corner_high
     pitch = -np.arctan2(z1 - z0, x1 - x0)
@@ -102,11 +112,11 @@ def panel(corner_low, corner_high, half_width: float, material: Material, label:
     return solids(BOX, ((x0 + x1) / 2, 0, (z0 + z1) / 2), half, material, label, rotation(0, pitch))
 
 
-def tube(start, end, radius: float, material: Material, label: int) -> Parts:
+def tube(start: ArrayLike, end: ArrayLike, radius: float, material: Material, label: int) -> Parts:
     """Cylinder between two points (3,)."""
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     axis = end - start
-    length = np.linalg.norm(axis)
+    length = float(np.linalg.norm(axis))
     axis = axis / length
     turn = rotation(np.arctan2(axis[1], axis[0]), np.arccos(np.clip(axis[2], -1, 1)))
     return solids(CYLINDER, (start + end) / 2, (radius, radius, length / 2), material, label, turn)

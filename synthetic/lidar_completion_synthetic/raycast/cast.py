@@ -12,7 +12,8 @@ from .scene import Ground, Solids
 def set_threads(threads: int | None) -> None:
     """Sets the number of threads of the compiled loops (1 in worker processes); None leaves it unchanged."""
     if threads is not None:
-        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+        available = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(max(1, min(threads, available)))
 
 
 def cast(

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled traversal of the bounding volume hierarchy and the ray loop. The plain version is `plain.py`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled construction of the bounding volume hierarchy and of the coarse height blocks."""
 
 from __future__ import annotations

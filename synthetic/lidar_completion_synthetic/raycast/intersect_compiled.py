@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, no-check-untyped-defs
 """Compiled intersection of one ray with one solid or with the height field. The plain version is `plain.py`."""
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ def _round_roots(shape: int, p: np.ndarray, v: np.ndarray) -> list:
     """Roots on the lateral surface and on the discs of a cylinder or cone."""
     if shape == CYLINDER:
         side = np.roots([v[:2] @ v[:2], 2 * p[:2] @ v[:2], p[:2] @ p[:2] - 1])
-        discs = (-1, 1)
+        discs = [-1, 1]
     else:
         h, hv = (1 - p[2]) / 2, -v[2] / 2
         side = np.roots([v[:2] @ v[:2] - hv * hv, 2 * (p[:2] @ v[:2] - h * hv), p[:2] @ p[:2] - h * h])
-        discs = (-1,)
+        discs = [-1]
     roots = [t for t in side if np.isreal(t) and abs(p[2] + np.real(t) * v[2]) <= 1]
     for z in discs:
         t = (z - p[2]) / v[2]

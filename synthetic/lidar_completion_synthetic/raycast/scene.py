@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .hierarchy_compiled import block_maxima, build_hierarchy
 from .shapes import BLOCK, BOX, CONE, CYLINDER, ELLIPSOID, GROUND, MISS
@@ -74,7 +75,7 @@ class Ground:
         """Arguments of the compiled functions, in their order."""
         return self.height, self.highest, self.corner[0], self.corner[1], self.cell
 
-    def height_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def height_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """Height (N,) in metres at x, y (N,), which are clamped to the height field."""
         u = np.clip((np.asarray(x) - self.corner[0]) / self.cell, 0, self.height.shape[0] - 1.001)
         v = np.clip((np.asarray(y) - self.corner[1]) / self.cell, 0, self.height.shape[1] - 1.001)
@@ -83,7 +84,7 @@ class Ground:
         z = self.height
         return (z[i, j] * (1 - u) + z[i + 1, j] * u) * (1 - v) + (z[i, j + 1] * (1 - u) + z[i + 1, j + 1] * u) * v
 
-    def material_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def material_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """Material (N,) uint8 of the nearest node."""
         i = np.clip(np.rint((np.asarray(x) - self.corner[0]) / self.cell).astype(int), 0, self.height.shape[0] - 1)
         j = np.clip(np.rint((np.asarray(y) - self.corner[1]) / self.cell).astype(int), 0, self.height.shape[1] - 1)

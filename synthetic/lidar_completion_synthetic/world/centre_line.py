@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Street:
     kerb: float
     lane: float  # lateral offset of the ego vehicle's lane
 
-    def offsets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def offsets(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Distance along the street and lateral offset (left positive) of world points x, y (...), metres."""
         c, s = np.cos(self.heading), np.sin(self.heading)
         dx, dy = x - self.start[0], y - self.start[1]

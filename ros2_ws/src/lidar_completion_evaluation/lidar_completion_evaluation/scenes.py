@@ -94,7 +94,7 @@ class SyntheticScenes(SceneSource):
 
     def _drive_by(self, pair) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rays of further sweeps along the drive, in the frame of the pair's sweep."""
-        from lidar_completion_synthetic import SENSORS, scan, street
+        from lidar_completion_synthetic import SENSORS, simulate_sweep, street
 
         sensor, world = SENSORS[self.sensor], street(pair.seed)
         along = np.arange(-world.drive_length_m / 2, world.drive_length_m / 2, 1.0)
@@ -103,7 +103,7 @@ class SyntheticScenes(SceneSource):
         rays = []
         for number, ahead in enumerate(self.drive_by_m):
             pose = world.pose_at(here + ahead, sensor.height_m)
-            sweep = scan(
+            sweep = simulate_sweep(
                 world, pose, sensor, np.random.default_rng([pair.seed, number, 12]), speed_m_s=0.0, moving=False
             )
             T_pair_sweep = np.linalg.inv(pair.pose) @ sweep.pose
