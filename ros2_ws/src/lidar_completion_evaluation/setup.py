@@ -6,7 +6,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={package_name: ["templates/*.j2", "replay/templates/*.j2"]},
+    package_data={package_name: ["templates/*.j2", "replay/templates/*.j2", "view/assets/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml", "CHANGELOG.rst"]),
@@ -45,6 +45,7 @@ setup(
             "evaluate = lidar_completion_evaluation.evaluate_command:evaluate_command",
             "map = lidar_completion_evaluation.commands:map_command",
             "make-bag = lidar_completion_evaluation.own_data_commands:make_bag_command",
+            "view = lidar_completion_evaluation.view.command:view_command",
             "calibrate = lidar_completion_evaluation.commands:calibrate_command",
         ],
     },

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 # What a sensor calls the strength of its return, in the spellings met so far.
 INTENSITY_NAMES = ("intensity", "scalar_intensity", "scalar_Intensity", "i", "reflectivity", "remission")
+COMPLETION_NAMES = ("provenance", "confidence")
 
 
 class PointCloudFileError(ValueError):
@@ -23,10 +24,15 @@ class PointCloudFileError(ValueError):
 
 @dataclass(frozen=True)
 class PointCloud:
-    """points (N, 3) float32 in metres, rows as in the file (NaN rows kept); intensity (N,) float32 or None."""
+    """points (N, 3) float32 in metres, rows as in the file (NaN rows kept); intensity (N,) float32 or None.
+
+    provenance (N,) and confidence (N,) are those of a completed cloud (.ply, .pcd, .npz), None for any other.
+    """
 
     points: np.ndarray
     intensity: np.ndarray | None = None
+    provenance: np.ndarray | None = None
+    confidence: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -237,9 +243,8 @@ def _read_npz(path: Path) -> PointCloud:
                 f"{path}: expected an array 'points', found {archive.files}; save it with np.savez(path, points=...)"
             )
         cloud = _from_matrix(path, archive["points"])
-        if "intensity" in archive.files:
-            return _cloud(path, cloud.points, archive["intensity"])
-    return cloud
+        strength = archive["intensity"] if "intensity" in archive.files else cloud.intensity
+        return _cloud(path, cloud.points, strength, **_completion_fields(archive, archive.files))
 
 
 # --- shared -----------------------------------------------------------------------------------------------------
@@ -261,16 +266,20 @@ def _from_columns(path: Path, rows: np.ndarray) -> PointCloud:
         )
     points = np.column_stack([rows[axis] for axis in "xyz"]) if len(rows) else np.zeros((0, 3))
     strength = next((rows[name] for name in INTENSITY_NAMES if name in names), None)
-    return _cloud(path, points, strength)
+    return _cloud(path, points, strength, **_completion_fields(rows, names))
 
 
-def _cloud(path: Path, points: np.ndarray, intensity: np.ndarray | None) -> PointCloud:
+def _completion_fields(columns: Mapping[str, np.ndarray] | np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(columns[name]) for name in COMPLETION_NAMES if name in names}
+
+
+def _cloud(path: Path, points: np.ndarray, intensity: np.ndarray | None, **completion: np.ndarray) -> PointCloud:
     if intensity is not None and len(intensity) != len(points):
         raise PointCloudFileError(
             f"{path}: expected {len(points)} intensities, found {len(intensity)}; store one per point"
         )
     strength = None if intensity is None else np.ascontiguousarray(intensity, dtype=np.float32)
-    return PointCloud(np.ascontiguousarray(points, dtype=np.float32), strength)
+    return PointCloud(np.ascontiguousarray(points, dtype=np.float32), strength, **completion)
 
 
 def _structured(points: np.ndarray, fields: dict[str, np.ndarray]) -> np.ndarray:

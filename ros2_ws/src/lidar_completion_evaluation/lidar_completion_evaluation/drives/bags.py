@@ -34,13 +34,17 @@ class BagDrive(Drive):
         return np.array(self.names, dtype=np.int64)
 
     def read(self, index: int) -> Sweep:
+        return sweep_of_message(self.message(index), f"{self.bag}, {self.topic}, stamp {self.names[index]}")
+
+    def message(self, index: int):
+        """The PointCloud2 of this index, as rosbags decodes it."""
         reader = self._reader()
         connections = [connection for connection in reader.connections if connection.topic == self.topic]
         at = self.received_ns[index]
         for connection, _, raw in reader.messages(connections, start=at, stop=at + 1):
             message = reader.deserialize(raw, connection.msgtype)
             if _stamp_ns(message) == int(self.names[index]):
-                return sweep_of_message(message, f"{self.bag}, {self.topic}, stamp {self.names[index]}")
+                return message
         raise DriveError(
             f"{self.bag}: expected the sweep {self.names[index]}, found none; the bag has changed, open it again"
         )

@@ -1,0 +1,72 @@
+"""The running node's completions for the 3-D view, over DDS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import PointCloud2
+
+from lidar_completion_evaluation.view.sweeps import ViewedSweep, sweep_of_message
+
+NODE_NAME = "lidar_completion"
+PARTIAL_OUTPUTS = ("points_completed", "points_confident")  # of the node: without the measured points
+DISCOVERY_S = 10.0
+MIN_INTERVAL_S = 0.2  # between sweeps that are drawn: a completed sweep is several megabytes for the browser
+
+
+class NoCompletions(RuntimeError):
+    """No topic of completions was found; the message says what to do."""
+
+
+def follow(show: Callable[[ViewedSweep], None], topic: str | None = None, *, stop: Callable[[], bool]) -> None:
+    """Call `show` with every completion of the node, five times a second at most, until `stop()` is true.
+
+    topic: default the output of the running node. Raises NoCompletions if there is none within 10 s.
+    """
+    with _node() as node:
+        topic = topic or _find_topic(node)
+        latest: list[PointCloud2] = []
+        node.create_subscription(PointCloud2, topic, lambda message: latest.append(message), qos_profile_sensor_data)
+        drawn = 0.0
+        while not stop():
+            rclpy.spin_once(node, timeout_sec=0.1)
+            if latest and time.monotonic() - drawn >= MIN_INTERVAL_S:
+                drawn = time.monotonic()
+                stamp = latest[-1].header.stamp
+                show(sweep_of_message(latest[-1], f"{topic}, stamp {stamp.sec}.{stamp.nanosec:09d}"))
+                latest.clear()
+            del latest[:-1]
+
+
+@contextmanager
+def _node() -> Iterator[Node]:
+    rclpy.init()
+    try:
+        yield rclpy.create_node("lidar_completion_view")
+    except ExternalShutdownException:
+        pass
+    finally:
+        rclpy.try_shutdown()
+
+
+def _find_topic(node: Node) -> str:
+    """The PointCloud2 topic on which the node publishes completions with the measured points."""
+    until = time.monotonic() + DISCOVERY_S
+    clouds: list[str] = []
+    while time.monotonic() < until:
+        rclpy.spin_once(node, timeout_sec=0.2)
+        clouds = [name for name, kinds in node.get_topic_names_and_types() if "sensor_msgs/msg/PointCloud2" in kinds]
+        for name in clouds:
+            publishers = {info.node_name for info in node.get_publishers_info_by_topic(name)}
+            if NODE_NAME in publishers and not name.endswith(PARTIAL_OUTPUTS):
+                return name
+    raise NoCompletions(
+        f"expected a running node named {NODE_NAME}, found none within {DISCOVERY_S:g} s "
+        f"(PointCloud2 topics: {', '.join(clouds) or 'none'}); start the node, or pass --topic"
+    )
