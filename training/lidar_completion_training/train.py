@@ -9,7 +9,6 @@ import contextlib
 import copy
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from lidar_completion.files import atomic_write
 from lidar_completion.model.checkpoints import ModelCard, build_networks, save_model
 from lidar_completion_training.configuration import DataRecipe, OptimiserRecipe, Recipe, RecipeError, exported_card
 from lidar_completion_training.objectives import objective_of
@@ -165,12 +165,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "recipe": dataclasses.asdict(self.recipe),
         }
-        unfinished = self.folder / (STATE_NAME + ".part")
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, self.folder / STATE_NAME)
+        with atomic_write(self.folder / STATE_NAME, durable=True) as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> None:
         """Take up the folder's state, where there is one; a log that ran ahead of it is cut back."""

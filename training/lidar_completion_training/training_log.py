@@ -1,8 +1,9 @@
 """The log of a training run, log.csv: a row a step, cut back to the state that a resumed run goes on from."""
 
 import csv
-import os
 from pathlib import Path
+
+from lidar_completion.files import atomic_write
 
 LOG_NAME = "log.csv"
 
@@ -34,14 +35,12 @@ class TrainingLog:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _write(self, columns: list[str], rows: list[dict[str, float]]) -> None:
-        part = self.path.with_name(LOG_NAME + ".part")
-        with part.open("w", newline="") as file:
+        with atomic_write(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for row in rows:
                 numbers = {name: f"{value:.6g}" for name, value in row.items() if name != "iteration"}
                 writer.writerow({"iteration": int(row["iteration"]), **numbers})
-        os.replace(part, self.path)
         self.columns = columns
 
 

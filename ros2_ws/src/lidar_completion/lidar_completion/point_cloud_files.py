@@ -5,13 +5,14 @@ Coordinates are metres, in whatever frame the file is in (for a sweep: the senso
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lidar_completion.files import atomic_write
 
 # What a sensor calls the strength of its return, in the spellings met so far.
 INTENSITY_NAMES = ("intensity", "scalar_intensity", "scalar_Intensity", "i", "reflectivity", "remission")
@@ -69,15 +70,11 @@ def write_points(path: str | Path, points: np.ndarray, *, pcd_encoding: str = "b
     path = Path(path)
     writer = _by_suffix(_writers(pcd_encoding), path)
     points, fields = _checked(path, points, fields)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        writer(partial, points, fields)
-        os.replace(partial, path)
-    except PointCloudFileError as error:
-        raise PointCloudFileError(str(error).replace(str(partial), str(path))) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as partial:
+        try:
+            writer(partial, points, fields)
+        except PointCloudFileError as error:
+            raise PointCloudFileError(str(error).replace(str(partial), str(path))) from None
 
 
 def suffixes() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lidar_completion.errors import SweepError
+from lidar_completion.files import atomic_write
 from lidar_completion.model.checkpoints import load_card
 from lidar_completion.point_cloud_files import read_points, suffixes
 from lidar_completion.visibility import TrustRules
@@ -296,7 +297,5 @@ def _read_result(path: Path) -> dict | None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)

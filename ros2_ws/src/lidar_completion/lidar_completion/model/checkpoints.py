@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lidar_completion.diffusion import SAMPLERS, NoiseSchedule, range_scale
 from lidar_completion.errors import ModelError, refuse_below
+from lidar_completion.files import atomic_write
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
 
 CARD_NAME = "model.json"
@@ -136,9 +137,9 @@ def save_model(
     }
     if base is not None:
         card, stored = _without_base(stored, card, folder, Path(base))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(stored, folder / card.weights)
-    (folder / card.weights).chmod(0o644)  # safetensors leaves it readable by its owner alone
+    with atomic_write(folder / card.weights) as partial:
+        save_file(stored, partial)
+        partial.chmod(0o644)  # safetensors makes it readable only by its owner
     card = dataclasses.replace(card, networks=tuple(networks), sha256=_sha256(folder / card.weights))
     save_card(folder, card)
     return card
@@ -170,7 +171,8 @@ def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def save_card(folder: str | Path, card: ModelCard) -> None:
     """Write the card of a model folder whose weights stay as they are."""
-    (Path(folder) / CARD_NAME).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    with atomic_write(Path(folder) / CARD_NAME) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
 
 def load_card(folder: str | Path) -> ModelCard:

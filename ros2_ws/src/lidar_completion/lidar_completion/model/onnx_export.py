@@ -17,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from lidar_completion.files import atomic_write
 from lidar_completion.model.checkpoints import base_of, load_card, load_model
 from lidar_completion.model.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
@@ -65,7 +66,8 @@ def export_model(folder: str | Path, half: bool = False) -> list[Path]:
         "conventions": CONVENTIONS,
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
-    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
+    with atomic_write(folder / MANIFEST_NAME) as partial:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n")
     return [*files, folder / MANIFEST_NAME]
 
 

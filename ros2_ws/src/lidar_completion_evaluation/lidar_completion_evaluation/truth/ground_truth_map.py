@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lidar_completion.files import atomic_write
 from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep, transform
 from lidar_completion_evaluation.truth.deskewed_drive import deskewed
 from lidar_completion_evaluation.truth.moving import VisibilityCheck, VisibilityRules
@@ -116,11 +116,11 @@ def first_per_voxel(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
     """The first point of every voxel, in the order of the input."""
     if not len(points):
         return points
-    _, first = np.unique(voxel_keys(points, voxel_size_m), return_index=True)
+    _, first = np.unique(cell_keys(points, voxel_size_m), return_index=True)
     return points[np.sort(first)]
 
 
-def voxel_keys(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
+def cell_keys(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
     """One int64 per point: its voxel's three indices in 21 bits each (±104 km at 0.1 m)."""
     index = np.floor(points / voxel_size_m).astype(np.int64) + (1 << 20)
     return (index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2]
@@ -244,7 +244,8 @@ def _work_folder(file: Path, settings: dict) -> Path:
     if work.exists() and (not note.exists() or json.loads(note.read_text()) != settings):
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    _write_whole(note, lambda part: part.write_text(json.dumps(settings, indent=1)))
+    with atomic_write(note) as partial:
+        partial.write_text(json.dumps(settings, indent=1))
     return work
 
 
@@ -271,7 +272,8 @@ def _write_batch(path: Path, points: np.ndarray, rules: MapRules) -> None:
     order = np.argsort(row, kind="stable")
     pieces = np.split(points[order], np.cumsum(np.bincount(row, minlength=len(tiles)))[:-1]) if len(tiles) else []
     arrays = {_tile_name(x, y): piece for (x, y), piece in zip(tiles, pieces, strict=True)}
-    _write_whole(path, lambda part: np.savez(part, **arrays))
+    with atomic_write(path) as partial:
+        np.savez(partial, **arrays)
 
 
 def _merge_batches(batches: list[Path], file: Path, settings: dict, rules: MapRules, progress: bool) -> None:
@@ -293,21 +295,14 @@ def _merge_batches(batches: list[Path], file: Path, settings: dict, rules: MapRu
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, (points - corner).astype(np.float32))
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, write)
+    with atomic_write(file) as partial:
+        write(partial)
     for archive in archives:
         archive.close()
 
 
 def _tile_name(x: int, y: int) -> str:
     return f"tile_{x}_{y}"
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a partial file, so that a killed run leaves either the whole file or none."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
-    write(part)
-    os.replace(part, path)
 
 
 def in_view_cells(points: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
@@ -319,5 +314,5 @@ def in_view_cells(points: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.
     edge = rules.view_cell_m
     near = np.linalg.norm(sweep, axis=1) < rules.max_range_m  # False for what is not finite
     start = sweep[near].min(axis=0) - edge / 2
-    seen = np.unique(voxel_keys(sweep[near] - start, edge))
-    return np.isin(voxel_keys(points - start, edge), seen)
+    seen = np.unique(cell_keys(sweep[near] - start, edge))
+    return np.isin(cell_keys(points - start, edge), seen)
