@@ -28,10 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from lidar_completion import networks as network_module
-from lidar_completion import scan as sweeps
-from lidar_completion.diffusion import NoiseSchedule, dpm_solver, guide
+from lidar_completion.crop import crop_range, remove_invalid
+from lidar_completion.diffusion import NoiseSchedule, guide
+from lidar_completion.downsample import voxel_downsample
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, VoxelisedCloud, fold_batch_norm
 from lidar_completion.point_cloud_files import read_points
+from lidar_completion.samplers import dpm_solver
+from lidar_completion.starts import replicate
 
 ROOT = Path(__file__).parents[1]
 POINTS, COPIES, VOXEL_M = 18_000, 10, 0.05
@@ -42,12 +45,12 @@ def real_sweep() -> Tensor:
     path = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared")) / "data/scans/hdl64_000123.ply"
     if path.is_file():
         points = torch.from_numpy(read_points(path).points)
-        return sweeps.crop_range(sweeps.remove_invalid(points), 3.5, 50.0)
+        return crop_range(remove_invalid(points), 3.5, 50.0)
     azimuth, pitch = torch.linspace(-3.14, 3.14, 2000), torch.linspace(-0.43, 0.03, 64)
     a, p = torch.meshgrid(azimuth, pitch, indexing="ij")
     distance = torch.minimum(1.73 / torch.sin(-p).clamp(min=1e-3), 12 + 8 * torch.sin(3 * a))
     ring = torch.stack([a.cos() * p.cos(), a.sin() * p.cos(), p.sin()], -1) * distance[..., None]
-    return sweeps.crop_range(ring.reshape(-1, 3), 3.5, 50.0)
+    return crop_range(ring.reshape(-1, 3), 3.5, 50.0)
 
 
 def golden_networks(width: float) -> tuple[ConditionEncoder, Denoiser]:
@@ -85,11 +88,11 @@ class Scene:
         generator = torch.Generator().manual_seed(0)
         sweep = real_sweep()
         self.scan = sweep[torch.randperm(len(sweep), generator=generator)[:points]]
-        replicated = sweeps.replicate(self.scan, COPIES)
+        replicated = replicate(self.scan, COPIES)
         self.points = replicated + noise_m * torch.randn(replicated.shape, generator=generator)
 
     def cloud(self) -> VoxelisedCloud:
-        return VoxelisedCloud.of(self.points, VOXEL_M)
+        return VoxelisedCloud.from_points(self.points, VOXEL_M)
 
 
 @dataclass
@@ -117,8 +120,8 @@ NOTHING = torch.zeros(1, 3)
 
 def measure_stages(run: Run) -> dict[str, Any]:
     scene, (encoder, denoiser), repeats = run.scene(), run.folded(), run.options.repeats
-    sweep, scan = real_sweep(), VoxelisedCloud.of(scene.scan, VOXEL_M)
-    condition, nothing = encoder(scan), encoder(VoxelisedCloud.of(NOTHING, VOXEL_M))
+    sweep, scan = real_sweep(), VoxelisedCloud.from_points(scene.scan, VOXEL_M)
+    condition, nothing = encoder(scan), encoder(VoxelisedCloud.from_points(NOTHING, VOXEL_M))
 
     def maps() -> None:
         pyramid = scene.cloud().pyramid
@@ -132,7 +135,7 @@ def measure_stages(run: Run) -> dict[str, Any]:
 
     maps(), small_forward(run)
     stages = {
-        "voxel downsampling": (lambda: sweeps.voxel_downsample(sweep, 0.1), 9),
+        "voxel downsampling": (lambda: voxel_downsample(sweep, 0.1), 9),
         "kernel maps and nearest tables": (maps, 3),
         "condition": (lambda: encoder(scan), 3),
         "unguided forward": (lambda: denoiser(scene.cloud(), condition, T_LAST), repeats),
@@ -154,7 +157,7 @@ def small_forward(run: Run) -> Tensor:
     """A forward of 10,000 points, which also compiles what is to be compiled."""
     encoder, denoiser = run.folded()
     scene = Scene(run.options.noise, 1000)
-    return denoiser(scene.cloud(), encoder(VoxelisedCloud.of(scene.scan, VOXEL_M)), T_LAST)
+    return denoiser(scene.cloud(), encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M)), T_LAST)
 
 
 def rounding_error(run: Run) -> float:
@@ -165,7 +168,7 @@ def rounding_error(run: Run) -> float:
 def measure_layers(run: Run) -> dict[str, Any]:
     scene, (encoder, denoiser) = run.scene(), run.folded()
     small_forward(run)
-    cloud, condition = scene.cloud(), encoder(VoxelisedCloud.of(scene.scan, VOXEL_M))
+    cloud, condition = scene.cloud(), encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M))
     tables = condition.nearest_tables(cloud.pyramid)
     for level in range(5):
         cloud.pyramid.neighbours(level), cloud.pyramid.down(min(level, 3))
@@ -219,12 +222,12 @@ def measure_memory(run: Run) -> dict[str, Any]:
     """Peak of the whole process over guided steps of the published sampler, as the completer runs them."""
     scene, (encoder, denoiser), schedule = run.scene(), run.folded(), NoiseSchedule()
     del run.plain
-    condition, nothing = (encoder(VoxelisedCloud.of(p, VOXEL_M)) for p in (scene.scan, NOTHING))
-    replicated, peaks = sweeps.replicate(scene.scan, COPIES), [peak_memory()]
+    condition, nothing = (encoder(VoxelisedCloud.from_points(p, VOXEL_M)) for p in (scene.scan, NOTHING))
+    replicated, peaks = replicate(scene.scan, COPIES), [peak_memory()]
     print(f"before the first step {peaks[0]:.2f} GiB", flush=True)
 
     def denoise(points: Tensor, t: int) -> Tensor:
-        cloud, time_step = VoxelisedCloud.of(points, VOXEL_M), torch.tensor([t])
+        cloud, time_step = VoxelisedCloud.from_points(points, VOXEL_M), torch.tensor([t])
         eps = guide(denoiser(cloud, condition, time_step), denoiser(cloud, nothing, time_step), 3.5)
         eps = (
             eps / eps.std()
@@ -257,10 +260,10 @@ def measure_scaling(run: Run) -> dict[str, Any]:
         print("| {points} | {voxels} | {clock_s:.3f} | {cpu_s:.3f} |".format(**row), f"{per_point:.1f} |", flush=True)
     encoder, denoiser = run.folded()
     scene, schedule = Scene(1.0, 1000), NoiseSchedule()
-    condition, replicated = encoder(VoxelisedCloud.of(scene.scan, VOXEL_M)), sweeps.replicate(scene.scan, COPIES)
+    condition, replicated = encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M)), replicate(scene.scan, COPIES)
 
     def denoise(points: Tensor, t: int) -> Tensor:
-        return denoiser(VoxelisedCloud.of(points, VOXEL_M), condition, torch.tensor([t]))
+        return denoiser(VoxelisedCloud.from_points(points, VOXEL_M), condition, torch.tensor([t]))
 
     print("\n| steps, 10,000 points | clock s | CPU s a thread |\n|---|---|---|")
     for steps in (1, 2, 4, 8):
@@ -281,7 +284,7 @@ def measure_scaling(run: Run) -> dict[str, Any]:
 def forward_of(networks: list[nn.Module], points: int) -> dict[str, float]:
     """A forward of so many points, everything from points to noise; the second of two, as the first compiles."""
     scene, (encoder, denoiser) = Scene(1.0, points // COPIES), networks
-    condition = encoder(VoxelisedCloud.of(scene.scan, VOXEL_M))
+    condition = encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M))
     cloud = scene.cloud()
     if points <= 20_000:
         denoiser(cloud, condition, T_LAST)
@@ -299,12 +302,13 @@ def measure_backends(run: Run) -> dict[str, Any]:
 
 
 def published_on_backends(run: Run) -> dict[str, Any]:
-    from lidar_completion.model.checkpoints import ModelCard, save_model
+    from lidar_completion.model.card import ModelCard
     from lidar_completion.model.onnx_export import export_model
     from lidar_completion.model.onnx_network import load_onnx_networks
+    from lidar_completion.model.weights import save_model
 
     scene, (encoder, denoiser) = run.scene(), run.folded()
-    condition = encoder(VoxelisedCloud.of(scene.scan, VOXEL_M))
+    condition = encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M))
     ours, figures = network_module.convolve, {}
 
     def plain(features, kernel, kernel_map, **more):  # type: ignore[no-untyped-def]

@@ -27,9 +27,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "ros2_ws/src/lidar_completion"))  # where the package is not installed
 
 from lidar_completion import networks as network_module  # noqa: E402
-from lidar_completion import scan as sweeps  # noqa: E402
 from lidar_completion.completer import SceneCompleter  # noqa: E402
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_model  # noqa: E402
+from lidar_completion.crop import crop_range, remove_invalid  # noqa: E402
+from lidar_completion.model.card import ModelCard, Pipeline  # noqa: E402
+from lidar_completion.model.weights import load_model  # noqa: E402
 from lidar_completion.networks import (  # noqa: E402
     Architecture,
     ConditionEncoder,
@@ -40,6 +41,7 @@ from lidar_completion.networks import (  # noqa: E402
 from lidar_completion.sparse import convolution, convolution_triton  # noqa: E402
 from lidar_completion.sparse.kernel_map import KernelMap  # noqa: E402
 from lidar_completion.sparse.nearest import nearest_rows  # noqa: E402
+from lidar_completion.starts import replicate  # noqa: E402
 
 POINTS, COPIES, VOXEL_M = 18_000, 10, 0.05
 GUIDED_8_MS, UNGUIDED_1_MS, SHIPPED_MS, MEMORY_GIB = (250, 100), (25, 10), (15, None), (4, None)  # required, aim
@@ -54,12 +56,12 @@ def real_sweep() -> Tensor:
     if path.is_file() and importlib.util.find_spec("plyfile"):
         from lidar_completion.point_cloud_files import read_points
 
-        return sweeps.crop_range(sweeps.remove_invalid(torch.from_numpy(read_points(path).points)), 3.5, 50.0)
+        return crop_range(remove_invalid(torch.from_numpy(read_points(path).points)), 3.5, 50.0)
     azimuth, pitch = torch.linspace(-3.14, 3.14, 2000), torch.linspace(-0.43, 0.03, 64)
     a, p = torch.meshgrid(azimuth, pitch, indexing="ij")
     distance = torch.minimum(1.73 / torch.sin(-p).clamp(min=1e-3), 12 + 8 * torch.sin(3 * a))
     ring = torch.stack([a.cos() * p.cos(), a.sin() * p.cos(), p.sin()], -1) * distance[..., None]
-    return sweeps.crop_range(ring.reshape(-1, 3), 3.5, 50.0)
+    return crop_range(ring.reshape(-1, 3), 3.5, 50.0)
 
 
 def scan_of(sweep: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def scan_of(sweep: Tensor) -> Tensor:
 
 
 def noised(scan: Tensor, noise_m: float) -> Tensor:
-    replicated = sweeps.replicate(scan, COPIES)
+    replicated = replicate(scan, COPIES)
     noise = torch.randn(replicated.shape, generator=torch.Generator().manual_seed(0))
     return replicated + noise_m * noise.to(replicated.device)
 
@@ -223,7 +225,7 @@ def floor_of(flop: dict[torch.dtype, float], moved: float, ceilings: Ceilings) -
 
 def print_twins() -> None:
     """Triton and the plain path, a layer of each kind: largest difference over the std, values and gradients."""
-    cloud = VoxelisedCloud.of(noised(scan_of(real_sweep()), 0.5).to(DEVICE), VOXEL_M)
+    cloud = VoxelisedCloud.from_points(noised(scan_of(real_sweep()), 0.5).to(DEVICE), VOXEL_M)
     maps = {"neighbours": cloud.pyramid.neighbours(3), "down": cloud.pyramid.down(2), "up": cloud.pyramid.up(2)}
     print("| map | channels | features, kernel | values | by features | by kernel |\n|---|---|---|---|---|---|")
     dtypes = [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float16)]
@@ -297,7 +299,10 @@ def print_layers(ceilings: Ceilings, noise_m: float = 1.0) -> None:
     networks = {name: fold_batch_norm(n, torch.bfloat16).to(DEVICE) for name, n in golden_networks().items()}
     scan = scan_of(real_sweep()).to(DEVICE)
     points, t = noised(scan, noise_m), torch.tensor([999], device=DEVICE)
-    condition, cloud = networks["encoder"](VoxelisedCloud.of(scan, VOXEL_M)), VoxelisedCloud.of(points, VOXEL_M)
+    condition, cloud = (
+        networks["encoder"](VoxelisedCloud.from_points(scan, VOXEL_M)),
+        VoxelisedCloud.from_points(points, VOXEL_M),
+    )
     tables = condition.nearest_tables(cloud.pyramid)
     layers: list[Layer] = []
     with recorded(layers, repeatable=True):
@@ -319,7 +324,7 @@ def print_layers(ceilings: Ceilings, noise_m: float = 1.0) -> None:
         )
 
     def maps() -> None:
-        fresh = VoxelisedCloud.of(points, VOXEL_M).pyramid
+        fresh = VoxelisedCloud.from_points(points, VOXEL_M).pyramid
         for level in range(5):
             convolution_triton.plans(fresh.neighbours(level), 3 if level > 1 else 1)
         for level in range(4):
@@ -328,10 +333,10 @@ def print_layers(ceilings: Ceilings, noise_m: float = 1.0) -> None:
 
     print("| stage | ms |\n|---|---|")
     stages = {
-        "voxels and pyramid": lambda: VoxelisedCloud.of(points, VOXEL_M),
+        "voxels and pyramid": lambda: VoxelisedCloud.from_points(points, VOXEL_M),
         "voxels, pyramid, kernel maps and plans": maps,
         "five nearest tables": lambda: [nearest_rows(level, condition.voxels) for level in cloud.pyramid.levels],
-        "condition encoder": lambda: networks["encoder"](VoxelisedCloud.of(scan, VOXEL_M)),
+        "condition encoder": lambda: networks["encoder"](VoxelisedCloud.from_points(scan, VOXEL_M)),
         "conditional forward, maps at hand": lambda: networks["denoiser"](cloud, condition, t, tables),
     }
     for name, function in stages.items():
@@ -368,7 +373,7 @@ def chamfer(a: Tensor, b: Tensor) -> float:
 def print_tuning() -> None:
     """Other block shapes, passes and float32 precisions for the layers that cost most; shape_of and passes_of hold the choice."""
     points = noised(scan_of(real_sweep()), 1.0).to(DEVICE)
-    pyramid = VoxelisedCloud.of(points, VOXEL_M).pyramid
+    pyramid = VoxelisedCloud.from_points(points, VOXEL_M).pyramid
     module, Shape = convolution_triton, convolution_triton.Shape
     chosen = module.shape_of, module.passes_of, module.FLOAT32_PRECISION
     print(
@@ -407,7 +412,10 @@ def print_tuning() -> None:
 def print_counts(noise_m: float) -> None:
     """FLOP and bytes of one conditional forward, counted on the CPU from the maps alone, beside the datasheet's floor."""
     scan = scan_of(real_sweep())
-    cloud, condition = VoxelisedCloud.of(noised(scan, noise_m), VOXEL_M), VoxelisedCloud.of(scan, VOXEL_M)
+    cloud, condition = (
+        VoxelisedCloud.from_points(noised(scan, noise_m), VOXEL_M),
+        VoxelisedCloud.from_points(scan, VOXEL_M),
+    )
     condition_voxels = len(condition.pyramid.levels[4])
     ceilings = Ceilings(DATASHEET, DATASHEET_BANDWIDTH)
     for name, wide in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):

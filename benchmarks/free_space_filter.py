@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from lidar_completion import scan as sweeps
-from lidar_completion.completer import SceneCompleter, downsample
-from lidar_completion.visibility import FreeSpaceRules, TrustRules, untrusted
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.crop import crop_range
+from lidar_completion.downsample import downsample
+from lidar_completion.visibility import FreeSpaceRules, TrustRules
+from lidar_completion.visibility.output_filter import trusted_rows
 from lidar_completion_evaluation.calibrate import draw_reliability, reliability
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
@@ -108,16 +110,16 @@ def one_sweep(completer: SceneCompleter, source: SceneSource, index: int) -> tup
     points, confidence = done.completed_points[inside], torch.from_numpy(done.confidence[first:][inside])
     distances = nearest_distances(points, scene.truth)
     rays, cloud = torch.from_numpy(returns), torch.from_numpy(points)
-    rays = sweeps.crop_range(rays, completer.card.pipeline.min_range_m, torch.inf)
+    rays = crop_range(rays, completer.card.pipeline.min_range_m, torch.inf)
     settings = completer.card.pipeline
-    near = sweeps.crop_range(rays, settings.min_range_m, settings.max_range_m)
-    scan = downsample(near, settings, settings.downsample_voxel_m)
+    near = crop_range(rays, settings.min_range_m, settings.max_range_m)
+    scan = downsample(near, settings)
     free = scene.observed.free(points) & (distances.prediction_to_truth >= 0.2)
     figures = {}
     for name, rules in ROWS.items():
-        kept = untrusted(cloud, scan, confidence, rays, rules)[0].numpy()
+        kept = trusted_rows(cloud, scan, confidence, rays, rules)[0].numpy()
         figures[name] = row(scene, points, kept, distances, free)
-    kept = untrusted(cloud, scan, confidence, rays, TrustRules())[0].numpy()
+    kept = trusted_rows(cloud, scan, confidence, rays, TrustRules())[0].numpy()
     good = distances.prediction_to_truth < 0.2
     return figures, (confidence.numpy()[kept], good[kept], scene.observed.observed(points)[kept])
 

@@ -19,7 +19,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lidar_completion.model.checkpoints import CARD_NAME
+from lidar_completion.model.card import CARD_NAME
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.evaluate import Method, ModelMethod, evaluate, trivial_methods
 from lidar_completion_evaluation.evaluate_scene import JudgeRules

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lidar_completion.completer import Completion, SceneCompleter
-from lidar_completion.temporal import prior_of, remember
+from lidar_completion.temporal import recall, remember
 from lidar_completion_evaluation.calibrate import reliability
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.metrics import nearest_distances
@@ -60,7 +60,7 @@ def chain(completer: SceneCompleter, source: DriveScenes, steps: int, remembers:
         judged = number > 0 and number in source.indices
         if not (judged or remembers):
             continue
-        prior, reset = prior_of(memory, drive.T_map_sensor[number], number * PERIOD_S)
+        prior, reset = recall(memory, drive.T_map_sensor[number], number * PERIOD_S)
         if reset:
             print(f"  sweep {number}: {reset}")
         done = completer.complete(drive.read(number).points, steps=steps, prior=prior, seed=number)

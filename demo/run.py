@@ -18,7 +18,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import load_card
+from lidar_completion.model.card import load_card
 from lidar_completion.visibility import COMPLETED
 from lidar_completion_evaluation import baselines as trivial
 from lidar_completion_evaluation.drives.drive import DriveError, Sweep

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion.networks import Architecture
 
 # Modules that tests share; importlib mode adds no paths.

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.diffusion import NoiseSchedule, dpm_solver_step
+from lidar_completion.diffusion import NoiseSchedule
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner, VoxelisedCloud
+from lidar_completion.samplers import dpm_solver_step
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import Voxels, coarsen, pack, unique_voxels, voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import KernelMap, kernel_map
@@ -82,9 +83,9 @@ def check_denoiser(golden: Golden, fill: Fill, device: str, gradient_tolerance: 
     points, batch = points_of(golden["points"], device)
     scan, scan_batch = points_of(golden["scan"], device)
     t = t.expand(items(batch)) if len(t) == 1 else t
-    cloud = VoxelisedCloud.of(points, VOXEL_SIZE_M, batch)
+    cloud = VoxelisedCloud.from_points(points, VOXEL_SIZE_M, batch)
     replicated = replicate(scan, scan_batch)
-    scan_cloud = VoxelisedCloud.of(*replicated[:1], VOXEL_SIZE_M, replicated[1])
+    scan_cloud = VoxelisedCloud.from_points(*replicated[:1], VOXEL_SIZE_M, replicated[1])
     checks = list(check_voxels(golden, cloud))
 
     with stage_features({"encoder": encoder, "unet": denoiser}) as seen:
@@ -98,7 +99,7 @@ def check_denoiser(golden: Golden, fill: Fill, device: str, gradient_tolerance: 
         if "eps_uncond" in golden:
             origin = torch.zeros(items(batch), 3, device=device)
             item = torch.arange(len(origin), device=device)
-            nothing = encoder(VoxelisedCloud.of(origin, VOXEL_SIZE_M, item))
+            nothing = encoder(VoxelisedCloud.from_points(origin, VOXEL_SIZE_M, item))
             checks.append(compare("eps_uncond", denoiser(cloud, nothing, t), golden["eps_uncond"]))
         if "refine_offset" in golden:
             offsets = refiner(scan_cloud)

@@ -1,3 +1,5 @@
+"""Model folders: what is written can be read, and what is damaged is rejected with a message."""
+
 import dataclasses
 import hashlib
 import json
@@ -10,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import ModelCard, build_networks, load_card, load_model, save_model
+from lidar_completion.model.card import ModelCard, load_card
+from lidar_completion.model.weights import build_networks, load_model, save_model
 from lidar_completion.networks import Architecture
 
 
@@ -30,7 +33,7 @@ def replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype):
+def test_loads_what_was_saved(tmp_path: Path, dtype: torch.dtype):
     card = ModelCard(
         name="n",
         architecture=Architecture(width=0.125, voxel_size_m=0.3, point_offsets=True),
@@ -51,7 +54,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype):
             assert torch.equal(found, expected)
 
 
-def test_what_float16_cannot_hold_is_stored_wider(tmp_path: Path):
+def test_stores_values_beyond_float16_in_float32(tmp_path: Path):
     card = ModelCard(name="wide", architecture=Architecture(width=0.125))
     networks = build_networks(card)
     wide = next(name for name, _ in networks["denoiser"].named_buffers() if name.endswith("running_var"))
@@ -62,7 +65,7 @@ def test_what_float16_cannot_hold_is_stored_wider(tmp_path: Path):
     assert load_file(tmp_path / "model.safetensors")["encoder.stem.0.kernel"].dtype == torch.float16
 
 
-def test_a_missing_folder_or_weights_file(folder: Path, tmp_path: Path):
+def test_rejects_a_missing_folder_or_weights_file(folder: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"nowhere.model.json: no such file"):
         load_model(tmp_path / "nowhere")
     (folder / "model.safetensors").unlink()
@@ -71,14 +74,14 @@ def test_a_missing_folder_or_weights_file(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
-def test_truncated_weights(folder: Path, size: int):
+def test_rejects_truncated_weights(folder: Path, size: int):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ModelError, match="truncated or changed"):
         load_model(folder)
 
 
-def test_weights_that_are_no_safetensors(folder: Path):
+def test_rejects_weights_that_are_not_safetensors(folder: Path):
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     edit_card(folder, sha256=hashlib.sha256(b"\xff" * 64).hexdigest())
     with pytest.raises(ModelError, match="not a safetensors file"):
@@ -110,7 +113,7 @@ def test_weights_that_are_no_safetensors(folder: Path):
         (b'{"name": "x", "pipeline": {"steps": 0}}', r"pipeline.steps is 0; expected a finite number, at least 1"),
         (b'{"name": "x", "pipeline": {"start_noise": NaN}}', r"pipeline.start_noise is nan; expected a finite number"),
         (b'{"name": "x", "pipeline": {"downsample_voxel_m": -1}}', r"pipeline.downsample_voxel_m is -1.0"),
-        (b'{"name": "x", "pipeline": {"start_timestep": 1000}}', r"start_timestep is 1000; schedule.steps is 1000"),
+        (b'{"name": "x", "pipeline": {"start_timestep": 1000}}', r"start_timestep is 1000; expected less than schedule.steps"),
         (b'{"name": "x", "schedule": {"steps": 0}}', r"schedule.steps is 0; expected a finite number"),
         (b'{"name": "x", "pipeline": {"steps": true}}', "pipeline.steps is True, expected int"),
         (b'{"name": "x", "pipeline": {"sampler": "magic"}}', "pipeline.sampler is 'magic'"),
@@ -130,19 +133,32 @@ def test_weights_that_are_no_safetensors(folder: Path):
         (b'{"name": "x", "format_version": 9}', "format_version 9, this program reads 1"),
     ],
 )
-def test_broken_cards(folder: Path, text: bytes, message: str):
+def test_rejects_broken_cards(folder: Path, text: bytes, message: str):
     (folder / "model.json").write_bytes(text)
     with pytest.raises(ModelError, match=message) as caught:
         load_card(folder)
     assert "model.json" in str(caught.value)
 
 
-def test_missing_extra_and_ill_shaped_tensors(folder: Path):
+def test_accepts_old_names_of_card_entries(folder: Path):
+    card = json.loads((folder / "model.json").read_text())
+    old = dict(card["pipeline"])
+    old["noise_least"], old["noise_most"] = 0.07, old.pop("noise_max")
+    del old["noise_min"]
+    edit_card(folder, pipeline=old)
+    with pytest.warns(DeprecationWarning, match="noise_least is deprecated; write noise_min"):
+        assert load_card(folder).pipeline.noise_min == 0.07
+    edit_card(folder, pipeline={**old, "noise_min": 0.1})
+    with pytest.raises(ModelError, match="both noise_min and its old name noise_least are given"):
+        load_card(folder)
+
+
+def test_rejects_missing_unknown_and_misshaped_tensors(folder: Path):
     tensors = load_file(folder / "model.safetensors")
     for change, message in (
         ({"encoder.stem.0.kernel": None}, "1 tensors of the encoder are missing, the first is stem.0.kernel"),
-        ({"denoiser.intruder": torch.zeros(1)}, "1 unknown tensors in the denoiser, the first is intruder"),
-        ({"denoiser.last.0.bias": torch.zeros(3)}, r"denoiser.last.0.bias has shape \(3,\), .* wants \(20,\)"),
+        ({"denoiser.intruder": torch.zeros(1)}, "1 tensors of the denoiser are unknown, the first is intruder"),
+        ({"denoiser.last.0.bias": torch.zeros(3)}, r"denoiser.last.0.bias has shape \(3,\), expected \(20,\)"),
     ):
         changed = {**tensors, **change}
         replace_tensors(folder, {name: value for name, value in changed.items() if value is not None})
@@ -150,21 +166,21 @@ def test_missing_extra_and_ill_shaped_tensors(folder: Path):
             load_model(folder)
 
 
-def test_another_width_than_the_card_says(folder: Path):
+def test_rejects_another_width_than_the_card_says(folder: Path):
     edit_card(folder, architecture={"width": 0.25})
-    with pytest.raises(ModelError, match=r"has shape .* the card's architecture wants"):
+    with pytest.raises(ModelError, match=r"has shape .* for the card's architecture"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("weights", ["../elsewhere.safetensors", "/etc/hostname"])
-def test_weights_outside_the_folder(folder: Path, weights: str):
+def test_rejects_weights_outside_the_folder(folder: Path, weights: str):
     shutil.copy(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
     edit_card(folder, weights=weights)
     with pytest.raises(ModelError, match="outside the model's folder"):
         load_model(folder)
 
 
-def test_a_link_out_of_the_folder(folder: Path):
+def test_rejects_a_link_out_of_the_folder(folder: Path):
     outside = folder.parent / "outside.safetensors"
     shutil.move(folder / "model.safetensors", outside)
     (folder / "model.safetensors").symlink_to(outside)
@@ -172,7 +188,7 @@ def test_a_link_out_of_the_folder(folder: Path):
         load_model(folder)
 
 
-def test_not_a_number_weights_are_refused(folder: Path):
+def test_rejects_weights_that_are_not_finite(folder: Path):
     tensors = load_file(folder / "model.safetensors")
     tensors["denoiser.stem.0.kernel"][0, 0, 0] = torch.nan
     replace_tensors(folder, tensors)
@@ -196,7 +212,7 @@ def refiner_of(card: ModelCard) -> dict[str, nn.Module]:
     return build_networks(dataclasses.replace(card, networks=("refiner",)))
 
 
-def test_a_model_with_a_base_holds_what_it_adds_and_loads_whole(folder: Path, refined: Path):
+def test_model_with_a_base_stores_only_its_own_networks(folder: Path, refined: Path):
     assert {name.split(".")[0] for name in load_file(refined / "model.safetensors")} == {"refiner"}
     card, networks = load_model(refined)
     assert (card.base, card.base_sha256) == ("model", load_card(folder).sha256)
@@ -208,34 +224,34 @@ def test_a_model_with_a_base_holds_what_it_adds_and_loads_whole(folder: Path, re
             assert torch.equal(networks[name].state_dict()[key], value)
 
 
-def test_both_folders_may_move_together(refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_model_and_base_can_move_together(refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(refined.parent, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path / "elsewhere" / "refined")
     assert set(load_model(".")[1]) == {"encoder", "denoiser", "refiner"}
 
 
-def test_a_base_that_is_missing_changed_or_no_neighbour(folder: Path, refined: Path):
+def test_rejects_a_base_that_is_missing_changed_or_elsewhere(folder: Path, refined: Path):
     for base in ("../model", "/model", "..", ".", "refined"):
         edit_card(refined, base=base)
         with pytest.raises(ModelError, match="expected the name of another folder beside the model"):
             load_model(refined)
     edit_card(refined, base="gone")
-    with pytest.raises(ModelError, match=r"shares networks with .*gone; copy that beside it .*no such file"):
+    with pytest.raises(ModelError, match=r"shares networks with .*gone; copy that folder beside it .*no such file"):
         load_model(refined)
     edit_card(refined, base="model")
     card, networks = load_model(folder)
     networks["denoiser"].last[0].bias.data += 1
     save_model(folder, card, networks)
-    with pytest.raises(ModelError, match=r"made with the base model of sha256 .* copy both folders again"):
+    with pytest.raises(ModelError, match=r"saved with the base model of sha256 .* copy both folders again"):
         load_model(refined)
 
 
-def test_a_base_that_cannot_be_one_is_refused_before_anything_is_written(folder: Path, tmp_path: Path):
+def test_rejects_an_unsuitable_base_before_writing(folder: Path, tmp_path: Path):
     card, networks = load_model(folder)
     for output in (tmp_path / "deeper" / "refined", folder):
         with pytest.raises(ModelError, match="expected a folder beside"):
             save_model(output, card, networks, base=folder)
     networks["denoiser"].last[0].bias.data += 1
-    with pytest.raises(ModelError, match=r"its denoiser.last.0.bias is not that of the model"):
+    with pytest.raises(ModelError, match=r"its denoiser.last.0.bias differs from the model"):
         save_model(tmp_path / "refined", card, networks, base=folder)
     assert not (tmp_path / "refined").exists()

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lidar_completion.command_line import app
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion.networks import Architecture
 from lidar_completion.point_cloud_files import read_points, write_points
 

@@ -1,15 +1,21 @@
+"""SceneCompleter: the whole pipeline on a small model with random weights."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lidar_completion.completer import Completion, SceneCompleter, intensities
+from lidar_completion.completer import CompletedPoints, Completion, SceneCompleter, source_intensity
+from lidar_completion.denoiser import ScanDenoiser
+from lidar_completion.downsample import voxel_downsample
 from lidar_completion.errors import ModelError, SweepError
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.measured import MeasuredPoints
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion.networks import Architecture
-from lidar_completion.scan import voxel_downsample
-from lidar_completion.visibility import COMPLETED, TrustRules, calibrated_confidence
+from lidar_completion.visibility import COMPLETED, TrustRules
+from lidar_completion.visibility.confidence import calibrated_confidence
 
 
 def sweep(n: int = 400, seed: int = 0) -> np.ndarray:
@@ -25,14 +31,18 @@ def completer(tiny_model: Path) -> SceneCompleter:
     return SceneCompleter.load(tiny_model, device="cpu")
 
 
+def denoiser_of(completer: SceneCompleter, scan: torch.Tensor, guidance: float = 1.0) -> ScanDenoiser:
+    return ScanDenoiser(completer.networks, completer.card.architecture, scan, guidance)
+
+
 def same(a: Completion, b: Completion) -> bool:
     return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("points", "provenance", "confidence"))
 
 
-def test_measured_points_come_first_bit_for_bit(completer: SceneCompleter):
+def test_measured_points_come_first_and_are_unchanged(completer: SceneCompleter):
     points = sweep()
     points[[3, 50]] = np.nan
-    points[7] = [100, 0, 0]  # out of range: not completed from, but still measured
+    points[7] = [100, 0, 0]  # out of range: no start point, but still a measured point
     points[8] = [-0.0, 1e-30, 0.5]
     result = completer.complete(points)
     kept = np.isfinite(points).all(axis=1).nonzero()[0]
@@ -57,7 +67,7 @@ def test_types_ranges_and_timings(completer: SceneCompleter):
 
 
 @pytest.mark.parametrize(("guidance", "steps"), [(1.0, 1), (3.5, 2)])
-def test_no_state_between_scans(tiny_model: Path, guidance: float, steps: int):
+def test_keeps_no_state_between_sweeps(tiny_model: Path, guidance: float, steps: int):
     both = SceneCompleter.load(tiny_model, device="cpu")
     for points in (sweep(seed=1), sweep(seed=2), sweep(seed=1)):
         fresh = SceneCompleter.load(tiny_model, device="cpu")
@@ -65,8 +75,8 @@ def test_no_state_between_scans(tiny_model: Path, guidance: float, steps: int):
         assert same(both.complete(points, **options), fresh.complete(points, **options))
 
 
-def test_two_threads_give_what_one_gives(completer: SceneCompleter):
-    """The whole of it, on enough points that every loop is shared: in `make test` all else runs on one thread."""
+def test_result_does_not_depend_on_the_number_of_threads(completer: SceneCompleter):
+    """On enough points that every loop is shared between threads; `make test` runs everything else on one thread."""
     points, before, results = sweep(9_000), torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -80,21 +90,21 @@ def test_two_threads_give_what_one_gives(completer: SceneCompleter):
     np.testing.assert_allclose(two.confidence, one.confidence, atol=1e-4)
 
 
-def test_seed_decides_and_nothing_else(completer: SceneCompleter):
+def test_result_depends_on_the_seed_alone(completer: SceneCompleter):
     first = completer.complete(sweep(), seed=1)
-    torch.randn(100)  # the global generator is not ours
+    torch.randn(100)  # the global generator has no influence
     assert same(first, completer.complete(sweep(), seed=1))
     assert not same(first, completer.complete(sweep(), seed=2))
 
 
-def test_numpy_and_torch_in_any_float_type(completer: SceneCompleter):
+def test_accepts_numpy_and_torch_of_any_float_type(completer: SceneCompleter):
     points = sweep()
     result = completer.complete(points)
     for form in (torch.from_numpy(points), points.astype(np.float64), np.asfortranarray(points), points[::1]):
         assert same(result, completer.complete(form))
 
 
-def test_an_array_that_cannot_be_written(completer: SceneCompleter):
+def test_accepts_a_read_only_array(completer: SceneCompleter):
     points = sweep()
     points.flags.writeable = False
     before = points.copy()
@@ -102,16 +112,22 @@ def test_an_array_that_cannot_be_written(completer: SceneCompleter):
     np.testing.assert_array_equal(points, before)
 
 
-def test_overrides(completer: SceneCompleter):
+def test_options_override_the_card(completer: SceneCompleter):
     few = completer.complete(sweep(), replication=1, steps=3)
     many = completer.complete(sweep(), replication=8)
     assert few.steps == 3
     assert len(many.completed_points) > 4 * len(few.completed_points)
     near = completer.complete(sweep(), max_range_m=10.0)
     assert np.linalg.norm(near.completed_points, axis=1).max() < 10
+    defaults = completer.complete(sweep(), steps=None, replication=None, voxel_size_m=None, trust=None, max_points=None)
+    assert same(defaults, completer.complete(sweep()))
+    with pytest.raises(TypeError, match="colour"):
+        completer.complete(sweep(), colour=1)
+    with pytest.raises(ModelError, match=r"pipeline.steps is 0; expected"):
+        completer.complete(sweep(), steps=0)
 
 
-def test_guidance_of_one_costs_one_forward_a_step(completer: SceneCompleter):
+def test_guidance_weight_of_one_costs_one_forward_per_step(completer: SceneCompleter):
     calls: list[int] = []
     hook = completer.networks["denoiser"].register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -124,9 +140,9 @@ def test_guidance_of_one_costs_one_forward_a_step(completer: SceneCompleter):
 
 
 @torch.inference_mode()
-def test_guided_noise_is_the_two_branches_mixed(completer: SceneCompleter):
+def test_guided_noise_mixes_both_branches(completer: SceneCompleter):
     points = torch.from_numpy(sweep())
-    free, strong, plain = (completer.denoiser(points, w)(points + 0.3, 400) for w in (0.0, 3.5, 1.0))
+    free, strong, plain = (denoiser_of(completer, points, w)(points + 0.3, 400).noise for w in (0.0, 3.5, 1.0))
     torch.testing.assert_close(strong, free + 3.5 * (plain - free), atol=1e-4, rtol=1e-4)
 
 
@@ -134,25 +150,25 @@ def test_guided_noise_is_the_two_branches_mixed(completer: SceneCompleter):
     ("points", "message"),
     [
         (np.zeros((0, 3), np.float32), "none of 0 points"),
-        (np.full((5, 3), np.nan, np.float32), "none of 5 points \\(0 finite\\)"),
-        (np.full((5, 3), 0.1, np.float32), "none of 5 points \\(5 finite\\) lies between 3.5 and 50"),
+        (np.full((5, 3), np.nan, np.float32), "none of 5 points is finite"),
+        (np.full((5, 3), 0.1, np.float32), "none of the sweep's 5 finite points lies between 3.5 and 50"),
         (np.zeros((5, 4), np.float32), "shape \\(5, 4\\)"),
         (np.zeros(3, np.float32), "shape \\(3,\\)"),
     ],
 )
-def test_sweeps_with_nothing_to_complete(completer: SceneCompleter, points: np.ndarray, message: str):
+def test_rejects_sweeps_without_usable_points(completer: SceneCompleter, points: np.ndarray, message: str):
     with pytest.raises(SweepError, match=message):
         completer.complete(points)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_hardly_any_points(completer: SceneCompleter, n: int):
+def test_completes_sweeps_of_a_few_points(completer: SceneCompleter, n: int):
     result = completer.complete(sweep(n))
     assert len(result.measured_rows) == n
     assert np.isfinite(result.points).all()
 
 
-def test_refiner_gives_six_points_for_one(tmp_path: Path):
+def test_refiner_gives_six_points_per_point(tmp_path: Path):
     card = ModelCard(
         name="refined",
         architecture=Architecture(width=0.125, voxel_size_m=0.5),
@@ -167,7 +183,7 @@ def test_refiner_gives_six_points_for_one(tmp_path: Path):
     )
 
 
-def test_refined_points_have_the_refiners_own_confidence(tmp_path: Path):
+def test_refined_points_have_the_confidence_of_the_refiner(tmp_path: Path):
     card = ModelCard(
         name="judging",
         architecture=Architecture(width=0.125, voxel_size_m=0.5, point_confidence=True),
@@ -188,7 +204,7 @@ def test_refined_points_have_the_refiners_own_confidence(tmp_path: Path):
     assert np.allclose(moved, [np.tanh(0.1), 0, 0], atol=1e-5)
 
 
-def test_bfloat16_completes_the_same_scene_within_its_rounding(tmp_path: Path):
+def test_bfloat16_agrees_with_float32_within_its_precision(tmp_path: Path):
     torch.manual_seed(0)
     card = ModelCard(
         name="wide",
@@ -200,15 +216,15 @@ def test_bfloat16_completes_the_same_scene_within_its_rounding(tmp_path: Path):
     assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
     points = torch.from_numpy(sweep())
     with torch.inference_mode():
-        eps = [completer.denoiser(points)(points + 0.3, 400) for completer in (exact, rounded)]
+        eps = [denoiser_of(completer, points)(points + 0.3, 400).noise for completer in (exact, rounded)]
     assert not torch.equal(*eps)
     assert float((eps[0] - eps[1]).abs().mean() / eps[0].std()) < 0.02
 
 
-def test_unusable_choices(tiny_model: Path, tmp_path: Path):
+def test_rejects_unusable_load_options(tiny_model: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="backend"):
         SceneCompleter.load(tiny_model, backend="tensorrt")
-    with pytest.raises(ValueError, match="precision is 'float32' or 'bfloat16', not 'float8'"):
+    with pytest.raises(ValueError, match="precision is 'float8'; expected 'float32' or 'bfloat16'"):
         SceneCompleter.load(tiny_model, precision="float8")
     with pytest.raises(ValueError, match="'bfloat16' needs the backend 'torch'"):
         SceneCompleter.load(tiny_model, backend="onnx", precision="bfloat16")
@@ -218,11 +234,11 @@ def test_unusable_choices(tiny_model: Path, tmp_path: Path):
         SceneCompleter.load(tmp_path / "nowhere")
     card = ModelCard(name="half", architecture=Architecture(width=0.125), networks=("encoder",))
     save_model(tmp_path, card, build_networks(card))
-    with pytest.raises(ModelError, match="no denoiser; completing needs both"):
+    with pytest.raises(ModelError, match="no denoiser; completion needs both"):
         SceneCompleter.load(tmp_path)
 
 
-def test_confidence_is_interpolated_and_held_beyond_the_rings():
+def test_confidence_by_range_is_interpolated():
     table = {"range_m": [10.0, 20.0, 40.0], "probability": [0.9, 0.7, 0.1]}
     points = torch.tensor([[5.0, 0, 0], [15, 0, 0], [0, 30, 0], [0, 0, 80]])
     to_scan = torch.zeros(4)
@@ -230,7 +246,7 @@ def test_confidence_is_interpolated_and_held_beyond_the_rings():
     assert calibrated_confidence(points, to_scan, {}).tolist() == [0.5] * 4
 
 
-def test_measured_points_keep_their_intensity_and_completed_ones_get_one_of_the_scan(completer: SceneCompleter):
+def test_measured_points_keep_their_intensity_and_completed_points_get_one(completer: SceneCompleter):
     points, intensity = sweep(), np.arange(400, dtype=np.float32)
     points[5] = np.nan
     result = completer.complete(points, intensity=intensity)
@@ -246,33 +262,31 @@ def test_measured_points_keep_their_intensity_and_completed_ones_get_one_of_the_
         completer.complete(points, intensity=intensity[:3])
 
 
-def test_intensity_of_the_point_it_comes_from_or_of_the_nearest():
-    cloud = torch.tensor([[9.0, 9, 9], [0, 0, 0], [5, 0, 0], [7, 0, 0]])
-    given = np.array([1.0, 2, 3, 4])
-    completed, source = torch.tensor([[5.1, 0, 0], [5.1, 0, 0], [0, 90, 0]]), torch.tensor([0, -1, -1])
-    found = intensities(given, cloud, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3]), completed, source)
-    assert found is not None
-    assert found.tolist() == [1, 2, 3, 2, 3, 0]
+def test_completed_points_have_the_intensity_of_their_source_or_of_the_nearest_point():
+    points = torch.tensor([[0.0, 0, 0], [5, 0, 0], [7, 0, 0]])
+    scan = MeasuredPoints(points, torch.arange(3), torch.tensor([2.0, 3, 4]))
+    completed = torch.tensor([[5.1, 0, 0], [5.1, 0, 0], [0, 90, 0]])
+    assert source_intensity(CompletedPoints(completed, torch.tensor([0, -1, -1]), None), scan).tolist() == [2, 3, 0]
 
 
-@pytest.mark.parametrize("most", [50, 410, 500])
-def test_at_most_so_many_points_the_measured_first(completer: SceneCompleter, most: int):
+@pytest.mark.parametrize("limit", [50, 410, 500])
+def test_limits_the_number_of_points(completer: SceneCompleter, limit: int):
     everything = completer.complete(sweep())
-    result = completer.complete(sweep(), max_points=most)
-    assert len(result.points) == most
-    assert len(result.measured_rows) == min(most, 400)
-    assert result.removed["max_points"] == len(everything.points) - most
+    result = completer.complete(sweep(), max_points=limit)
+    assert len(result.points) == limit
+    assert len(result.measured_rows) == min(limit, 400)
+    assert result.removed["max_points"] == len(everything.points) - limit
     np.testing.assert_array_equal(result.points[: len(result.measured_rows)], sweep()[result.measured_rows])
 
 
-def test_a_perfectly_flat_ground_is_not_completed_and_says_so(completer: SceneCompleter):
+def test_points_outside_the_scene_are_counted(completer: SceneCompleter):
     flat = sweep() * np.array([1, 1, 0], np.float32)
-    result = completer.complete(flat)  # post_crop keeps heights between mean - 2 std and max: none here
+    result = completer.complete(flat)  # scene_rows keeps heights between mean - 2 std and max: none here
     assert len(result.completed_points) == 0
     assert result.removed["outside"] > 0
 
 
-def test_what_is_not_trusted_goes(completer: SceneCompleter):
+def test_removes_points_that_fail_the_trust_rules(completer: SceneCompleter):
     everything = completer.complete(sweep(), trust=TrustRules(free_space=None, below_ground_m=None))
     assert sum(everything.removed.values()) == everything.removed["outside"]
     box = TrustRules(free_space=None, below_ground_m=None, ego_box_m=(-8, -8, -8, 8, 8, 8))
@@ -280,5 +294,5 @@ def test_what_is_not_trusted_goes(completer: SceneCompleter):
     assert result.removed["ego_box"] == len(everything.points) - len(result.points) > 0
     assert result.removed["outside"] == everything.removed["outside"]
     assert len(result.measured_rows) == 400
-    doubted = completer.complete(sweep(), trust=TrustRules(min_confidence=0.6))  # an uncalibrated model says 0.5
+    doubted = completer.complete(sweep(), trust=TrustRules(min_confidence=0.6))  # a model without a table reports 0.5
     assert len(doubted.completed_points) == 0

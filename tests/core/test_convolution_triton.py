@@ -238,9 +238,9 @@ def denoised(device: str) -> tuple[Tensor, int]:
     scan, points = (20 * (torch.rand(n, 3, generator=generator) - 0.5) for n in (500, 5000))
     t = torch.tensor([500]).to(device)
     with torch.inference_mode():
-        condition = encoder(VoxelisedCloud.of(scan.to(device), 0.2))
-        denoiser(VoxelisedCloud.of(points.to(device), 0.2), condition, t)  # compiles
-        cloud = VoxelisedCloud.of(points.to(device), 0.2)
+        condition = encoder(VoxelisedCloud.from_points(scan.to(device), 0.2))
+        denoiser(VoxelisedCloud.from_points(points.to(device), 0.2), condition, t)  # compiles
+        cloud = VoxelisedCloud.from_points(points.to(device), 0.2)
         if device == "cpu":
             return denoiser(cloud, condition, t), 0
         with warnings.catch_warnings(record=True) as waits:

@@ -1,7 +1,5 @@
 import dataclasses
-import gc
 import math
-import weakref
 
 import pytest
 import torch
@@ -36,9 +34,9 @@ def networks(architecture: Architecture = TINY) -> tuple[ConditionEncoder, Denoi
 
 
 def denoise(encoder, denoiser, scan, points, t=300, batch=None):
-    condition = encoder(VoxelisedCloud.of(scan, 0.5, None if batch is None else batch[0]))
+    condition = encoder(VoxelisedCloud.from_points(scan, 0.5, None if batch is None else batch[0]))
     timestep = torch.tensor([t]) if batch is None else torch.tensor(t)
-    return denoiser(VoxelisedCloud.of(points, 0.5, None if batch is None else batch[1]), condition, timestep)
+    return denoiser(VoxelisedCloud.from_points(points, 0.5, None if batch is None else batch[1]), condition, timestep)
 
 
 @torch.no_grad()
@@ -80,8 +78,8 @@ def test_a_batch_is_its_scans_one_by_one():
 def test_gates_on_condition_voxels_are_gates_on_every_voxel():
     """The exact saving: computing a gate a condition voxel and gathering it equals computing it a voxel."""
     encoder, denoiser = networks()
-    points = VoxelisedCloud.of(cloud(500, 1), 0.5)
-    condition = encoder(VoxelisedCloud.of(cloud(60), 0.5))
+    points = VoxelisedCloud.from_points(cloud(500, 1), 0.5)
+    condition = encoder(VoxelisedCloud.from_points(cloud(60), 0.5))
     embedding = timestep_embedding(torch.tensor([77]), denoiser.embedding_channels)
     table = condition.nearest_tables(points.pyramid)[0]
     item = torch.zeros_like(table)
@@ -93,8 +91,8 @@ def test_gates_on_condition_voxels_are_gates_on_every_voxel():
 @torch.no_grad()
 def test_five_tables_serve_eight_gates():
     encoder, denoiser = networks()
-    points = VoxelisedCloud.of(cloud(500, 1), 0.5)
-    condition = encoder(VoxelisedCloud.of(cloud(60), 0.5))
+    points = VoxelisedCloud.from_points(cloud(500, 1), 0.5)
+    condition = encoder(VoxelisedCloud.from_points(cloud(60), 0.5))
     t = torch.tensor([5])
     given = denoiser(points, condition, t, condition.nearest_tables(points.pyramid))
     assert torch.equal(given, denoiser(points, condition, t))
@@ -103,7 +101,7 @@ def test_five_tables_serve_eight_gates():
 @torch.no_grad()
 def test_many_points_at_the_origin_are_one_point_at_the_origin():
     encoder, _ = networks()
-    one, many = (encoder(VoxelisedCloud.of(torch.zeros(n, 3), 0.5)) for n in (1, 180))
+    one, many = (encoder(VoxelisedCloud.from_points(torch.zeros(n, 3), 0.5)) for n in (1, 180))
     assert torch.equal(one.features, many.features)
     assert torch.equal(one.voxels.keys, many.voxels.keys)
 
@@ -128,7 +126,7 @@ def test_training_on_one_voxel_keeps_the_running_statistics():
 @torch.no_grad()
 def test_refiner_moves_points_by_less_than_a_metre():
     torch.manual_seed(0)
-    offsets = Refiner(TINY).eval()(VoxelisedCloud.of(cloud(100), 0.5))
+    offsets = Refiner(TINY).eval()(VoxelisedCloud.from_points(cloud(100), 0.5))
     assert offsets.shape == (100, 6, 3)
     assert offsets.abs().max() <= 1
 
@@ -137,7 +135,7 @@ def test_refiner_moves_points_by_less_than_a_metre():
 def test_a_refiner_of_ours_parts_the_points_of_a_voxel_and_judges_all_of_them():
     torch.manual_seed(0)
     judging = dataclasses.replace(TINY, point_offsets=True, point_confidence=True)
-    refiner, points = Refiner(judging).eval(), VoxelisedCloud.of(cloud(100), 5.0)
+    refiner, points = Refiner(judging).eval(), VoxelisedCloud.from_points(cloud(100), 5.0)
     refiner.last[2].bias[3] = 7.0  # the logit of the first offset, which no tanh may limit
     answers = refiner(points)
     assert answers.shape == (100, 6, 4)
@@ -174,7 +172,7 @@ def trained_like(network: torch.nn.Module) -> torch.nn.Module:
 def test_folding_the_batch_norms_changes_nothing(width: int):
     torch.manual_seed(0)
     architecture = Architecture(width=width, voxel_size_m=0.5)
-    scan, points = VoxelisedCloud.of(cloud(60), 0.5), VoxelisedCloud.of(cloud(300, 1), 0.5)
+    scan, points = VoxelisedCloud.from_points(cloud(60), 0.5), VoxelisedCloud.from_points(cloud(300, 1), 0.5)
     encoder, denoiser, refiner = (trained_like(kind(architecture)) for kind in (ConditionEncoder, Denoiser, Refiner))
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     t = torch.tensor([500])
@@ -189,7 +187,7 @@ def test_folding_the_batch_norms_changes_nothing(width: int):
 def test_bfloat16_stays_within_two_percent():
     torch.manual_seed(0)
     architecture = Architecture(width=1.0, voxel_size_m=0.5)
-    scan, points = VoxelisedCloud.of(cloud(60), 0.5), VoxelisedCloud.of(cloud(300, 1), 0.5)
+    scan, points = VoxelisedCloud.from_points(cloud(60), 0.5), VoxelisedCloud.from_points(cloud(300, 1), 0.5)
     encoder, denoiser = (trained_like(kind(architecture)) for kind in (ConditionEncoder, Denoiser))
     exact = denoiser(points, encoder(scan), torch.tensor([500]))
     encoder, denoiser = (fold_batch_norm(network, torch.bfloat16) for network in (encoder, denoiser))
@@ -202,7 +200,7 @@ def test_bfloat16_stays_within_two_percent():
 def test_local_features_describe_points_and_scan_from_the_centre_of_their_voxel():
     points = torch.tensor([[0.1, 0.0, 0.0], [0.3, 0.0, 0.2], [4.0, 3.0, -1.0]])
     scan = torch.tensor([[-0.2, 0.4, 0.0], [8.0, 0.0, 0.0]])
-    cloud = VoxelisedCloud.beside(points, scan, 1.0)
+    cloud = VoxelisedCloud.from_points_and_scan(points, scan, 1.0)
     rows = {tuple(xyz): row for row, xyz in enumerate(cloud.pyramid.levels[0].coordinates[:, 1:].tolist())}
     assert set(rows) == {(0, 0, 0), (4, 3, -1), (8, 0, 0)}
     both = cloud.features[rows[0, 0, 0]]
@@ -233,49 +231,31 @@ def test_own_architecture_has_ten_inputs_and_four_outputs():
 def test_the_head_in_one_loop_is_its_layers(confidence: bool, head_width: int):
     architecture = dataclasses.replace(TINY, point_offsets=True, point_confidence=confidence, head_width=head_width)
     _, denoiser = networks(architecture)
-    points = VoxelisedCloud.of(cloud(700, 1), 0.5)
+    points = VoxelisedCloud.from_points(cloud(700, 1), 0.5)
     features = torch.randn(len(points.features), architecture.channels[8])
-    layers = denoiser.answers(features, points)
+    layers = denoiser.point_outputs(features, points)
     assert layers.requires_grad
     with torch.no_grad():
-        torch.testing.assert_close(denoiser.answers(features, points), layers.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(denoiser.point_outputs(features, points), layers.detach(), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_the_stem_of_a_cloud_is_computed_once_for_both_branches():
+def test_both_branches_of_guidance_can_share_the_stem():
     encoder, denoiser = (fold_batch_norm(network) for network in networks())
-    points, t = VoxelisedCloud.of(cloud(300, 1), 0.5), torch.tensor([400])
-    given, nothing = (encoder(VoxelisedCloud.of(p, 0.5)) for p in (cloud(50), torch.zeros(1, 3)))
-    calls: list[int] = []
-    denoiser.stem.register_forward_hook(lambda *_: calls.append(1))
-    first, second = denoiser(points, given, t), denoiser(points, nothing, t)
-    assert len(calls) == 1
-    again = VoxelisedCloud.of(cloud(300, 1), 0.5)
-    assert torch.equal(denoiser(again, nothing, t), second)
-    assert torch.equal(denoiser(again, given, t), first)
-    assert len(calls) == 2
+    points, t = VoxelisedCloud.from_points(cloud(300, 1), 0.5), torch.tensor([400])
+    condition = encoder(VoxelisedCloud.from_points(cloud(50), 0.5))
+    stem = denoiser.stem_features(points)
+    assert torch.equal(denoiser(points, condition, t, stem=stem), denoiser(points, condition, t))
 
 
 @pytest.mark.parametrize(
     ("n", "scan", "extent_m"), [(1, 2, 3), (2, 300, 20), (600, 2, 40), (3000, 400, 12), (500, 500, 2)]
 )
 def test_tables_of_a_pyramid_are_those_of_its_levels(n: int, scan: int, extent_m: float):
-    points = VoxelisedCloud.of(cloud(n, 1, extent_m), 0.5)
+    points = VoxelisedCloud.from_points(cloud(n, 1, extent_m), 0.5)
     encoder, _ = networks()
     with torch.no_grad():
-        condition = encoder(VoxelisedCloud.of(cloud(scan, 2, extent_m), 0.5))
+        condition = encoder(VoxelisedCloud.from_points(cloud(scan, 2, extent_m), 0.5))
     for ours, level in zip(condition.nearest_tables(points.pyramid), points.pyramid.levels, strict=True):
         queries, places = level.coordinates[:, 1:], condition.voxels.coordinates[:, 1:]
         assert torch.equal(ours, nearest_rows_plain(queries, places))
-
-
-@torch.no_grad()
-def test_a_stem_stays_with_the_cloud_that_keeps_its_output():
-    """Otherwise a later network could get the id() of one that is gone, and with it that one's features."""
-    points = VoxelisedCloud.of(cloud(50, 1), 0.5)
-    passing = fold_batch_norm(trained_like(Denoiser(TINY)))
-    passing.trunk(points, lambda stage, features: features)
-    stem = weakref.ref(passing.stem)
-    del passing
-    gc.collect()
-    assert stem() is not None

@@ -8,7 +8,8 @@ import torch
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, load_model, save_model
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, load_model, save_model
 from lidar_completion.networks import Architecture, VoxelisedCloud
 
 onnx = pytest.importorskip("onnx")
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cloud(n: int, extent_m: float, seed: int = 0) -> VoxelisedCloud:
     points = (torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) - 0.5) * 2 * extent_m
-    return VoxelisedCloud.of(points, 0.5)
+    return VoxelisedCloud.from_points(points, 0.5)
 
 
 @torch.no_grad()
@@ -156,7 +157,11 @@ def test_own_features_and_confidence_agree(tmp_path: Path):
         point_offsets=True,
     )
     points, scan = ((torch.rand(n, 3, generator=torch.Generator().manual_seed(n)) - 0.5) * 8 for n in (700, 90))
-    agree(own, VoxelisedCloud.beside(scan, scan, 0.5), VoxelisedCloud.beside(points, scan, 0.5))
+    agree(
+        own,
+        VoxelisedCloud.from_points_and_scan(scan, scan, 0.5),
+        VoxelisedCloud.from_points_and_scan(points, scan, 0.5),
+    )
 
 
 def test_providers_of_a_device(caplog: pytest.LogCaptureFixture):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lidar_completion.networks import offset_sums_plain
+from lidar_completion.networks.voxelised_cloud import offset_sums_plain
 from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.coordinates import (
     BITS,

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import load_model
 from lidar_completion.model.public_checkpoints import (
     Placeholder,
     convert_public_checkpoints,
     read_public_checkpoint,
     read_tensors,
 )
+from lidar_completion.model.weights import load_model
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, Refiner
 
 SMALL = Architecture(width=0.25)
@@ -263,8 +263,8 @@ def test_missing_and_ill_shaped_tensors(tmp_path: Path):
     changes = (
         ({"model.stem.0.kernel": None}, "1 tensors of the denoiser are missing, the first is stem.0.kernel"),
         ({"partial_enc.extra": torch.ones(1)}, "1 tensors of the encoder are unknown, the first is extra"),
-        ({"model.last.0.bias": torch.ones(3)}, r"denoiser last.0.bias has shape \(3,\), expected \(20,\)"),
-        ({"model.last.0.bias": torch.full((20,), torch.nan)}, "denoiser last.0.bias holds values that are not finite"),
+        ({"model.last.0.bias": torch.ones(3)}, r"denoiser.last.0.bias has shape \(3,\), expected \(20,\)"),
+        ({"model.last.0.bias": torch.full((20,), torch.nan)}, "denoiser.last.0.bias has values that are not finite"),
     )
     for change, message in changes:
         tensors = {name: value for name, value in {**whole, **change}.items() if value is not None}

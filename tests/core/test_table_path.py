@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lidar_completion import networks
+from lidar_completion.networks import blocks, encoder
 from lidar_completion.sparse import kernel_map
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import Voxels, coarsen_together, pack, unique_voxels
@@ -26,8 +26,8 @@ def test_golden_figures_by_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(
         kernel_map.VoxelPyramid, "build", classmethod(lambda cls, finest: cls(*coarsen_together(finest, 4)))
     )
-    monkeypatch.setattr(networks, "nearest_rows", partial(nearest_rows_together, search=nearest_rows_plain))
-    monkeypatch.setattr(networks, "convolve", partial(convolve, backend="torch"))
+    monkeypatch.setattr(encoder, "nearest_rows", partial(nearest_rows_together, search=nearest_rows_plain))
+    monkeypatch.setattr(blocks, "convolve", partial(convolve, backend="torch"))
     spec = importlib.util.spec_from_file_location("parity_by_tables", Path(__file__).parents[1] / "parity.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,11 +1,14 @@
+"""The temporal prior: points of one completion that the next one starts from."""
+
+import dataclasses
+
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
 
-from lidar_completion.completer import Completion, SceneCompleter, anchor, start_level
-from lidar_completion.model.checkpoints import ModelCard, Pipeline
-from lidar_completion.temporal import Memory, prior_of, remember
+from lidar_completion.completer import Completion, SceneCompleter
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.temporal import TemporalMemory, recall, remember
 
 
 def pose(x_m: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
@@ -21,18 +24,18 @@ def completion(measured: int, confidence: list[float]) -> Completion:
     return Completion(points, np.zeros(count, np.uint8), trust, np.arange(measured), {}, 1)
 
 
-def test_what_stands_still_in_the_world_moves_in_the_sensors_frame():
+def test_recalled_points_are_in_the_current_sensor_frame():
     world = np.random.default_rng(0).uniform(-20, 20, (50, 3))
     before, now = pose(100.0, 80.0), pose(101.5, 84.0)
     seen = [(world - T[:3, 3]) @ T[:3, :3] for T in (before, now)]
-    prior, reset = prior_of(Memory(seen[0].astype(np.float32), before, 10.0), now, 10.1)
+    prior, reset = recall(TemporalMemory(seen[0].astype(np.float32), before, 10.0), now, 10.1)
     assert reset == ""
     assert prior is not None
     assert prior.dtype == np.float32
     np.testing.assert_allclose(prior, seen[1], atol=1e-4)
 
 
-def test_measured_and_doubtful_points_are_not_handed_on():
+def test_remembers_only_confident_completed_points():
     done = completion(2, [0.9, 0.1, 0.4])
     memory = remember(done, pose(), 0.0)
     np.testing.assert_array_equal(memory.points, done.points[[2, 4]])
@@ -48,14 +51,14 @@ def test_measured_and_doubtful_points_are_not_handed_on():
         (pose(0, 120), 10.1, "the pose turned by 120 degrees"),
     ],
 )
-def test_jumps_reset(now: np.ndarray, stamp_s: float, reason: str):
-    prior, reset = prior_of(Memory(np.ones((3, 3), np.float32), pose(), 10.0), now, stamp_s)
+def test_discards_the_memory_after_a_jump(now: np.ndarray, stamp_s: float, reason: str):
+    prior, reset = recall(TemporalMemory(np.ones((3, 3), np.float32), pose(), 10.0), now, stamp_s)
     assert prior is None
     assert reason in reset
 
 
-def test_nothing_is_known_at_the_start_and_poses_are_checked():
-    assert prior_of(None, pose(), 0.0) == (None, "")
+def test_without_a_memory_there_is_no_prior_and_poses_are_checked():
+    assert recall(None, pose(), 0.0) == (None, "")
     with pytest.raises(ValueError, match="T_fixed_sensor"):
         remember(completion(1, []), np.eye(3), 0.0)
 
@@ -65,35 +68,32 @@ def sweep() -> np.ndarray:
     return (random.uniform(-20, 20, (400, 3)) * (1, 1, 0.1)).astype(np.float32)
 
 
-def test_half_of_the_start_is_the_prior():
-    scan, prior = torch.rand(10, 3) + 5, torch.rand(500, 3) + 10
-    anchors, source = anchor(scan, 8, prior, 1.0, 50.0)
-    assert source.tolist() == [*range(10)] * 4 + [-1] * 40
-    assert torch.equal(anchors[:40], scan.repeat(4, 1))
-    assert len(anchors) == 80
-    assert (anchors[40:] > 9).all()
-    for nothing in (None, prior[:0], prior + 1000, prior * torch.nan):
-        anchors, source = anchor(scan, 8, nothing, 1.0, 50.0)
-        assert source.tolist() == [*range(10)] * 8
-        assert torch.equal(anchors, scan.repeat(8, 1))
-
-
-def test_a_prior_stands_for_the_first_step(tiny_model):
+def test_a_prior_replaces_the_first_step(tiny_model):
     completer = SceneCompleter.load(tiny_model, device="cpu")
-    assert completer.timesteps(1, known=True) == completer.timesteps(2)[1:]
-    lower = start_level(completer.card, completer.timesteps(1, known=True)[0])
-    assert lower == pytest.approx(start_level(completer.card) / 2, rel=0.01)
+    two_steps = dataclasses.replace(completer.card.pipeline, steps=2)
+    whole = dataclasses.replace(completer.card, pipeline=two_steps).sampling_timesteps()
+    after_prior = completer.card.sampling_timesteps(after_prior=True)
+    assert after_prior == whole[1:]
+    assert completer.card.start_sigma(after_prior[0]) == pytest.approx(completer.card.start_sigma() / 2, rel=0.01)
     plain = completer.complete(sweep())
     prior = plain.completed_points
     with_prior = completer.complete(sweep(), prior=prior)
     assert with_prior.steps == 1
     assert not np.array_equal(with_prior.points, plain.points)
     np.testing.assert_array_equal(with_prior.points, completer.complete(sweep(), prior=prior).points)
-    np.testing.assert_array_equal(plain.points, completer.complete(sweep(), prior=prior[:0]).points)
 
 
-def test_the_published_sampler_has_no_prior(tiny_model):
+@pytest.mark.parametrize("change", [lambda p: p[:0], lambda p: p + 1000, lambda p: p * np.nan])
+def test_a_prior_without_usable_points_is_ignored(tiny_model, change):
     completer = SceneCompleter.load(tiny_model, device="cpu")
-    published = ModelCard(name="public", pipeline=Pipeline(sampler="dpm_solver"))
+    plain = completer.complete(sweep())
+    np.testing.assert_array_equal(
+        plain.points, completer.complete(sweep(), prior=change(plain.completed_points)).points
+    )
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver", "ddpm"])
+def test_published_samplers_reject_a_prior(sampler):
+    card = ModelCard(name="public", pipeline=Pipeline(sampler=sampler))
     with pytest.raises(ValueError, match="prior"):
-        SceneCompleter(published, completer.networks, completer.device).timesteps(1, known=True)
+        card.sampling_timesteps(after_prior=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lidar_completion.model.checkpoints import ModelCard, load_card, save_card
+from lidar_completion.model.card import ModelCard, load_card, save_card
 from lidar_completion_evaluation.calibrate import Judged, draw_reliability, fit_table, reliability
 
 

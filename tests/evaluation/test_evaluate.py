@@ -10,7 +10,8 @@ from street_drive import a_street, poses_along_x, write_drive, write_poses
 from typer import Typer
 from typer.testing import CliRunner
 
-from lidar_completion.model.checkpoints import ModelCard, build_networks, load_card, load_model, save_card, save_model
+from lidar_completion.model.card import ModelCard, load_card, save_card
+from lidar_completion.model.weights import build_networks, load_model, save_model
 from lidar_completion.networks import Architecture
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation import evaluate as evaluation

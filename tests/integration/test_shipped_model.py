@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lidar_completion.completer import SceneCompleter
-from lidar_completion.model.checkpoints import load_card
+from lidar_completion.model.card import load_card
 from lidar_completion.model.onnx_network import MANIFEST_NAME
 from lidar_completion.visibility import TrustRules
 from lidar_completion_evaluation import baselines as trivial

@@ -8,7 +8,7 @@ from small_wall import wall
 
 from lidar_completion_training.configuration import AugmentationRecipe, RecipeError, load_recipe
 from lidar_completion_training.objectives import objective_of
-from lidar_completion_training.objectives.chamfer import direct_loss, nearest_points, squared_chamfer
+from lidar_completion_training.objectives.chamfer import direct_loss, nearest_rows, squared_chamfer
 from lidar_completion_training.objectives.preparation import augmentation
 from lidar_completion_training.stream import Sample, sample_of
 
@@ -101,7 +101,7 @@ def test_squared_chamfer_agrees_with_brute_force():
     expected = squared.min(axis=1).mean() + squared.min(axis=0).mean()
     assert squared_chamfer(prediction, truth, 0, generator).item() == pytest.approx(expected, rel=1e-5)
     assert squared_chamfer(prediction, truth, 20000, generator).item() == pytest.approx(expected, rel=0.05)
-    assert nearest_points(truth, prediction).tolist() == cdist(prediction, truth).argmin(axis=1).tolist()
+    assert nearest_rows(prediction, truth).tolist() == cdist(prediction, truth).argmin(axis=1).tolist()
 
 
 def test_a_second_pass_starts_from_the_models_own_estimate_at_a_level_of_inference():
@@ -109,7 +109,7 @@ def test_a_second_pass_starts_from_the_models_own_estimate_at_a_level_of_inferen
     objective = objective_of(recipe)
     generator = torch.Generator().manual_seed(0)
     seen = {tuple(objective.timesteps(generator)) for _ in range(60)}
-    levels = {t for steps in (2, 3) for t in recipe.schedule.timesteps_by_level(steps)[1:]}
+    levels = {t for steps in (2, 3) for t in recipe.schedule.timesteps_by_sigma(steps)[1:]}
     assert all(first == 999 for first, _ in seen)
     assert {second for _, second in seen} == levels
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from small_wall import TINY, wall
 
-from lidar_completion.model.checkpoints import save_model
+from lidar_completion.model.weights import save_model
 from lidar_completion.networks import VoxelisedCloud
+from lidar_completion.samplers import SampledPoints
 from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.noising import noised
 from lidar_completion_training.objectives.preference import METRICS, cost
 from lidar_completion_training.objectives.preparation import encode, prepare, starting_networks
-from lidar_completion_training.objectives.sampling import Sampled
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def teachers(tmp_path_factory) -> dict[str, str]:
     folders = {}
     kinds = {
         "truth": "pipeline.noised_around=truth",
-        "scan": "pipeline.noised_around=scan pipeline.noise_least=0.3",
+        "scan": "pipeline.noised_around=scan pipeline.noise_min=0.3",
         "other": "pipeline.noised_around=truth",
         "coarse": "architecture.voxel_size_m=0.9",
     }
@@ -80,7 +80,7 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
         if process.pipeline.noised_around == "scan":
             way = sigma / sigma_start
             p_t, dp_dx = p_t + way * (prepared.replicated - x), 1.0 - way
-        cloud = VoxelisedCloud.of(p_t, recipe.architecture.voxel_size_m)
+        cloud = VoxelisedCloud.from_points(p_t, recipe.architecture.voxel_size_m)
         with torch.no_grad():
             eps_theta = networks["teacher"](cloud, theirs, torch.tensor([t]))
             eps_phi = networks[one.auxiliary](cloud, theirs, torch.tensor([t]))
@@ -156,7 +156,10 @@ def test_an_auxiliary_model_learns_from_its_own_sample_alone(teachers, shared):
 
     def with_another_loser(prepared, condition, generator):
         (winner, loser), numbers = take(after, prepared, condition, generator)
-        return [winner, dataclasses.replace(loser, completed=Sampled(loser.completed.points + 0.5, None))], numbers
+        return [
+            winner,
+            dataclasses.replace(loser, completed=SampledPoints(loser.completed.points + 0.5, None)),
+        ], numbers
 
     after.samples = with_another_loser
     one, other = gradients(before, "auxiliary"), gradients(after, "auxiliary")
@@ -208,7 +211,7 @@ SWITCHES = {
     "distillation.same_score_noise=false": "student",
     "distillation.shared_noise=true": "auxiliary",
     "distillation.steps=[4]": "passes",
-    "distillation.even_levels=true": "student",
+    "distillation.uniform_in_sigma=true": "student",
     "distillation.first_score_timestep=900": "student",
     "distillation.last_score_timestep=100": "student",
     "distillation.metres=true": "auxiliary",
@@ -241,7 +244,7 @@ def test_student_samples_stop_after_any_step(teachers):
     objective = distillation(teachers["truth"], "distillation.steps=[1,4]")
     generator = torch.Generator().manual_seed(0)
     seen = {tuple(objective.timesteps(generator)) for _ in range(80)}
-    whole = objective.recipe.schedule.timesteps_by_level(4)
+    whole = objective.recipe.schedule.timesteps_by_sigma(4)
     assert seen == {tuple(whole[:n]) for n in (1, 2, 3, 4)}
 
 

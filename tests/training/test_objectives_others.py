@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_wall import TINY, wall
 
-from lidar_completion.diffusion import SAMPLERS
-from lidar_completion.model.checkpoints import load_model, save_model
+from lidar_completion.model.weights import load_model, save_model
+from lidar_completion.samplers import SAMPLERS, Prediction
 from lidar_completion_training.configuration import FreeSpaceRecipe, RecipeError, load_recipe, model_card
 from lidar_completion_training.objectives import OBJECTIVES, objective_of
 from lidar_completion_training.objectives.free_space import free_space_violation
@@ -67,11 +67,11 @@ def test_a_perfect_prediction_of_noise_around_the_scan_is_integrated_to_the_trut
     scale = recipe.pipeline.noise_scale(scan)
     start = noised(truth, scan, 999, scan, recipe, torch.Generator().manual_seed(2)).points
 
-    def perfect(points: torch.Tensor, t: int) -> torch.Tensor:
-        return (points - truth) / (float(recipe.schedule.sigma[t]) * scale)
+    def perfect(points: torch.Tensor, t: int) -> Prediction:
+        return Prediction((points - truth) / (float(recipe.schedule.sigma[t]) * scale))
 
-    timesteps = recipe.schedule.timesteps_by_level(8)
-    reached = SAMPLERS["deterministic"](perfect, scan, start, timesteps, recipe.schedule, None, scale)
+    timesteps = recipe.schedule.timesteps_by_sigma(8)
+    reached = SAMPLERS["deterministic"].sample(perfect, scan, start, timesteps, recipe.schedule, None, scale).points
     torch.testing.assert_close(reached, truth, rtol=0, atol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_without_its_condition_a_teacher_does_not_see_the_scan():
     [
         "pipeline.noised_around=scan",
         "noise_prediction.metres=true",
-        "noise_prediction.even_levels=true",
+        "noise_prediction.uniform_in_sigma=true",
         "noise_prediction.condition_dropout=1",
     ],
 )

@@ -7,7 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 import lidar_completion_training
-from lidar_completion.model.checkpoints import load_card, save_model
+from lidar_completion.model.card import load_card
+from lidar_completion.model.weights import save_model
 from lidar_completion_training.configuration import RecipeError, exported_card, load_recipe, model_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.preparation import starting_networks

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_wall import wall
 
-from lidar_completion.model.checkpoints import load_model
+from lidar_completion.model.weights import load_model
 from lidar_completion_training import train as training
 from lidar_completion_training.configuration import RecipeError, load_recipe
 from lidar_completion_training.curves import CurvesError, draw_curves, running_mean

@@ -124,7 +124,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's averaged weights as a model folder, with or without ONNX."""
-    from lidar_completion.model.checkpoints import CARD_NAME
+    from lidar_completion.model.card import CARD_NAME
     from lidar_completion_training.runs import export_onnx, export_to
 
     with explained():

@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lidar_completion.diffusion import NoiseSchedule
-from lidar_completion.errors import ModelError, refuse_below
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_card
+from lidar_completion.errors import ModelError
+from lidar_completion.model.card import ModelCard, Pipeline, load_card
 from lidar_completion.networks import Architecture
+from lidar_completion.settings import at_least, check_bounds, current_names
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -40,17 +41,19 @@ class DataRecipe:
 
     source: str = "synthetic"  # or "drives"
     sensor: str = "HDL-64E"
-    sweeps_per_world: int = 16
-    workers: int = 1
-    first_seed: int = 0
-    view_cell_m: float = 10.0  # truth is cut to the grid cells that the sweep touches, as the reference does
+    sweeps_per_world: int = at_least(1, 16)
+    workers: int = at_least(0, 1)
+    first_seed: int = at_least(0, 0)
+    view_cell_m: float = at_least(
+        1e-3, 10.0
+    )  # truth is cut to the grid cells that the sweep touches, as the reference does
     drives: list[str] = field(default_factory=list)  # folders: SemanticKITTI sequences, KITTI-360 roots, bags
     maps: str = "maps"  # folder of the drives' maps, <name of the drive>.npz (`lidar-completion-train map`)
     drop_moving: bool = True  # leave moving and unlabelled points out of the input too, where a drive has labels
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
 
     def __post_init__(self) -> None:
-        refuse_below(self, "data", {"sweeps_per_world": 1, "workers": 0, "first_seed": 0, "view_cell_m": 1e-3})
+        check_bounds(self, "data")
 
 
 @dataclass
@@ -58,13 +61,13 @@ class OptimiserRecipe:
     """Adam or SGD with a linear warm-up; the rate then falls on a cosine, or by a factor every so many iterations."""
 
     kind: str = "adam"  # or "sgd"
-    learning_rate: float = 2e-3
+    learning_rate: float = at_least(0.0, 2e-3)
     group_factors: dict[str, float] = field(default_factory=dict)  # on the rate of a group, such as {auxiliary: 2.0}
-    warm_up_iterations: int = 50
+    warm_up_iterations: int = at_least(0, 50)
     decay: str = "cosine"  # or "steps"
     final_fraction: float = 0.05  # of a cosine
     step_factor: float = 0.5  # of steps
-    step_iterations: int = 1000
+    step_iterations: int = at_least(1, 1000)
     gradient_clip: float = 1.0
     average_decay: float = 0.998  # of the exponential moving average of the weights, which is what gets exported
 
@@ -72,7 +75,7 @@ class OptimiserRecipe:
         for name, allowed in (("kind", ("adam", "sgd")), ("decay", ("cosine", "steps"))):
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"optimiser.{name} is {getattr(self, name)!r}; it can be {' or '.join(allowed)}")
-        refuse_below(self, "optimiser", {"learning_rate": 0.0, "warm_up_iterations": 0, "step_iterations": 1})
+        check_bounds(self, "optimiser")
 
 
 @dataclass
@@ -97,7 +100,7 @@ class TeacherRecipe:
     condition_dropout: float = 0.1
     moments_weight: float = 5.0  # on mean^2 + (std - 1)^2 of the prediction (published: 5); for noise around the truth
     metres: bool = False  # weigh each error by its noise scale: metres instead of multiples of the noise
-    even_levels: bool = False  # draw t evenly in noise level instead of in time
+    uniform_in_sigma: bool = False  # draw t uniformly in noise level instead of in time
     clean_estimate: bool = False  # weigh it by the noise level too: the error of the clean point (x0), not of the noise
     couple_within_m: float = 2.0  # noised around the scan: truth farther than this from every scan point is left out
 
@@ -143,7 +146,7 @@ class DistillationRecipe:
     stop_early: bool = True  # the sample is the clean estimate after any of those steps, so that every step is trained
     first_score_timestep: int = 0  # timesteps of scores and auxiliary models lie from here
     last_score_timestep: int = 999  # to here, or to the pipeline's start
-    even_levels: bool = False  # draw them evenly in noise level instead of in time
+    uniform_in_sigma: bool = False  # draw them uniformly in noise level instead of in time
     metres: bool = False  # weigh scores and errors by the noise scale: metres instead of multiples of the noise
     teacher_guidance: float = 1.0  # of the teacher's scores; above 1 the student learns guidance into one forward
     train_encoder: bool = False
@@ -191,18 +194,18 @@ class Recipe:
     objective: str = "direct"
     start_from: str | None = None
     teacher: str | None = None
-    iterations: int = 1000
-    batch: int = 1  # sweeps a step and process
+    iterations: int = at_least(0, 1000)
+    batch: int = at_least(1, 1)  # sweeps a step and process
     precision: str = "32-true"  # or another of PRECISIONS
-    seed: int = 0
-    save_every: int = 50
-    picture_every: int = 0  # 0: none
+    seed: int = at_least(0, 0)
+    save_every: int = at_least(1, 50)
+    picture_every: int = at_least(0, 0)  # 0: none
     architecture: Architecture = field(
         default_factory=lambda: Architecture(width=0.25, voxel_size_m=0.3, head_width=64, point_offsets=True)
     )
     pipeline: Pipeline = field(
         default_factory=lambda: Pipeline(
-            downsample_voxel_m=0.25, noise_per_metre=0.02, noise_least=0.1, noise_most=1.0, noise_vertical=0.3
+            downsample_voxel_m=0.25, noise_per_metre=0.02, noise_min=0.1, noise_max=1.0, noise_vertical=0.3
         )
     )
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
@@ -219,7 +222,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise RecipeError(f"precision is {self.precision!r}; it can be one of {', '.join(PRECISIONS)}")
-        refuse_below(self, "", {"iterations": 0, "batch": 1, "seed": 0, "save_every": 1, "picture_every": 0})
+        check_bounds(self)
 
 
 def load_recipe(path: Path | None = None, overrides: list[str] | None = None) -> Recipe:
@@ -231,11 +234,28 @@ def load_recipe(path: Path | None = None, overrides: list[str] | None = None) ->
     entries = read_entries(path) if path is not None else {}
     try:
         mine = OmegaConf.merge(entries, OmegaConf.from_dotlist(overrides or []))
+        mine = _with_current_names(mine, source)
         layers = [OmegaConf.structured(Recipe), _of_model(mine.get("start_from")), mine]
         recipe: Any = OmegaConf.to_object(OmegaConf.merge(*layers))
     except (OmegaConfBaseException, YAMLError, ModelError, ValueError) as error:
         raise RecipeError(f"{source}: {str(error).splitlines()[0]}") from error
     return recipe
+
+
+RENAMED = {  # old names of entries that are still accepted, by section
+    "pipeline": {"noise_least": "noise_min", "noise_most": "noise_max"},
+    "noise_prediction": {"even_levels": "uniform_in_sigma"},
+    "distillation": {"even_levels": "uniform_in_sigma"},
+}
+
+
+def _with_current_names(entries: Any, source: Any) -> dict[str, Any]:
+    """The entries with old names replaced; each gives a DeprecationWarning."""
+    values: Any = OmegaConf.to_container(entries)
+    for section, renamed in RENAMED.items():
+        if isinstance(values.get(section), dict):
+            values[section] = current_names(values[section], renamed, f"{source}: {section}")
+    return values
 
 
 def read_entries(path: Path) -> DictConfig:

@@ -5,7 +5,8 @@ from pathlib import Path
 from torch import nn
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import CARD_NAME, ModelCard, load_card, load_model
+from lidar_completion.model.card import CARD_NAME, ModelCard, load_card
+from lidar_completion.model.weights import load_model
 from lidar_completion_training.configuration import Recipe, RecipeError, load_recipe, read_entries
 from lidar_completion_training.processes import fabric_of
 from lidar_completion_training.train import RECIPE_NAME, Trainer, TrainingError, export_run, load_state

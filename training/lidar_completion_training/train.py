@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lidar_completion.files import atomic_write
-from lidar_completion.model.checkpoints import ModelCard, build_networks, save_model
+from lidar_completion.model.card import ModelCard
+from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion_training.configuration import DataRecipe, OptimiserRecipe, Recipe, RecipeError, exported_card
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.processes import average_buffers, average_gradients, average_numbers, fabric_of

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.model.checkpoints import ModelCard
+from lidar_completion.model.card import ModelCard
 from lidar_completion_training.configuration import Recipe, RecipeError
 from lidar_completion_training.stream import Sample
 

@@ -14,14 +14,14 @@ CHUNK = 1 << 27  # distances held at once on a GPU
 def clamped_coverage(prediction: Tensor, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator) -> Tensor:
     """Mean clamped distance truth -> prediction in metres, over random points of the truth."""
     some = some_rows(len(truth), recipe.queries, generator)
-    nearest = nearest_points(prediction, truth[some])
+    nearest = nearest_rows(truth[some], prediction)
     return (prediction[nearest] - truth[some]).norm(dim=1).clamp(max=recipe.clamp_m).mean()
 
 
 def distances(prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Random rows (queries,) of the prediction and the distance of each to the truth in metres."""
     some = some_rows(len(prediction), queries, generator)
-    return some, (prediction[some] - truth[nearest_points(truth, prediction[some])]).norm(dim=1)
+    return some, (prediction[some] - truth[nearest_rows(prediction[some], truth)]).norm(dim=1)
 
 
 def direct_loss(
@@ -57,8 +57,8 @@ def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: 
     """
     mine = some_points(prediction, queries, generator)
     theirs = some_points(truth, queries, generator)
-    accuracy = (mine - truth[nearest_points(truth, mine)]).square().sum(dim=1).mean()
-    return accuracy + (prediction[nearest_points(prediction, theirs)] - theirs).square().sum(dim=1).mean()
+    accuracy = (mine - truth[nearest_rows(mine, truth)]).square().sum(dim=1).mean()
+    return accuracy + (prediction[nearest_rows(theirs, prediction)] - theirs).square().sum(dim=1).mean()
 
 
 def some_rows(count: int, queries: int, generator: torch.Generator) -> Tensor:
@@ -72,9 +72,9 @@ def some_points(points: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 @torch.no_grad()
-def nearest_points(points: Tensor, queries: Tensor) -> Tensor:
-    """Row (Q,) int64 of the point of (N, 3) nearest to each query (Q, 3)."""
-    points, queries = points.detach().float(), queries.detach().float()
+def nearest_rows(queries: Tensor, reference: Tensor) -> Tensor:
+    """Row (Q,) int64 of the point of reference (N, 3) nearest to each query (Q, 3), at any distance."""
+    queries, points = queries.detach().float(), reference.detach().float()
     if points.device.type == "cpu":
         tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
         return torch.from_numpy(tree.query(queries.numpy(), workers=torch.get_num_threads())[1])

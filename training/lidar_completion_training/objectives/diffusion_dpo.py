@@ -101,7 +101,7 @@ class DiffusionDPO:
         """A random timestep, drawn as the teacher's were."""
         recipe = self.recipe
         last = recipe.pipeline.start_timestep
-        return drawn_timestep(0, last, recipe.noise_prediction.even_levels, recipe.schedule, generator)
+        return drawn_timestep(0, last, recipe.noise_prediction.uniform_in_sigma, recipe.schedule, generator)
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A completion of the sample's sweep, (N, 3)."""

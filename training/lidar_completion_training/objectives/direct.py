@@ -7,7 +7,7 @@ nearest surface and never to cross a gap, because it has not seen a start that l
 import torch
 from torch import Tensor
 
-from lidar_completion.diffusion import sampling_timesteps
+from lidar_completion.samplers import SAMPLERS
 from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.preparation import CompletionModel, encode, prepare
 from lidar_completion_training.objectives.sampling import sampled
@@ -35,5 +35,5 @@ class DirectCompletion(CompletionModel):
         if torch.rand((), generator=generator, device=device) >= settings.second_pass:
             return [start]
         steps = int(torch.randint(2, settings.max_steps + 1, (), generator=generator, device=device))
-        later = sampling_timesteps(pipeline.sampler, steps, self.recipe.schedule, start)[1:]
+        later = SAMPLERS[pipeline.sampler].timesteps(self.recipe.schedule, steps, start)[1:]
         return [start, later[int(torch.randint(len(later), (), generator=generator, device=device))]]

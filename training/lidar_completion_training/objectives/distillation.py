@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.model.checkpoints import load_card
+from lidar_completion.model.card import load_card
 from lidar_completion.networks import Condition
+from lidar_completion.samplers import SampledPoints
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.objectives.chamfer import direct_loss
 from lidar_completion_training.objectives.free_space import free_space_violation
@@ -37,7 +38,7 @@ from lidar_completion_training.objectives.preparation import (
     prepare,
     starting_networks,
 )
-from lidar_completion_training.objectives.sampling import Sampled, drawn_timesteps, sampled
+from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
 from lidar_completion_training.objectives.structural import landmark_term, scene_term
 from lidar_completion_training.stream import Sample
 
@@ -47,7 +48,7 @@ class StudentSample:
     """A completion by the student, with its gradient; the auxiliary model that knows it; its weight in the student's
     gradient: + draws it to the teacher as Eq. 6 does, - drives it away; a seed for its noise."""
 
-    completed: Sampled
+    completed: SampledPoints
     auxiliary: str
     weight: float
     seed: int
@@ -166,7 +167,9 @@ class Distillation(ABC):
         """A random timestep of scores and auxiliary models."""
         settings, recipe = self.settings, self.process
         last = min(settings.last_score_timestep, recipe.pipeline.start_timestep)
-        return drawn_timestep(settings.first_score_timestep, last, settings.even_levels, recipe.schedule, generator)
+        return drawn_timestep(
+            settings.first_score_timestep, last, settings.uniform_in_sigma, recipe.schedule, generator
+        )
 
     def score_and_error(
         self,
@@ -207,15 +210,15 @@ class Distillation(ABC):
     # --- beside the scores ---------------------------------------------------------------------------------------------
 
     def direct_terms(
-        self, completed: list[Sampled], prepared: PreparedSweep, generator: torch.Generator
+        self, completed: list[SampledPoints], prepared: PreparedSweep, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted terms that compare samples with the truth or the sweep, and the mean of each."""
         settings, direct = self.settings, self.recipe.direct
 
-        def chamfer(one: Sampled) -> Tensor:
+        def chamfer(one: SampledPoints) -> Tensor:
             return direct_loss(one.points, one.logit, prepared.truth, direct, generator)[0]
 
-        def free_space(one: Sampled) -> Tensor:
+        def free_space(one: SampledPoints) -> Tensor:
             return free_space_violation(one.points, prepared.near, prepared.origin, self.recipe.free_space, generator)
 
         terms = {
@@ -242,7 +245,7 @@ class Distillation(ABC):
 
     def student_sample(
         self, prepared: PreparedSweep, condition: Condition, timesteps: list[int], start_noise: float, seed: int
-    ) -> Sampled:
+    ) -> SampledPoints:
         """One completion by the student from lambda = start_noise (Eq. 19), everything drawn from the seed."""
         generator = torch.Generator(prepared.scan.device).manual_seed(seed)
         return sampled(self.networks["student"], condition, prepared, timesteps, self.recipe, generator, start_noise)

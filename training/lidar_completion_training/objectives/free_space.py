@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lidar_completion_training.configuration import FreeSpaceRecipe
-from lidar_completion_training.objectives.chamfer import nearest_points, some_rows
+from lidar_completion_training.objectives.chamfer import nearest_rows, some_rows
 
 
 def free_space_violation(
@@ -22,7 +22,7 @@ def free_space_violation(
     rays = sweep - origin
     with torch.no_grad():
         directions, directions_of_rays = F.normalize(points, dim=1), F.normalize(rays, dim=1)
-        nearest = nearest_points(directions_of_rays, directions)
+        nearest = nearest_rows(directions, directions_of_rays)
         chord = (directions - directions_of_rays[nearest]).norm(dim=1)
         on_ray = chord < 2.0 * math.sin(math.radians(recipe.within_deg) / 2.0)
     in_front = rays[nearest].norm(dim=1) - recipe.margin_m - points.norm(dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lidar_completion.diffusion import NoiseSchedule, add_noise, guide, noise_like
 from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion_training.configuration import Recipe
-from lidar_completion_training.objectives.chamfer import nearest_points
+from lidar_completion_training.objectives.chamfer import nearest_rows
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,22 @@ def noised(
     so networks and samplers stay as they are.
     """
     pipeline, sigma = recipe.pipeline, recipe.schedule.sigma
-    anchor = clean.detach() if start is None else start
-    scale = pipeline.noise_scale(anchor)
+    start_points = clean.detach() if start is None else start
+    scale = pipeline.noise_scale(start_points)
     noise = noise_like(clean.detach(), generator)
     if pipeline.noised_around == "scan":
-        noise = noise + (anchor - clean) / (float(sigma[pipeline.start_timestep]) * scale)
+        noise = noise + (start_points - clean) / (float(sigma[pipeline.start_timestep]) * scale)
     points = add_noise(clean, scale * noise, float(sigma[t]))
     cloud = recipe.architecture.cloud(points.detach(), scan)
     return NoisedCloud(points, noise.detach(), scale, t, cloud)
 
 
-def predicted(denoiser: nn.Module, noised: NoisedCloud, condition: Condition, tables: list[Tensor]) -> Tensor:
-    """The network's noise (N, 3) of a noised cloud; tables: condition.nearest_tables of its pyramid."""
+def predicted(
+    denoiser: nn.Module, noised: NoisedCloud, condition: Condition, tables: list[Tensor], stem: Tensor | None = None
+) -> Tensor:
+    """The network's noise (N, 3) of a noised cloud. tables: condition.nearest_tables of its pyramid; stem: stem_features."""
     timestep = torch.tensor([noised.t], device=noised.points.device)
-    prediction: Tensor = denoiser(noised.cloud, condition, timestep, tables)
+    prediction: Tensor = denoiser(noised.cloud, condition, timestep, tables, stem)
     return prediction[:, :3].float()
 
 
@@ -66,10 +68,11 @@ def guided(
     weight: float,
 ) -> Tensor:
     """A frozen network's noise (N, 3), guided where there is a condition `nothing`."""
-    conditional = predicted(denoiser, noised, condition, tables)
     if nothing is None:
-        return conditional
-    unconditional = predicted(denoiser, noised, nothing, nothing.nearest_tables(noised.cloud.pyramid))
+        return predicted(denoiser, noised, condition, tables)
+    stem: Tensor = denoiser.stem_features(noised.cloud)  # type: ignore[operator]
+    conditional = predicted(denoiser, noised, condition, tables, stem)
+    unconditional = predicted(denoiser, noised, nothing, nothing.nearest_tables(noised.cloud.pyramid), stem)
     return guide(conditional, unconditional, weight)
 
 
@@ -96,7 +99,7 @@ def coupled(
     Truth belongs to its nearest scan point, or to none beyond within_m. Every scan point starts equally often, as at
     inference, each time for a random one of its truth points; scan points that own none are left out.
     """
-    owner = nearest_points(scan, truth)
+    owner = nearest_rows(truth, scan)
     near = (truth - scan[owner]).norm(dim=1) < within_m
     truth, owner = truth[near], owner[near]
     by_owner = owner.argsort(stable=True)

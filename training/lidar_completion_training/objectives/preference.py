@@ -11,7 +11,7 @@ from torch import Tensor
 from lidar_completion_evaluation import metrics
 from lidar_completion_evaluation.metrics import NearestDistances
 from lidar_completion_training.configuration import RecipeError
-from lidar_completion_training.objectives.chamfer import nearest_points, some_rows
+from lidar_completion_training.objectives.chamfer import nearest_rows, some_rows
 
 F_SCORE_M = 0.2
 TRANSPORT_VOXEL_M = 2.0  # exact transport at 0.5 m takes half a minute a sample
@@ -57,8 +57,8 @@ def distances_between(a: Tensor, b: Tensor, queries: int, generator: torch.Gener
     """Nearest distances of random points of each cloud to the other; all points where queries is 0."""
     some_a = a[some_rows(len(a), queries, generator)] if queries else a
     some_b = b[some_rows(len(b), queries, generator)] if queries else b
-    to_b = (some_a - b[nearest_points(b, some_a)]).norm(dim=1)
-    to_a = (some_b - a[nearest_points(a, some_b)]).norm(dim=1)
+    to_b = (some_a - b[nearest_rows(some_a, b)]).norm(dim=1)
+    to_a = (some_b - a[nearest_rows(some_b, a)]).norm(dim=1)
     return NearestDistances(to_b.cpu().numpy(), to_a.cpu().numpy())
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.completer import SceneCompleter, downsample
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, load_model
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.crop import crop_range
+from lidar_completion.downsample import downsample
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, load_model
 from lidar_completion.networks import Architecture, Condition, fold_batch_norm
-from lidar_completion.scan import crop_range, replicate
+from lidar_completion.starts import replicate
 from lidar_completion_training.configuration import (
     AugmentationRecipe,
     Recipe,
@@ -40,7 +43,7 @@ def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> Prepa
     settings: Pipeline = recipe.pipeline
     turn = augmentation(recipe.data.augmentation, generator).to(sample.sweep)
     near = crop_range(sample.sweep, settings.min_range_m, settings.max_range_m) @ turn.T
-    scan = downsample(near, settings, settings.downsample_voxel_m)
+    scan = downsample(near, settings)
     replicated = replicate(scan, settings.replication)
     return PreparedSweep(
         near, scan, sample.truth @ turn.T, sample.origin @ turn.T, replicated, settings.noise_scale(replicated)

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.completer import refined
 from lidar_completion.diffusion import noise_like
-from lidar_completion.model.checkpoints import NETWORKS
+from lidar_completion.networks import NETWORKS, refined_points
 from lidar_completion_training.configuration import Recipe, RecipeError, exported_card
 from lidar_completion_training.objectives.chamfer import direct_loss, distances, judgement, some_points, squared_chamfer
 from lidar_completion_training.objectives.preparation import (
@@ -67,7 +66,7 @@ class Refinement:
         prepared = prepare(sample, self.recipe, generator)
         points = self.rough(prepared, generator)
         answers = self.networks["refiner"](self.recipe.architecture.cloud(points, prepared.scan)).float()
-        cloud, logit = refined(points, answers)
+        cloud, logit = refined_points(points, answers)
         loss, numbers = LOSSES[self.recipe.refiner.loss](cloud, logit, prepared.truth, self.recipe, generator)
         return {"model": loss}, {"offset_m": answers[..., :3].detach().norm(dim=2).mean().item(), **numbers}
 

@@ -1,22 +1,13 @@
 """Samples of a network while it is trained, drawn as inference draws them, with the gradient through the last pass."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.completer import start_level
-from lidar_completion.diffusion import SAMPLERS, add_noise, noise_like, sampling_timesteps
+from lidar_completion.diffusion import add_noise, noise_like
 from lidar_completion.networks import Condition
+from lidar_completion.samplers import SAMPLERS, Prediction, SampledPoints
 from lidar_completion_training.configuration import Recipe, model_card
 from lidar_completion_training.objectives.preparation import PreparedSweep
-
-
-class Sampled(NamedTuple):
-    """Completed points (N, 3), and (N,) the logit of each lying near a surface, where the network judges its points."""
-
-    points: Tensor
-    logit: Tensor | None
 
 
 def sampled(
@@ -27,28 +18,23 @@ def sampled(
     recipe: Recipe,
     generator: torch.Generator,
     start_noise: float = 1.0,
-) -> Sampled:
+) -> SampledPoints:
     """Completed points (S * K, 3), row by row those of prepared.replicated: the estimate after the last of `timesteps`.
 
     start_noise: lambda of Eq. 19, p_T = p* + lambda sigma_T eps.
     """
-    judged = recipe.architecture.point_confidence
-    logit: Tensor | None = None
+    has_logit = recipe.architecture.point_confidence
 
-    def denoise(points: Tensor, t: int) -> Tensor:
-        nonlocal logit
+    def denoise(points: Tensor, t: int) -> Prediction:
         with torch.set_grad_enabled(torch.is_grad_enabled() and t == timesteps[-1]):
             cloud = recipe.architecture.cloud(points, prepared.scan)
             out: Tensor = denoiser(cloud, condition, torch.tensor([t], device=points.device))
-        logit = out[:, 3] if judged else None
-        return out[:, :3]
+        return Prediction(out[:, :3], out[:, 3] if has_logit else None)
 
-    level = start_noise * start_level(model_card(recipe))
+    level = start_noise * model_card(recipe).start_sigma()
     start = add_noise(prepared.replicated, prepared.scale * noise_like(prepared.replicated, generator), level)
-    extra = {} if recipe.pipeline.sampler == "dpm_solver" else {"scale": prepared.scale}
-    sampler = SAMPLERS[recipe.pipeline.sampler]
-    points = sampler(denoise, prepared.replicated, start, timesteps, recipe.schedule, generator, **extra)
-    return Sampled(points, logit)
+    sampler = SAMPLERS[recipe.pipeline.sampler].sample
+    return sampler(denoise, prepared.replicated, start, timesteps, recipe.schedule, generator, prepared.scale)
 
 
 def drawn_timesteps(counts: list[int], stop_early: bool, recipe: Recipe, generator: torch.Generator) -> list[int]:
@@ -56,7 +42,7 @@ def drawn_timesteps(counts: list[int], stop_early: bool, recipe: Recipe, generat
     device = generator.device
     steps = counts[int(torch.randint(len(counts), (), generator=generator, device=device))]
     pipeline = recipe.pipeline
-    timesteps = sampling_timesteps(pipeline.sampler, steps, recipe.schedule, pipeline.start_timestep)
+    timesteps = SAMPLERS[pipeline.sampler].timesteps(recipe.schedule, steps, pipeline.start_timestep)
     if not stop_early:
         return timesteps
     return timesteps[: int(torch.randint(1, len(timesteps) + 1, (), generator=generator, device=device))]

@@ -7,7 +7,7 @@ point nearest to it. Landmarks are the truth points of highest curvature, as pub
 import torch
 from torch import Tensor
 
-from lidar_completion_training.objectives.chamfer import nearest_points, some_rows
+from lidar_completion_training.objectives.chamfer import nearest_rows, some_rows
 
 CANDIDATES = 1500  # random truth points, of which a third become landmarks, as published (of 18,000 there)
 NEIGHBOURS = 30  # that a curvature is taken from (published: 180 of 18,000)
@@ -16,13 +16,13 @@ NEIGHBOURS = 30  # that a curvature is taken from (published: 180 of 18,000)
 def scene_term(completed: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> Tensor:
     """Mean squared distance in square metres between random truth points and their partners."""
     some = truth[some_rows(len(truth), queries, generator)]
-    return (completed[nearest_points(completed, some)] - some).square().sum(dim=1).mean()
+    return (completed[nearest_rows(some, completed)] - some).square().sum(dim=1).mean()
 
 
 def landmark_term(completed: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
     """Mean squared difference between the landmarks' distances to each other and those of their partners."""
     marks = landmarks(truth, generator)
-    partners = completed[nearest_points(completed, marks)]
+    partners = completed[nearest_rows(marks, completed)]
     apart = torch.triu_indices(len(marks), len(marks), offset=1, device=truth.device)
     wanted = (marks[apart[0]] - marks[apart[1]]).norm(dim=1)
     found = (partners[apart[0]] - partners[apart[1]]).square().sum(dim=1).add(1e-12).sqrt()  # partners may coincide

@@ -53,7 +53,7 @@ class NoisePrediction(CompletionModel):
     def noised_truth(self, prepared: PreparedSweep, scan: Tensor, generator: torch.Generator) -> NoisedCloud:
         """As many truth points as there will be completed ones, noised to a random timestep, beside the scan that is shown."""
         settings, pipeline = self.recipe.noise_prediction, self.recipe.pipeline
-        t = drawn_timestep(0, pipeline.start_timestep, settings.even_levels, self.recipe.schedule, generator)
+        t = drawn_timestep(0, pipeline.start_timestep, settings.uniform_in_sigma, self.recipe.schedule, generator)
         rows = len(prepared.replicated)
         if pipeline.noised_around == "truth":
             clean = prepared.truth[some_rows(len(prepared.truth), rows, generator)]

@@ -98,7 +98,7 @@ def complete(
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None:
     """Show a model's card, after checking that its weights are what the card says."""
-    from lidar_completion.model.checkpoints import load_model
+    from lidar_completion.model.weights import load_model
 
     card, networks = _loaded(lambda: load_model(model))
     typer.echo(json.dumps(dataclasses.asdict(card), indent=2))

@@ -1,47 +1,64 @@
-"""SceneCompleter: a sparse sweep in, a dense scene out, each line one step of the paper."""
+"""SceneCompleter: completes sparse sweeps into dense scenes. `complete` is the pipeline, one line per stage of the paper."""
 
-import time
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion import scan as sweeps
-from lidar_completion.diffusion import SAMPLERS, Denoise, add_noise, dpm_solver, guide, noise_like, sampling_timesteps
-from lidar_completion.errors import ModelError, SweepError
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, load_model
-from lidar_completion.nearest_points import nearest_points
-from lidar_completion.networks import Architecture, Condition, Refiner, fold_batch_norm
-from lidar_completion.visibility import (
-    COMPLETED,
-    MEASURED,
-    REACH_M,
-    TrustRules,
-    calibrated_confidence,
-    evenly,
-    untrusted,
-)
+from lidar_completion.crop import scene_rows
+from lidar_completion.denoiser import ScanDenoiser
+from lidar_completion.device import StageClock, choose_device
+from lidar_completion.downsample import downsample_rows, every_nth_rows
+from lidar_completion.errors import ModelError
+from lidar_completion.measured import Array, MeasuredPoints, finite_points, prior_within_range, within_range
+from lidar_completion.model.card import ModelCard
+from lidar_completion.model.weights import load_model
+from lidar_completion.neighbours import nearest_within
+from lidar_completion.networks import Refiner, fold_batch_norm, refined_points
+from lidar_completion.samplers import SAMPLERS
+from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, start_points
+from lidar_completion.visibility import COMPLETED, MEASURED, TrustRules
+from lidar_completion.visibility.confidence import point_confidence
+from lidar_completion.visibility.output_filter import trusted_rows
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_INTENSITY_DISTANCE_M = 5.0  # points of a prior farther than this from every measured point get the intensity 0
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of SceneCompleter.complete. Those in the upper half default to the model card's pipeline."""
+
+    steps: int | None  # denoising steps
+    guidance: float | None  # weight of classifier-free guidance
+    replication: int | None  # start points per point of the downsampled sweep
+    voxel_size_m: float | None  # of the downsampling
+    min_range_m: float | None
+    max_range_m: float | None
+
+    refine: bool  # run the refiner, if the model has one: six points for each completed one (default True)
+    trust: TrustRules | None  # which completed points are removed again (default: TrustRules())
+    max_points: int | None  # limit on all points; measured points first, the rest is thinned evenly (default: none)
+    seed: int  # of the noise; the same seed on the same device gives the same scene (default 0)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A completed scene in the sweep's frame: the measured points first, unchanged, then the completed ones."""
+    """A completed scene in the sweep's frame: the measured points first, unchanged, then the completed points."""
 
     points: np.ndarray  # (M, 3) float32 metres
     provenance: np.ndarray  # (M,) uint8: 0 measured, 1 completed
-    confidence: np.ndarray  # (M,) float32 in [0, 1]; measured points have 1
-    measured_rows: np.ndarray  # (n,) int64: the input's rows that are the first n points (its finite points)
+    confidence: np.ndarray  # (M,) float32 in [0, 1]; 1 for measured points
+    measured_rows: np.ndarray  # (n,) int64: rows of the input that are the first n points (its finite points)
     timings: dict[str, float]  # seconds: preprocess, denoise, postprocess, total
     steps: int
-    # (M,) float32 where the input had one; of a completed point that of the nearest measured one
+    # (M,) float32 if the input had one; a completed point has that of the measured point that it started from
     intensity: np.ndarray | None = None
-    # how many points were taken out, by reason: outside (scan.post_crop), those of visibility.untrusted, max_points
+    # Number of points removed by each rule: outside (crop.scene_rows), those of output_filter.trusted_rows, max_points
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -50,8 +67,21 @@ class Completion:
         return self.points[len(self.measured_rows) :]
 
 
+class CompletedPoints(NamedTuple):
+    """Completed points (C, 3), the scan's row (C,) that each started from or -1, and the network's logit (C,), if it has one."""
+
+    points: Tensor
+    source: Tensor
+    logit: Tensor | None
+
+    def at(self, rows: Tensor) -> "CompletedPoints":
+        """The points of these rows (n,) int64."""
+        logit = None if self.logit is None else self.logit.index_select(0, rows)
+        return CompletedPoints(self.points.index_select(0, rows), self.source.index_select(0, rows), logit)
+
+
 class SceneCompleter:
-    """A loaded model, ready for sweeps. Holds no state between them."""
+    """A loaded model. It holds no state between sweeps."""
 
     def __init__(
         self,
@@ -71,24 +101,23 @@ class SceneCompleter:
     def load(
         cls, model: str | Path, *, device: str = "auto", backend: str = "torch", precision: str = "float32"
     ) -> "SceneCompleter":
-        """Load a model folder. device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; backend: "torch", or "onnx"
-        where the model was exported; precision: "float32", or "bfloat16" for the products of wide layers (backend torch).
+        """Load a model folder.
 
-        Raises ModelError where the model is missing or damaged, ValueError for an unusable device, backend or precision.
+        device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1". backend: "torch", or "onnx" if the model was exported.
+        precision: "float32", or "bfloat16" for the products of wide layers (backend torch only).
+        Raises ModelError if the model is missing or damaged, ValueError for an unusable device, backend or precision.
         """
         if backend not in ("torch", "onnx"):
-            raise ValueError(f"backend is 'torch' or 'onnx', not {backend!r}")
+            raise ValueError(f"backend is {backend!r}; expected 'torch' or 'onnx'")
         if precision not in PRECISIONS:
-            raise ValueError(f"precision is {' or '.join(map(repr, PRECISIONS))}, not {precision!r}")
+            raise ValueError(f"precision is {precision!r}; expected {' or '.join(map(repr, PRECISIONS))}")
         if backend == "onnx" and precision != "float32":
-            raise ValueError(
-                f"precision {precision!r} needs the backend 'torch'; exported networks compute in 'float32'"
-            )
+            raise ValueError(f"precision {precision!r} needs the backend 'torch'; exported networks use 'float32'")
         target = choose_device(device)
         card, networks = load_model(model)
         missing = {"encoder", "denoiser"} - networks.keys()
         if missing:
-            raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completing needs both")
+            raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completion needs both")
         if backend == "onnx":
             from lidar_completion.model.onnx_network import load_onnx_networks
 
@@ -99,285 +128,120 @@ class SceneCompleter:
 
     @torch.inference_mode()
     def complete(
-        self,
-        points: np.ndarray | Tensor,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        replication: int | None = None,
-        voxel_size_m: float | None = None,
-        min_range_m: float | None = None,
-        max_range_m: float | None = None,
-        refine: bool = True,
-        intensity: np.ndarray | Tensor | None = None,
-        trust: TrustRules | None = None,
-        max_points: int | None = None,
-        prior: np.ndarray | Tensor | None = None,
-        seed: int = 0,
+        self, points: Array, *, intensity: Array | None = None, prior: Array | None = None, **options: Unpack[Options]
     ) -> Completion:
-        """Complete one sweep (N, 3) float32, metres, sensor frame; None means the model card's value.
-
-        intensity (N,) of the sweep gives one to completed points; trust: which of them are taken out again (None: TrustRules());
-        max_points: at most so many points in all, the measured ones first, the rest thinned evenly; prior (P, 3): what the sweep before
-        left, in this sweep's frame (temporal.prior_of), which stands for the first of steps + 1 steps. The same seed on the same device
-        gives the same scene. Raises SweepError where nothing can be completed.
-        """
-        settings = self.card.pipeline
-        steps = settings.steps if steps is None else steps
-        guidance = settings.guidance if guidance is None else guidance
-        copies = settings.replication if replication is None else replication
-        voxel_size_m = settings.downsample_voxel_m if voxel_size_m is None else voxel_size_m
-        min_range_m = settings.min_range_m if min_range_m is None else min_range_m
-        max_range_m = settings.max_range_m if max_range_m is None else max_range_m
-        clock = StageClock(self.device)
-        generator = torch.Generator(self.device).manual_seed(seed)
-
-        sweep = as_sweep(points).to(self.device)
-        measured_rows = sweeps.finite_rows(sweep)
-        measured = sweep[measured_rows]
-        near_rows = measured_rows[sweeps.range_rows(measured, min_range_m, max_range_m)]
-        near = sweep[near_rows]
-        if not len(near):
-            raise SweepError(
-                f"none of {len(sweep)} points ({len(measured)} finite) lies between {min_range_m} and {max_range_m} m from the sensor"
-            )
-        scan_rows = near_rows[thinned_rows(near, settings, voxel_size_m)]
-        scan = sweep[scan_rows]
+        """Complete a sweep (N, 3) in metres in the sensor frame; keywords as in Options. intensity (N,) of the sweep;
+        prior (P, 3): points from temporal.recall. Raises SweepError if there is nothing to complete."""
+        card, settings = resolve_options(self.card, options)
+        clock, generator = StageClock(self.device), torch.Generator(self.device).manual_seed(settings.seed)
+        sweep = finite_points(points, intensity, self.device)
+        near = within_range(sweep, card.pipeline)
+        scan = near.at(downsample_rows(near.points, card.pipeline))
         clock.stop("preprocess")
 
-        anchors, source = anchor(scan, copies, prior, min_range_m, max_range_m)
-        timesteps = self.timesteps(steps, known=bool(source[-1] < 0))
-        scale = settings.noise_scale(anchors)
-        start = add_noise(anchors, scale * noise_like(anchors, generator), start_level(self.card, timesteps[0]))
-        denoise = self.denoiser(scan, guidance)
-        completed = self.sample(denoise, anchors, start, timesteps, generator, scale)
+        known = prior_within_range(prior, card.pipeline, self.device)
+        starts = start_points(scan.points, card.pipeline.replication, known)
+        timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
+        noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
+        denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale)
         clock.stop("denoise")
 
-        inside = sweeps.post_crop(completed, near, max_range_m).nonzero().squeeze(1)
-        removed = {"outside": len(completed) - len(inside)}
-        completed, source = completed.index_select(0, inside), source.index_select(0, inside)
-        logit = None if denoise.logit is None else denoise.logit.index_select(0, inside)
-        if refine and "refiner" in self.networks:
-            completed, logit = self.refine(completed, scan)
-            source = source.repeat_interleave(Refiner.OFFSETS)
-        confidence = point_confidence(logit, completed, scan, self.card)
-        # what is nearer is the vehicle itself, or (0, 0, 0) where nothing came back
-        rays = measured[measured.norm(dim=1) > min_range_m]
-        kept, refuted = untrusted(completed, scan, confidence, rays, trust or TrustRules())
-        removed |= refuted
-        kept, measured_rows, removed["max_points"] = capped(kept, measured_rows, max_points)
-        completed, confidence, source = (each.index_select(0, kept) for each in (completed, confidence, source))
-        light = intensities(intensity, sweep, measured_rows, scan_rows, completed, source)
-        cloud, provenance, certainty, rows = label(sweep[measured_rows], measured_rows, completed, confidence)
+        inside = denoised.at(scene_rows(denoised.points, near.points, card.pipeline.max_range_m))
+        completed = self.refine(inside, scan.points) if settings.refine else inside
+        confidence = point_confidence(completed.logit, completed.points, scan.points, card)
+        kept, removed = trusted_rows(
+            completed.points, scan.points, confidence, sweep.rays(card.pipeline), settings.trust
+        )
+        measured, kept, thinned = limit_points(sweep, kept, settings.max_points)
+        arrays = label(measured, completed.at(kept), confidence[kept], scan)
         clock.stop("postprocess")
-        return Completion(cloud, provenance, certainty, rows, clock.timings(), steps, light, removed)
+        removed = {"outside": len(denoised.points) - len(inside.points), **removed, "max_points": thinned}
+        return Completion(**arrays, timings=clock.timings(), steps=card.pipeline.steps, removed=removed)
 
-    def denoiser(self, scan: Tensor, guidance: float = 1.0) -> "ScanDenoiser":
-        """The noise of points around a scan (N, 3)."""
-        return ScanDenoiser(self.networks, self.card.architecture, scan, guidance)
-
-    def refine(self, points: Tensor, scan: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The refined cloud (6N, 3) of completed points (N, 3): every point plus its six offsets; and the logit (6N,) of each
-        where the architecture judges points."""
-        return refined(points, self.networks["refiner"](self.card.architecture.cloud(points, scan)))
-
-    def timesteps(self, steps: int, known: bool = False) -> list[int]:
-        """The timesteps of `steps` steps; `known`: something stands for the first of steps + 1, so that they start lower."""
-        settings = self.card.pipeline
-        if known and settings.sampler == "dpm_solver":
-            raise ValueError(
-                "prior: the sampler dpm_solver cannot start from it; leave it out, or take a model with another sampler"
-            )
-        return sampling_timesteps(settings.sampler, steps + known, self.card.schedule, settings.start_timestep)[known:]
-
-    def sample(
+    def denoise(
         self,
-        denoise: Denoise,
-        anchors: Tensor,
-        start: Tensor,
+        card: ModelCard,
+        scan: Tensor,
+        starts: StartPoints,
+        noised: Tensor,
         timesteps: list[int],
         generator: torch.Generator,
         scale: Tensor | float = 1.0,
-    ) -> Tensor:
-        """The clean points (N, 3) that the card's sampler reaches from `start`, which lies around `anchors` (N, 3)."""
-        settings, schedule = self.card.pipeline, self.card.schedule
-        if settings.sampler == "dpm_solver":
-            return dpm_solver(denoise, anchors, start, timesteps, schedule, generator)
-        return SAMPLERS[settings.sampler](denoise, anchors, start, timesteps, schedule, generator, scale)
+    ) -> CompletedPoints:
+        """Sample from noised start points (C, 3) with the card's sampler, conditioned on the scan (S, 3)."""
+        predict = ScanDenoiser(self.networks, card.architecture, scan, card.pipeline.guidance)
+        sampler = SAMPLERS[card.pipeline.sampler].sample
+        sample = sampler(predict, starts.points, noised, timesteps, card.schedule, generator, scale)
+        return CompletedPoints(sample.points, starts.source, sample.logit)
+
+    def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
+        """Six points for each completed one, if the model has a refiner; scan (S, 3)."""
+        if "refiner" not in self.networks:
+            return completed
+        outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan))
+        points, logit = refined_points(completed.points, outputs)
+        return CompletedPoints(points, completed.source.repeat_interleave(Refiner.OFFSETS), logit)
 
 
-class ScanDenoiser:
-    """eps(points, t) of one scan (S, 3): the condition is encoded once, here, and both branches share every kernel map.
+class Settings(NamedTuple):
+    """Options that are not part of the model card's pipeline, with their defaults."""
 
-    A guidance weight of 1 costs one forward a step, any other two. logit (N,): what the network thinks of each point of the last
-    call, where its architecture judges points (point_confidence), else None.
+    refine: bool = True
+    trust: TrustRules = TrustRules()
+    max_points: int | None = None
+    seed: int = 0
+
+
+def resolve_options(card: ModelCard, options: Options) -> tuple[ModelCard, Settings]:
+    """The card with its pipeline as the options override it, and the other settings; None means the default."""
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "voxel_size_m" in given:
+        given["downsample_voxel_m"] = given.pop("voxel_size_m")
+    settings = {name: given.pop(name) for name in Settings._fields if name in given}
+    pipeline = dataclasses.replace(card.pipeline, **given)
+    return dataclasses.replace(card, pipeline=pipeline), Settings(**settings)
+
+
+def limit_points(
+    measured: MeasuredPoints, completed_rows: Tensor, max_points: int | None
+) -> tuple[MeasuredPoints, Tensor, int]:
+    """Measured points and rows of completed points, thinned evenly to max_points in all; and how many were removed.
+
+    Measured points are removed only if they alone exceed the limit.
     """
-
-    def __init__(
-        self, networks: Mapping[str, Any], architecture: Architecture, scan: Tensor, guidance: float = 1.0
-    ) -> None:
-        self.network, self.architecture, self.scan, self.guidance = networks["denoiser"], architecture, scan, guidance
-        self.condition: Condition = networks["encoder"](architecture.cloud(scan, scan))
-        self.nothing: Condition | None = None
-        self.logit: Tensor | None = None
-        if guidance != 1.0:
-            origin = torch.zeros_like(scan[:1])
-            self.nothing = networks["encoder"](architecture.cloud(origin, origin))
-
-    def __call__(self, points: Tensor, t: int) -> Tensor:
-        cloud = self.architecture.cloud(points, self.scan)
-        timestep = torch.tensor([t], device=points.device)
-        out = self.network(cloud, self.condition, timestep)
-        if self.architecture.point_confidence:
-            self.logit = out[:, 3]
-        noise: Tensor = out[:, :3]
-        if self.nothing is None:
-            return noise
-        return guide(noise, self.network(cloud, self.nothing, timestep)[:, :3], self.guidance)
-
-
-def refined(points: Tensor, answers: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Points (N, 3) plus a refiner's offsets, (6N, 3), and their logits (6N,), of its answers (N, 6, 3 or 4); None of three."""
-    logit = answers[..., 3].flatten() if answers.shape[2] > 3 else None
-    return (points[:, None] + answers[..., :3]).flatten(0, 1), logit
-
-
-def point_confidence(logit: Tensor | None, completed: Tensor, scan: Tensor, card: ModelCard) -> Tensor:
-    """Probability (N,) of lying within 0.2 m of a surface: what the network says itself, else the card's table."""
-    if logit is not None:
-        return torch.sigmoid(logit)
-    to_scan, _ = nearest_points(completed, scan, REACH_M)
-    return calibrated_confidence(completed, to_scan, card.confidence)
-
-
-def start_level(card: ModelCard, timestep: int | None = None) -> float:
-    """Standard deviation in metres of the noise that a sample starts with, lambda sqrt(1 - abar_t) (Eq. 19); t is the card's if None."""
-    settings = card.pipeline
-    timestep = settings.start_timestep if timestep is None else timestep
-    level = 1.0 if settings.published_start else float(card.schedule.sigma[timestep])
-    return settings.start_noise * level
-
-
-def anchor(
-    scan: Tensor, copies: int, prior: np.ndarray | Tensor | None, min_range_m: float, max_range_m: float
-) -> tuple[Tensor, Tensor]:
-    """What noise is added to, about `copies` times the scan (S, 3), and which row of it each is, -1 for points of the prior.
-
-    Without a prior (P, 3) the replicated scan p*; with one, half of that and then as many points of the prior within range.
-    """
-    rows = torch.arange(len(scan), device=scan.device)
-    if prior is not None:
-        prior = sweeps.crop_range(sweeps.remove_invalid(as_sweep(prior).to(scan.device)), min_range_m, max_range_m)
-    if prior is None or not len(prior):
-        return sweeps.replicate(scan, copies), rows.repeat(copies)
-    half = max(1, copies // 2)
-    prior = prior[evenly(len(prior), max(1, copies - half) * len(scan), scan.device)]
-    source = torch.cat([rows.repeat(half), torch.full_like(prior[:, 0], -1, dtype=torch.int64)])
-    return torch.cat([sweeps.replicate(scan, half), prior]), source
-
-
-def downsample(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:
-    """Thin a cropped sweep as the model expects it."""
-    return points[thinned_rows(points, settings, voxel_size_m)]
-
-
-def thinned_rows(points: Tensor, settings: Pipeline, voxel_size_m: float) -> Tensor:
-    """Rows (S,) int64 of what downsample keeps."""
-    if settings.downsampling == "farthest":
-        return sweeps.farthest_point_rows(points, settings.farthest_points)
-    return sweeps.voxel_rows(points, voxel_size_m)
-
-
-def capped(completed: Tensor, measured: Tensor, max_points: int | None) -> tuple[Tensor, Tensor, int]:
-    """Rows of completed and of measured points thinned evenly to max_points in all, measured points first; and how many went."""
     if max_points is None:
-        return completed, measured, 0
-    count = len(completed) + len(measured)
-    measured = measured[evenly(len(measured), max_points, measured.device)]
-    completed = completed[evenly(len(completed), max_points - len(measured), completed.device)]
-    return completed, measured, count - len(completed) - len(measured)
+        return measured, completed_rows, 0
+    count, device = len(measured) + len(completed_rows), completed_rows.device
+    measured = measured.at(every_nth_rows(len(measured), max_points, device))
+    completed_rows = completed_rows[every_nth_rows(len(completed_rows), max_points - len(measured), device)]
+    return measured, completed_rows, count - len(measured) - len(completed_rows)
 
 
-FAR_M = 5.0  # a completed point of a prior farther than this from every measured one has the intensity 0
+def label(
+    measured: MeasuredPoints, completed: CompletedPoints, confidence: Tensor, scan: MeasuredPoints
+) -> dict[str, Any]:
+    """The arrays of a Completion: measured points first, then completed points with their confidence (C,)."""
+    counts = (len(measured), len(completed.points))
+    certain = torch.ones_like(measured.points[:, 0])
+    intensity = None
+    if measured.intensity is not None:
+        intensity = torch.cat([measured.intensity, source_intensity(completed, scan)]).cpu().numpy()
+    return {
+        "points": torch.cat([measured.points, completed.points]).cpu().numpy(),
+        "provenance": np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), counts),
+        "confidence": torch.cat([certain, confidence]).cpu().numpy(),
+        "measured_rows": measured.rows.cpu().numpy(),
+        "intensity": intensity,
+    }
 
 
-def intensities(
-    given: np.ndarray | Tensor | None,
-    sweep: Tensor,
-    measured_rows: Tensor,
-    scan_rows: Tensor,
-    completed: Tensor,
-    source: Tensor,
-) -> np.ndarray | None:
-    """Intensity (n + C,) float32: of the measured points as given, of completed ones (C, 3) that of the point they come from.
+def source_intensity(completed: CompletedPoints, scan: MeasuredPoints) -> Tensor:
+    """Intensity (C,) of completed points: that of the scan's point they started from.
 
-    given (N,), one a point of the sweep (N, 3); measured_rows (n,) and scan_rows (S,) in it; source (C,) rows of the thinned scan, -1 for
-    points that come from a prior: these get that of the nearest point of the scan. None where none is given.
+    Points that started from a prior get that of the nearest point of the scan, or 0 if it is far away.
     """
-    if given is None:
-        return None
-    given = torch.as_tensor(given).to(sweep.device, torch.float32)
-    if given.shape != sweep.shape[:1]:
-        raise SweepError(
-            f"intensity has shape {tuple(given.shape)}, expected one value for each of {len(sweep)} points"
-        )
-    from_prior = (source < 0).nonzero().squeeze(1)
-    of_scan, source = given[scan_rows], source.clone()
-    source[from_prior] = nearest_points(completed[from_prior], sweep[scan_rows], FAR_M)[1]
-    of_completed = torch.where(source < 0, 0.0, of_scan[source])
-    return torch.cat([given[measured_rows], of_completed]).cpu().numpy()
-
-
-Labelled = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def label(measured: Tensor, rows: Tensor, completed: Tensor, confidence: Tensor) -> Labelled:
-    """Points, provenance, confidence and measured rows of a completion, as numpy arrays."""
-    counts = (len(measured), len(completed))
-    provenance = np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), counts)
-    trust = torch.cat([torch.ones_like(measured[:, 0]), confidence])
-    return torch.cat([measured, completed]).cpu().numpy(), provenance, trust.cpu().numpy(), rows.cpu().numpy()
-
-
-def as_sweep(points: np.ndarray | Tensor) -> Tensor:
-    """A float32 tensor (N, 3) of the input, without a copy where it already is one; SweepError for other shapes."""
-    if isinstance(points, np.ndarray) and not points.flags.writeable:
-        points = points.copy()  # PyTorch cannot promise not to write to it, and warns
-    tensor = torch.as_tensor(points)
-    if tensor.dim() != 2 or tensor.shape[1] != 3:
-        raise SweepError(f"a sweep is an array (N, 3), this one has shape {tuple(tensor.shape)}")
-    return tensor.to(torch.float32)
-
-
-def choose_device(device: str) -> torch.device:
-    """The torch device of "auto", "cpu", "cuda" or "cuda:N"; ValueError where it cannot be used, with the reason."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: PyTorch finds no CUDA device here; use 'cpu' or 'auto'")
-    return chosen
-
-
-class StageClock:
-    """Seconds of each stage, waiting for the GPU where there is one."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._first = self._last = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    def stop(self, stage: str) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self._stages[stage] = now - self._last
-        self._last = now
-
-    def timings(self) -> dict[str, float]:
-        return {**self._stages, "total": self._last - self._first}
+    assert scan.intensity is not None
+    source = completed.source.clone()
+    unknown = (source == NO_SOURCE).nonzero().squeeze(1)
+    source[unknown] = nearest_within(completed.points[unknown], scan.points, MAX_INTENSITY_DISTANCE_M)[1]
+    return torch.where(source < 0, 0.0, scan.intensity[source])

@@ -1,12 +1,12 @@
-"""Temporal mode: what one sweep's completion leaves to the next, so that one step does the work of several.
+"""Temporal mode: the completion of one sweep becomes a prior for the next, so that one step does the work of several.
 
-The completer keeps nothing between sweeps; whoever calls it keeps a Memory:
+The completer keeps nothing between sweeps; the caller keeps a TemporalMemory:
 
-    prior, reset = prior_of(memory, T_fixed_sensor, stamp_s)
+    prior, reason = recall(memory, T_fixed_sensor, stamp_s)
     completion = completer.complete(points, prior=prior)
     memory = remember(completion, T_fixed_sensor, stamp_s)
 
-T_fixed_sensor (4, 4) is the sensor's pose in any frame that does not jump (odometry), metres.
+T_fixed_sensor (4, 4) is the sensor's pose in metres, in a frame that does not jump (odometry).
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from lidar_completion.completer import Completion
 
 @dataclass(frozen=True)
 class TemporalRules:
-    """What is remembered, and when it is forgotten."""
+    """Which points are kept for the next sweep, and when they are discarded."""
 
-    min_confidence: float = 0.4  # doubtful points are not handed on
+    min_confidence: float = 0.4  # of points that are kept
     max_gap_s: float = 0.5
     max_step_m: float = 5.0
     max_turn_deg: float = 30.0
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Completed points (P, 3) float32 in the sensor frame of their sweep, with its pose (4, 4) and stamp in seconds."""
+class TemporalMemory:
+    """Completed points (P, 3) float32 in the sensor frame of their sweep, its pose (4, 4) and its stamp in seconds."""
 
     points: np.ndarray
     T_fixed_sensor: np.ndarray
@@ -37,17 +37,19 @@ class Memory:
 
 def remember(
     completion: Completion, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
-) -> Memory:
-    """What this completion leaves to the next one."""
+) -> TemporalMemory:
+    """The memory that a completion leaves for the next sweep."""
     rules = rules or TemporalRules()
     confidence = completion.confidence[len(completion.measured_rows) :]
-    return Memory(completion.completed_points[confidence >= rules.min_confidence], _pose(T_fixed_sensor), stamp_s)
+    return TemporalMemory(
+        completion.completed_points[confidence >= rules.min_confidence], _pose(T_fixed_sensor), stamp_s
+    )
 
 
-def prior_of(
-    memory: Memory | None, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
+def recall(
+    memory: TemporalMemory | None, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
 ) -> tuple[np.ndarray | None, str]:
-    """The remembered points (P, 3) float32 in the frame of the sensor now, or None and why nothing is known ("" at the start)."""
+    """The remembered points (P, 3) float32 in the current sensor frame, or None and the reason ("" without a memory)."""
     rules = rules or TemporalRules()
     if memory is None:
         return None, ""

@@ -2,7 +2,7 @@
 
 import torch
 
-from lidar_completion.scan import voxel_downsample
+from lidar_completion.downsample import voxel_downsample
 
 
 def test_the_package_downsamples_a_sweep():

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lidar_completion.scan import replicate, voxel_downsample
+from lidar_completion.downsample import voxel_downsample
+from lidar_completion.starts import replicate
 
 COPIES = 10
 VOXEL_SIZE_M = 0.1

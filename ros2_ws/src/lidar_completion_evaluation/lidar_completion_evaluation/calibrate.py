@@ -19,17 +19,18 @@ from scipy import sparse
 from scipy.optimize import isotonic_regression
 from tqdm import tqdm
 
-from lidar_completion import scan as sweeps
-from lidar_completion.completer import SceneCompleter, downsample
-from lidar_completion.model.checkpoints import ModelCard, save_card
-from lidar_completion.nearest_points import nearest_points
-from lidar_completion.visibility import REACH_M, calibrated_confidence, knots
+from lidar_completion.completer import SceneCompleter
+from lidar_completion.crop import crop_range, remove_invalid
+from lidar_completion.downsample import downsample
+from lidar_completion.model.card import ModelCard, save_card
+from lidar_completion.neighbours import nearest_within
+from lidar_completion.visibility.confidence import MAX_SCAN_DISTANCE_M, calibrated_confidence, knots
 from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_synthetic import test_pair
 
 NEAR_M = 0.2  # "within 0.2 m of a surface"
 RING_M = 5.0
-DISTANCE_M = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, REACH_M)
+DISTANCE_M = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, MAX_SCAN_DISTANCE_M)
 FIRST_SCENE = 10_000  # far from the scenes that models are judged on
 FIRST_JUDGED_SCENE = 20_000
 BINS = 10
@@ -102,10 +103,8 @@ def judged_points(completer: SceneCompleter, sweep: np.ndarray, truth: np.ndarra
     completion = completer.complete(sweep, seed=seed)
     points = torch.from_numpy(completion.completed_points)
     settings = completer.card.pipeline
-    measured = sweeps.crop_range(
-        sweeps.remove_invalid(torch.from_numpy(sweep)), settings.min_range_m, settings.max_range_m
-    )
-    to_scan, _ = nearest_points(points, downsample(measured, settings, settings.downsample_voxel_m), REACH_M)
+    measured = crop_range(remove_invalid(torch.from_numpy(sweep)), settings.min_range_m, settings.max_range_m)
+    to_scan, _ = nearest_within(points, downsample(measured, settings), MAX_SCAN_DISTANCE_M)
     near = nearest_distances(points.numpy(), truth).prediction_to_truth < NEAR_M
     return Judged(points, to_scan, near, completion.confidence[len(completion.measured_rows) :])
 

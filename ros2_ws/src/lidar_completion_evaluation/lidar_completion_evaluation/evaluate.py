@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lidar_completion.errors import SweepError
 from lidar_completion.files import atomic_write
-from lidar_completion.model.checkpoints import load_card
+from lidar_completion.model.card import load_card
 from lidar_completion.point_cloud_files import read_points, suffixes
 from lidar_completion.visibility import TrustRules
 from lidar_completion_evaluation.baselines import TRIVIAL

@@ -116,7 +116,7 @@ def _source(
 
 def _models(models: list[Path], output: Path, steps: str, refinement: str, device: str, backend: str, seed: int):
     """One row a model, number of steps and refinement; a model without a refiner has one row where both are asked for."""
-    from lidar_completion.model.checkpoints import load_card
+    from lidar_completion.model.card import load_card
     from lidar_completion_evaluation.evaluate import ModelMethod
 
     refined = {"yes": (True,), "no": (False,), "both": (True, False)}

@@ -42,8 +42,9 @@ from std_srvs.srv import Trigger
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion.deskew import deskew
 from lidar_completion.errors import SweepError
+from lidar_completion.samplers import SAMPLERS
 from lidar_completion.sparse.convolution import backend_of
-from lidar_completion.temporal import Memory, prior_of, remember
+from lidar_completion.temporal import TemporalMemory, recall, remember
 from lidar_completion_ros.diagnostics import Situation, SweepLog, SweepRecord, judge, status
 from lidar_completion_ros.frames import FixedFrames, FrameError, Frames, RigidTransform, TfFrames, pose, tf_is_installed
 from lidar_completion_ros.inference import Inference, Wish
@@ -128,7 +129,7 @@ class CompletionNode(LifecycleNode):
         self._debug_publishers: dict[str, Publisher] = {}
         self._frames: Frames = FixedFrames(RigidTransform.identity)
         self._motion = Motion()
-        self._memory: Memory | None = None
+        self._memory: TemporalMemory | None = None
         self._motion_subscription: Subscription | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetParametersAtomically, "~/set_steps", self._set_steps)
@@ -522,13 +523,13 @@ class CompletionNode(LifecycleNode):
             return Before()
         if twist is None:
             return Before(label="no motion")
-        if inference.completer.card.pipeline.sampler == "dpm_solver":
+        if not SAMPLERS[inference.completer.card.pipeline.sampler].takes_prior:
             return Before(label="the model's sampler cannot begin with it")
         memory, stamp_s = self._memory, _stamp_ns(message) / 1e9
         if memory is None:
             return Before(label="started", pose=np.eye(4))
         pose = memory.T_fixed_sensor @ twist.over(stamp_s - memory.stamp_s)
-        points, reason = prior_of(memory, pose, stamp_s)
+        points, reason = recall(memory, pose, stamp_s)
         return Before(points, reason or "used", pose)
 
     def _remember(self, completion: Completion, before: Before, message: PointCloud2) -> None:

@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lidar_completion.files import atomic_write
-from lidar_completion.model.checkpoints import base_of, load_card, load_model
+from lidar_completion.model.card import load_card
 from lidar_completion.model.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
+from lidar_completion.model.weights import base_of, load_model
 from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
 
 OPSET = 17
@@ -28,7 +29,7 @@ CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
     "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) where the card has local_features: "
-    "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.beside)",
+    "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.from_points_and_scan)",
     "point_row": "(N,) the voxel of each point at level 0",
     "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L where there is none; then at least one "
     f"row of V_L alone; R is a multiple of {BLOCK}",

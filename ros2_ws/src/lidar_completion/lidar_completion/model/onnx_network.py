@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import ModelCard, base_of, load_card
+from lidar_completion.model.card import ModelCard, load_card
+from lidar_completion.model.weights import base_of
 from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 
@@ -103,7 +104,12 @@ class OnnxDenoiser(_OnnxNetwork):
     """As networks.Denoiser, for one scan."""
 
     def __call__(
-        self, cloud: VoxelisedCloud, condition: Condition, t: Tensor, tables: list[Tensor] | None = None
+        self,
+        cloud: VoxelisedCloud,
+        condition: Condition,
+        t: Tensor,
+        tables: list[Tensor] | None = None,
+        stem: None = None,
     ) -> Tensor:
         if len(t) != 1:
             raise ValueError(f"the exported denoiser takes one scan, t has {len(t)} entries")
@@ -111,6 +117,9 @@ class OnnxDenoiser(_OnnxNetwork):
         nearest = {f"nearest.{level}": _int32(table) for level, table in enumerate(tables)}
         extra = {"condition": condition.features.cpu().numpy(), "t": t.float().cpu().numpy()}
         return self._run(cloud, {**nearest, **extra})
+
+    def stem_features(self, cloud: VoxelisedCloud) -> None:
+        """Nothing: the exported graph computes its stem itself."""
 
 
 class OnnxRefiner(_OnnxNetwork):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lidar_completion.errors import ModelError
-from lidar_completion.model.checkpoints import ModelCard, Pipeline, build_networks, save_model
+from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.model.weights import build_networks, fill_network, save_model
 from lidar_completion.networks import CHANNELS, Architecture
 
 # What the files call each network; where a file holds several, the first of the list is the one to run (a student is
@@ -81,7 +82,7 @@ def convert_public_checkpoints(
     )
     modules = build_networks(card)
     for kind, module in modules.items():
-        _load(module, networks[kind], kind, paths)
+        fill_network(module, kind, networks[kind], ", ".join(map(str, paths)))
     return save_model(folder, card, modules)
 
 
@@ -104,23 +105,6 @@ def _architecture(denoiser: dict[str, Tensor], path: Path) -> Architecture:
     if widest is None or widest.dim() != 2:
         raise ModelError(f"{path}: the denoiser has no latent_stage1.0.weight (C, C) to tell its width from")
     return Architecture(width=len(widest) / CHANNELS[4])
-
-
-def _load(module: torch.nn.Module, tensors: dict[str, Tensor], kind: str, paths: list[Path]) -> None:
-    expected, files = module.state_dict(), ", ".join(map(str, paths))
-    for problem, names in (
-        ("missing", expected.keys() - tensors.keys()),
-        ("unknown", tensors.keys() - expected.keys()),
-    ):
-        if names:
-            raise ModelError(f"{files}: {len(names)} tensors of the {kind} are {problem}, the first is {min(names)}")
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            wanted = tuple(expected[name].shape)
-            raise ModelError(f"{files}: {kind} {name} has shape {tuple(value.shape)}, expected {wanted}")
-        if not bool(torch.isfinite(value).all()):
-            raise ModelError(f"{files}: {kind} {name} holds values that are not finite")
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
 
 
 def _under(tensors: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:

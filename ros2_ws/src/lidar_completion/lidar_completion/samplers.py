@@ -1,0 +1,228 @@
+"""Samplers: from noised start points to clean points. Pure functions of one signature, registered in SAMPLERS.
+
+    sampler(denoise, start_points, start, timesteps, schedule, generator, scale) -> SampledPoints
+
+denoise       (points (N, 3), timestep) -> Prediction
+start_points  (N, 3) the points that noise was added to: p* of the paper, or another source (starts.py)
+start         (N, 3) the start points with noise
+timesteps     descending; a sampler ends at the clean point, after the last of them
+schedule      noise level of each timestep
+generator     source of fresh noise; None: PyTorch's default
+scale         (N, 3) or a number: the noise of each point and axis, in units of sigma_t (diffusion.range_scale); 1 as published
+
+A new sampler is a function of this signature and a line in SAMPLERS; model cards name it in pipeline.sampler.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lidar_completion.diffusion import NoiseSchedule, add_noise, noise_like
+
+
+class Prediction(NamedTuple):
+    """A denoiser's output: the noise (N, 3), and the logit (N,) of each point ending near a surface, if it has one."""
+
+    noise: Tensor
+    logit: Tensor | None = None
+
+
+class SampledPoints(NamedTuple):
+    """A sampler's output: clean points (N, 3), and the logit (N,) of the last prediction."""
+
+    points: Tensor
+    logit: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, int], Prediction]
+
+
+class SamplingFunction(Protocol):
+    """The signature that all samplers share; see the module's description."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        start_points: Tensor,
+        start: Tensor,
+        timesteps: list[int],
+        schedule: NoiseSchedule,
+        generator: torch.Generator | None = None,
+        scale: Tensor | float = 1.0,
+    ) -> SampledPoints: ...
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler and how it is used."""
+
+    sample: SamplingFunction
+    timesteps: Callable[[NoiseSchedule, int, int | None], list[int]] = NoiseSchedule.timesteps_by_sigma
+    takes_prior: bool = True  # whether it can start at a lower noise level from a temporal prior
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samplers that agree with Eq. 1: the clean estimate is p_t - sigma_t eps
+
+
+def few_step(
+    denoise: Denoise,
+    start_points: Tensor,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
+) -> SampledPoints:
+    """Clean estimate, then fresh noise of the next level (the multistep sampler of consistency models)."""
+    return _clean_and_noise(denoise, start, timesteps, schedule, scale, lambda noise: noise_like(noise, generator))
+
+
+def deterministic(
+    denoise: Denoise,
+    start_points: Tensor,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
+) -> SampledPoints:
+    """Clean estimate, then the predicted noise at the next level (DDIM for the process of Eq. 1)."""
+    return _clean_and_noise(denoise, start, timesteps, schedule, scale, lambda noise: noise)
+
+
+def ancestral(
+    denoise: Denoise,
+    start_points: Tensor,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
+) -> SampledPoints:
+    """The posterior of Eq. 1: variance sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, mean between p_t and the clean estimate."""
+    points, prediction = start, Prediction(start)
+    for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
+        sigma, lower = float(schedule.sigma[t]), 0.0 if t_next is None else float(schedule.sigma[t_next])
+        prediction = denoise(points, t)
+        clean = points - sigma * scale * prediction.noise
+        mean = clean + (lower / sigma) ** 2 * (points - clean)
+        spread = lower * (1 - (lower / sigma) ** 2) ** 0.5 * scale
+        points = mean + spread * noise_like(points, generator) if lower else clean
+    return SampledPoints(points, prediction.logit)
+
+
+def _clean_and_noise(
+    denoise: Denoise,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    scale: Tensor | float,
+    next_noise: Callable[[Tensor], Tensor],
+) -> SampledPoints:
+    points, prediction = start, Prediction(start)
+    for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
+        prediction = denoise(points, t)
+        points = points - float(schedule.sigma[t]) * scale * prediction.noise
+        if t_next is not None:
+            points = add_noise(points, scale * next_noise(prediction.noise), float(schedule.sigma[t_next]))
+    return SampledPoints(points, prediction.logit)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Published samplers. They act on the offset from the start points with variance-preserving coefficients, which contradicts
+# Eq. 1: they divide the offset by sqrt(abar_t). The public checkpoints were trained with this; our own models were not.
+
+
+def dpm_solver(
+    denoise: Denoise,
+    start_points: Tensor,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
+) -> SampledPoints:
+    """Second-order SDE-DPM-Solver++, the sampler of the published code.
+
+    The last step goes to the noise level of t = 0, which is not zero, and is first-order below 15 steps.
+    """
+    offset, prediction, previous = (start - start_points) / scale, Prediction(start), None
+    for t, t_next in pairwise([*timesteps, 0]):
+        prediction = denoise(start_points + scale * offset, t)
+        last_is_first_order = t_next == 0 and len(timesteps) < 15
+        noise = noise_like(offset, generator)
+        offset, clean = dpm_solver_step(
+            offset, prediction.noise, t, t_next, schedule, noise, None if last_is_first_order else previous
+        )
+        previous = (clean, t)
+    return SampledPoints(start_points + scale * offset, prediction.logit)
+
+
+def dpm_solver_step(
+    offset: Tensor,
+    eps: Tensor,
+    t: int,
+    t_next: int,
+    schedule: NoiseSchedule,
+    noise: Tensor,
+    previous: tuple[Tensor, int] | None,
+) -> tuple[Tensor, Tensor]:
+    """One step of SDE-DPM-Solver++ (midpoint, variance-preserving coefficients) from t to t_next.
+
+    previous: clean estimate and timestep of the previous step for a second-order step; None for a first-order step.
+    Returns the offset (N, 3) at t_next and this step's clean estimate (N, 3).
+    """
+    alpha, sigma = (schedule.alpha_bar.sqrt(), schedule.sigma)
+    log_snr = alpha.log() - sigma.log()
+    clean = (offset - float(sigma[t]) * eps) / float(alpha[t])
+    h = float(log_snr[t_next] - log_snr[t])
+    decay = float(torch.exp(torch.tensor(-h, dtype=torch.float64)))
+    estimate = clean
+    if previous is not None:
+        r = float(log_snr[t] - log_snr[previous[1]]) / h
+        estimate = clean + 0.5 / r * (clean - previous[0])
+    mean = float(sigma[t_next] / sigma[t]) * decay * offset + float(alpha[t_next]) * (1 - decay**2) * estimate
+    return mean + float(sigma[t_next]) * (1 - decay**2) ** 0.5 * noise, clean
+
+
+def ddpm(
+    denoise: Denoise,
+    start_points: Tensor,
+    start: Tensor,
+    timesteps: list[int],
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    scale: Tensor | float = 1.0,
+) -> SampledPoints:
+    """The reverse process as printed in the paper (Eq. 2); the last step is without noise."""
+    offset, prediction = (start - start_points) / scale, Prediction(start)
+    for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
+        prediction = denoise(start_points + scale * offset, t)
+        noise = noise_like(offset, generator)
+        offset = reverse_step(offset, prediction.noise, t, t_next, schedule, noise)
+    return SampledPoints(start_points + scale * offset, prediction.logit)
+
+
+def reverse_step(
+    offset: Tensor, eps: Tensor, t: int, t_next: int | None, schedule: NoiseSchedule, noise: Tensor
+) -> Tensor:
+    """The reverse step of Eq. 2 from t to t_next, None being the clean point; alpha_t is abar_t / abar_next."""
+    alpha_bar = schedule.alpha_bar
+    lower = alpha_bar.new_tensor(1.0) if t_next is None else alpha_bar[t_next]
+    alpha = float(alpha_bar[t] / lower)
+    posterior = float(((1 - lower) / (1 - alpha_bar[t]) * (1 - alpha)).sqrt())
+    return (offset - (1 - alpha) / float(schedule.sigma[t]) * eps) / alpha**0.5 + posterior * noise
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "few_step": Sampler(few_step),
+    "deterministic": Sampler(deterministic),
+    "ancestral": Sampler(ancestral),
+    "dpm_solver": Sampler(dpm_solver, NoiseSchedule.timesteps, takes_prior=False),
+    "ddpm": Sampler(ddpm, NoiseSchedule.timesteps, takes_prior=False),
+}

@@ -1,0 +1,66 @@
+"""Start points: where a sample starts, before noise is added to them.
+
+Each source of start points is one function here. Today there are two: copies of the scan, and a temporal prior (points
+that the completion of the previous sweep left, see temporal.py). A further source, such as holes between the rings,
+belongs here as a third function that start_points concatenates.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lidar_completion.diffusion import add_noise, noise_like
+from lidar_completion.downsample import every_nth_rows
+from lidar_completion.model.card import ModelCard
+
+NO_SOURCE = -1
+
+
+@dataclass(frozen=True)
+class StartPoints:
+    """points (N, 3) metres, and for each the row of the scan that it copies (N,) int64, or NO_SOURCE."""
+
+    points: Tensor
+    source: Tensor
+    has_prior: bool = False  # some of the points come from a temporal prior
+
+
+def start_points(scan: Tensor, replication: int, prior: Tensor | None = None) -> StartPoints:
+    """About replication * S start points for a scan (S, 3).
+
+    Without a prior these are copies of the scan. With a prior (P, 3), half of them are copies of the scan and the rest
+    are taken from the prior.
+    """
+    if prior is None or not len(prior):
+        return scan_copies(scan, replication)
+    half = max(1, replication // 2)
+    copies = scan_copies(scan, half)
+    remembered = prior_points(prior, max(1, replication - half) * len(scan))
+    return StartPoints(
+        torch.cat([copies.points, remembered.points]), torch.cat([copies.source, remembered.source]), has_prior=True
+    )
+
+
+def scan_copies(scan: Tensor, replication: int) -> StartPoints:
+    """The scan (S, 3), repeated."""
+    return StartPoints(replicate(scan, replication), torch.arange(len(scan), device=scan.device).repeat(replication))
+
+
+def prior_points(prior: Tensor, limit: int) -> StartPoints:
+    """The prior (P, 3), thinned to at most `limit` points."""
+    points = prior[every_nth_rows(len(prior), limit, prior.device)]
+    return StartPoints(points, torch.full_like(points[:, 0], NO_SOURCE, dtype=torch.int64), has_prior=True)
+
+
+def replicate(points: Tensor, replication: int) -> Tensor:
+    """The cloud (N, 3) repeated as a whole, (N * replication, 3), in the order of the published code."""
+    return points.repeat(replication, 1)
+
+
+def add_start_noise(
+    points: Tensor, card: ModelCard, timestep: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Start points (N, 3) with the noise of `timestep` added (Eq. 19), and the scale (N, 3) of that noise."""
+    scale = card.pipeline.noise_scale(points)
+    return add_noise(points, scale * noise_like(points, generator), card.start_sigma(timestep)), scale

@@ -1,0 +1,24 @@
+"""Which points of a cloud are kept."""
+
+import pytest
+import torch
+
+from lidar_completion.crop import crop_range, finite_rows, remove_invalid, scene_rows
+
+
+def test_removes_invalid_points_and_keeps_the_order():
+    points = torch.tensor([[1.0, 2, 3], [torch.nan, 0, 0], [4, 5, 6], [0, torch.inf, 0], [0, 0, -torch.inf]])
+    assert finite_rows(points).tolist() == [0, 2]
+    assert remove_invalid(points).tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_range_limits_are_exclusive():
+    points = torch.tensor([[3.0, 0, 4], [0, 6, 0], [0, 0, 5.1], [0.1, 0, 0]])
+    assert crop_range(points, 5.0, 6.0).tolist() == [pytest.approx([0, 0, 5.1])]
+
+
+def test_scene_limits_follow_the_heights_of_the_sweep():
+    sweep = torch.tensor([[10.0, 0, -1.0], [10, 0, 0], [10, 0, 1]])
+    lowest = -2 * float(torch.tensor([-1.0, 0, 1]).std(correction=0))
+    completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
+    assert scene_rows(completed, sweep, 20.0).tolist() == [1, 2]
