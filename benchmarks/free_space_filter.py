@@ -26,7 +26,8 @@ from lidar_completion_evaluation.calibrate import draw_reliability, reliability
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
 from lidar_completion_evaluation.scenes import DriveScenes, Scene, SceneSource, SyntheticScenes
-from lidar_completion_evaluation.truth.ground_truth_map import build_map, window_mask
+from lidar_completion_evaluation.truth.ground_truth_map import build_map
+from lidar_completion_evaluation.truth.rules import window_mask
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lidar_completion_evaluation.baselines import TRIVIAL
-from lidar_completion_evaluation.evaluate import picture_file, result_file
+from lidar_completion_evaluation.baselines import BASELINES
+from lidar_completion_evaluation.results import picture_file, result_file
 
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 SCENES = 3
@@ -73,7 +73,7 @@ def judged(evaluations: list[Path], row: str) -> list[Judged]:
     for evaluation in evaluations:
         for path in sorted(result_file(evaluation, row, "any").parent.glob("*.json")):
             model = figures(path)
-            trivial = [figures(result_file(evaluation, name, path.stem)) for name in TRIVIAL]
+            trivial = [figures(result_file(evaluation, name, path.stem)) for name in BASELINES]
             if model and all(trivial):
                 least = min(each["cd"] for each in trivial)
                 found.append(Judged(evaluation, path.stem, model["cd"], model["f_0.2"], least))

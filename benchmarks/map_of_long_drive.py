@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lidar_completion.point_cloud_files import read_points, write_points
-from lidar_completion_evaluation.drives.drive import Drive, Sweep
+from lidar_completion_evaluation.drives.drive import Drive, DriveSweep
 
 CAST = 40  # sweeps that are really cast, one metre apart
 
@@ -32,8 +32,8 @@ class LongDrive(Drive):
 
     folder: Path = field(default=Path())
 
-    def read(self, index: int) -> Sweep:
-        return Sweep(read_points(self.folder / f"{index % CAST:06d}.bin").points)
+    def read(self, index: int) -> DriveSweep:
+        return DriveSweep(read_points(self.folder / f"{index % CAST:06d}.bin").points)
 
 
 def cast_sweeps(folder: Path) -> None:

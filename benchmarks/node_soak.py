@@ -38,7 +38,7 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_evaluation.replay.player import BagSweeps, cloud_head
+from lidar_completion_evaluation.drives.bag import BagSweeps, cloud_head
 from lidar_completion_ros.installed_files import use_shared_memory_profile
 from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
 

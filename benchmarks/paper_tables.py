@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lidar_completion.model.card import CARD_NAME
 from lidar_completion_evaluation.drives.open import open_drive
-from lidar_completion_evaluation.evaluate import Method, ModelMethod, evaluate, trivial_methods
-from lidar_completion_evaluation.evaluate_scene import JudgeRules
+from lidar_completion_evaluation.evaluate import evaluate
+from lidar_completion_evaluation.evaluate_scene import SceneSettings
+from lidar_completion_evaluation.methods import Method, ModelMethod, baseline_methods
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
 from lidar_completion_evaluation.statistics import mean_interval
 from lidar_completion_evaluation.summary import RowSummary, Summary, summarise
@@ -31,7 +32,7 @@ from lidar_completion_evaluation.truth.ground_truth_map import build_map
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", HERE.parents[1] / "shared"))
 DRIVES = ("90", "91")
-RULES = JudgeRules(brief=True)
+SETTINGS = SceneSettings(brief=True)
 # figure -> (heading, scale, digits)
 FIGURES = {
     "cd": ("CD m", 1, 3),
@@ -125,7 +126,7 @@ def judge_all(tables: list[PaperTable], source: SceneSource, output: Path, optio
             some,
             list(chosen.values()),
             output,
-            rules=RULES,
+            settings=SETTINGS,
             processes=options.processes,
             shard=options.shard,
             pictures=False,
@@ -134,13 +135,13 @@ def judge_all(tables: list[PaperTable], source: SceneSource, output: Path, optio
 
 def summary_of(table: PaperTable, source: SceneSource, output: Path, device: str) -> Summary:
     """What has been judged for one table so far."""
-    return summarise(first_scenes(source, table.scenes), methods_of(table, device), output, rules=RULES)
+    return summarise(first_scenes(source, table.scenes), methods_of(table, device), output, settings=SETTINGS)
 
 
 def methods_of(table: PaperTable, device: str) -> list[Method]:
     """The rows of a table, each model once; the trivial ones always."""
     found = {method.name: method for row in table.rows for method in row.methods(device)}
-    return [*trivial_methods(), *found.values()]
+    return [*baseline_methods(), *found.values()]
 
 
 def first_scenes(source: SceneSource, count: int) -> SceneSource:

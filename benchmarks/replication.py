@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from paper_tables import FIGURES, RULES, sources
+from paper_tables import FIGURES, SETTINGS, sources
 from shipped_models import processor
 
-from lidar_completion_evaluation.evaluate import ModelMethod, evaluate
+from lidar_completion_evaluation.evaluate import evaluate
+from lidar_completion_evaluation.methods import ModelMethod
 from lidar_completion_evaluation.scenes import SceneSource
 from lidar_completion_evaluation.summary import summarise
 
@@ -41,9 +42,9 @@ def main() -> None:
     head = ["", "time", *(heading for heading, _, _ in SHOWN_FIGURES.values())]
     parts = [f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads; {options.steps} step(s)"]
     for source, output in judged_on:
-        evaluate(source, methods, output, rules=RULES, pictures=False)
+        evaluate(source, methods, output, settings=SETTINGS, pictures=False)
         lines = [head, ["---"] * len(head)]
-        for row, ratio in zip(summarise(source, methods, output, rules=RULES).rows, ratios, strict=True):
+        for row, ratio in zip(summarise(source, methods, output, settings=SETTINGS).rows, ratios, strict=True):
             means = row.figures["completed"]
             figures = [f"{scale * means[name].mean:,.{digits}f}" for name, (_, scale, digits) in SHOWN_FIGURES.items()]
             lines.append([row.name, f"{ratio:.2f}", *figures])
@@ -57,7 +58,7 @@ def relative_times(methods: Sequence[ModelMethod], source: SceneSource) -> list[
     """Median seconds a sweep of every row, relative to the first; the first sweep warms up."""
     seconds: list[list[float]] = [[] for _ in methods]
     for method in methods:
-        method.prepare()
+        method.prepare(source.load(0))
     for index in range(len(source.names)):
         scene = source.load(index)
         for method, times in zip(methods, seconds, strict=True):

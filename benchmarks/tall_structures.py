@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from paper_tables import sources
 
-from lidar_completion_evaluation.evaluate import Method, ModelMethod, TrivialMethod
+from lidar_completion_evaluation.methods import BaselineMethod, Method, ModelMethod
 from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_evaluation.scenes import Scene
 
@@ -34,7 +34,7 @@ COLUMNS = (
 
 def main() -> None:
     options = arguments()
-    methods: list[Method] = [TrivialMethod("raw"), TrivialMethod("xy_jittered")]
+    methods: list[Method] = [BaselineMethod("raw"), BaselineMethod("xy_jittered")]
     methods += [ModelMethod(model, options.steps) for model in options.models]
     print(f"{datetime.date.today()}  completed points more than {TALL_M} m above the sensor, {options.steps} step(s)")
     for source, output in sources(options):

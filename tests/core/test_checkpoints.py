@@ -113,7 +113,10 @@ def test_rejects_weights_that_are_not_safetensors(folder: Path):
         (b'{"name": "x", "pipeline": {"steps": 0}}', r"pipeline.steps is 0; expected a finite number, at least 1"),
         (b'{"name": "x", "pipeline": {"start_noise": NaN}}', r"pipeline.start_noise is nan; expected a finite number"),
         (b'{"name": "x", "pipeline": {"downsample_voxel_m": -1}}', r"pipeline.downsample_voxel_m is -1.0"),
-        (b'{"name": "x", "pipeline": {"start_timestep": 1000}}', r"start_timestep is 1000; expected less than schedule.steps"),
+        (
+            b'{"name": "x", "pipeline": {"start_timestep": 1000}}',
+            r"start_timestep is 1000; expected less than schedule.steps",
+        ),
         (b'{"name": "x", "schedule": {"steps": 0}}', r"schedule.steps is 0; expected a finite number"),
         (b'{"name": "x", "pipeline": {"steps": true}}', "pipeline.steps is True, expected int"),
         (b'{"name": "x", "pipeline": {"sampler": "magic"}}', "pipeline.sampler is 'magic'"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lidar_completion_evaluation.baselines import TRIVIAL, interpolated, jittered, raw, xy_jittered
+from lidar_completion_evaluation.baselines import BASELINES, interpolated, jittered, raw, xy_jittered
 
 
 def a_wall(range_m: float = 10.0) -> np.ndarray:
@@ -14,24 +14,24 @@ def a_wall(range_m: float = 10.0) -> np.ndarray:
     return np.concatenate(rings).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", TRIVIAL)
-def test_rows_are_float32_clouds_and_repeat_for_a_seed(name):
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_float32_and_deterministic(name):
     wall = a_wall()
     wall[5] = np.nan
-    first, again = TRIVIAL[name](wall, 3), TRIVIAL[name](wall, 3)
+    first, again = BASELINES[name](wall, 3), BASELINES[name](wall, 3)
     assert first.dtype == np.float32
     assert first.shape[1] == 3
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, again)
     if "jitter" in name:
-        assert not np.array_equal(first, TRIVIAL[name](wall, 4))
+        assert not np.array_equal(first, BASELINES[name](wall, 4))
 
 
-def test_raw_is_the_sweep():
+def test_raw_returns_the_sweep():
     np.testing.assert_array_equal(raw(a_wall()), a_wall())
 
 
-def test_jitter_has_the_stated_sigmas():
+def test_jitter_has_documented_sigmas():
     point = np.tile(np.array([[30.0, 0.0, 1.0]], np.float32), (1, 1))
     many = np.concatenate([jittered(point, seed) for seed in range(400)]) - point
     assert many.shape == (4000, 3)
@@ -41,13 +41,13 @@ def test_jitter_has_the_stated_sigmas():
 
 
 @pytest.mark.parametrize(("range_m", "sigma"), [(1.0, 0.1), (80.0, 1.0)])
-def test_horizontal_jitter_stays_within_its_limits(range_m, sigma):
+def test_horizontal_jitter_is_limited(range_m, sigma):
     point = np.array([[range_m, 0.0, 0.0]], np.float32)
     many = np.concatenate([xy_jittered(point, seed) for seed in range(400)]) - point
     np.testing.assert_allclose(many[:, :2].std(axis=0), sigma, rtol=0.1)
 
 
-def test_interpolation_fills_the_wall_between_two_rings_and_stays_on_it():
+def test_interpolation_fills_a_wall_between_two_rings():
     wall = a_wall()
     filled = interpolated(wall)
     np.testing.assert_array_equal(filled[: len(wall)], wall)
@@ -57,7 +57,7 @@ def test_interpolation_fills_the_wall_between_two_rings_and_stays_on_it():
     assert np.abs(added[:, 2]).max() < np.abs(wall[:, 2]).max()
 
 
-def test_interpolation_does_not_join_an_edge_with_its_background():
+def test_interpolation_skips_object_edges():
     wall = a_wall()
     wall[: len(wall) // 2] *= 1.5  # the lower ring hits something farther away
     assert len(interpolated(wall)) == len(wall)

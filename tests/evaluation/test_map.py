@@ -10,22 +10,16 @@ from scipy.linalg import expm, logm
 from scipy.spatial import cKDTree
 from street_drive import a_street, poses_along_x, write_drive
 
-from lidar_completion_evaluation.drives.drive import DriveError, Sweep, transform
+from lidar_completion_evaluation.drives.drive import DriveError, DriveSweep, transform
 from lidar_completion_evaluation.drives.folder import open_folder
-from lidar_completion_evaluation.truth.deskewed_drive import deskew, motion_of_sweep, time_from_azimuth
-from lidar_completion_evaluation.truth.ground_truth_map import (
-    GroundTruthMap,
-    MapRules,
-    aggregated_truth,
-    build_map,
-    first_per_voxel,
-    truth_for_sweep,
-)
+from lidar_completion_evaluation.truth.deskewed_drive import motion_of_sweep, time_from_azimuth, to_mid_sweep
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, build_map
 from lidar_completion_evaluation.truth.moving import VisibilityCheck
+from lidar_completion_evaluation.truth.rules import MapRules, aggregated_truth, first_per_voxel, truth_for_sweep
 
 
 class RecordedDrive:
-    """A drive in memory: the loaders have tests of their own."""
+    """A drive in memory."""
 
     def __init__(self, poses, sweeps, static=None):
         self.name, self.T_map_sensor, self._sweeps, self._static = "recorded", poses, sweeps, static
@@ -35,7 +29,7 @@ class RecordedDrive:
         return len(self.names)
 
     def read(self, index):
-        return Sweep(self._sweeps[index], static=None if self._static is None else self._static[index])
+        return DriveSweep(self._sweeps[index], static=None if self._static is None else self._static[index])
 
 
 def assert_same_points(a: np.ndarray, b: np.ndarray) -> None:
@@ -49,7 +43,7 @@ def drive(tmp_path):
     return open_folder(write_drive(tmp_path / "drive", poses_along_x(7)))
 
 
-def test_a_map_holds_one_point_a_voxel_on_the_street(drive):
+def test_map_has_one_point_per_voxel(drive):
     points = aggregated_truth(drive)
     assert len(points) == len(first_per_voxel(points, 0.1))
     distance, _ = cKDTree(a_street()).query(points)
@@ -57,7 +51,7 @@ def test_a_map_holds_one_point_a_voxel_on_the_street(drive):
     assert 0.9 * len(first_per_voxel(a_street(), 0.1)) < len(points) < len(a_street())
 
 
-def test_the_map_on_disk_is_the_map_in_memory(drive, tmp_path):
+def test_map_on_disk_equals_map_in_memory(drive, tmp_path):
     file = build_map(drive, tmp_path / "map.npz", moving="keep", batch_sweeps=2, progress=False)
     stored = GroundTruthMap(file, max_tiles=2)
     assert_same_points(stored.all(), aggregated_truth(drive))
@@ -67,7 +61,7 @@ def test_the_map_on_disk_is_the_map_in_memory(drive, tmp_path):
     assert_same_points(near, expected)
 
 
-def test_a_map_that_exists_is_kept_and_one_of_other_settings_is_built_again(drive, tmp_path):
+def test_reuses_map_with_same_settings_only(drive, tmp_path):
     file = tmp_path / "map.npz"
     build_map(drive, file, moving="keep", progress=False)
     made = file.stat().st_mtime_ns
@@ -89,14 +83,14 @@ drive, file = open_folder(sys.argv[1]), Path(sys.argv[2])
 class Stuck(FolderDrive):
     def read(self, index):
         if len(list(file.parent.glob(file.name + ".partial/batch-???????.npz"))) >= 2:
-            time.sleep(600)  # half way: here it will be killed
+            time.sleep(600)  # killed here
         return super().read(index)
 stuck = Stuck(drive.name, drive.names, drive.T_map_sensor, drive.files)
 build_map(stuck, file, moving="visibility", batch_sweeps=2, progress=False)
 """
 
 
-def test_a_killed_map_goes_on_and_ends_with_the_same_bytes(drive, tmp_path):
+def test_interrupted_map_resumes_to_identical_bytes(drive, tmp_path):
     whole = build_map(drive, tmp_path / "whole.npz", moving="visibility", batch_sweeps=2, progress=False)
     file = tmp_path / "killed.npz"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "drive"), str(file)])
@@ -113,15 +107,15 @@ def test_a_killed_map_goes_on_and_ends_with_the_same_bytes(drive, tmp_path):
 def wait_for(condition, process, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, "the map ended before it could be killed"
-        assert time.monotonic() < end, "the map made no batch"
+        assert process.poll() is None, "the process ended before it could be killed"
+        assert time.monotonic() < end, "no batch was written"
         time.sleep(0.02)
 
 
 # --- the truth of one sweep -------------------------------------------------------------------------------------
 
 
-def test_the_truth_of_a_sweep_is_cut_by_range_height_and_view_cells():
+def test_truth_is_limited_by_range_height_and_view_cells():
     random = np.random.default_rng(0)
     world = random.uniform((-80, -80, -6), (80, 80, 8), (200_000, 3))
     pose = poses_along_x(4)[3]
@@ -139,17 +133,17 @@ def test_the_truth_of_a_sweep_is_cut_by_range_height_and_view_cells():
         truth_for_sweep(world, pose, MapRules(view_cell_m=10.0))
 
 
-def test_the_vehicle_itself_and_invalid_points_stay_out_of_the_map():
+def test_map_excludes_vehicle_and_invalid_points():
     points = np.array([[1.0, 0, 0], [np.nan, 0, 0], [10.0, 0, 0]], np.float32)
     drive = RecordedDrive(np.eye(4)[None], [points])
     np.testing.assert_allclose(aggregated_truth(drive), [[10, 0, 0]])
 
 
-# --- moving things ----------------------------------------------------------------------------------------------
+# --- moving objects ----------------------------------------------------------------------------------------------
 
 
 def passing_car(frames: int = 31):
-    """Sweeps of an 'all-seeing' sensor on a wide plain with a wall behind, past which a car drives; and who is the car."""
+    """Sweeps of a dense sensor in front of a wall past which a car drives, and the masks of the car."""
     plain = ring_of_wall(20.0)
     sweeps, is_car = [], []
     for frame in range(frames):
@@ -175,7 +169,7 @@ def box(centre: np.ndarray) -> np.ndarray:
     return np.column_stack([np.zeros(y.size), y.ravel(), z.ravel()]) + centre
 
 
-def test_a_passing_car_is_removed_by_visibility_and_the_wall_stays():
+def test_visibility_removes_car_and_keeps_wall():
     sweeps, is_car = passing_car()
     drive = RecordedDrive(np.tile(np.eye(4), (len(sweeps), 1, 1)), sweeps)
     static = VisibilityCheck(drive).static(15, sweeps[15])
@@ -183,7 +177,7 @@ def test_a_passing_car_is_removed_by_visibility_and_the_wall_stays():
     assert static[~is_car[15]].mean() > 0.999
 
 
-def test_labels_and_visibility_remove_the_car_from_the_map(tmp_path):
+def test_labels_and_visibility_remove_car_from_map(tmp_path):
     sweeps, is_car = passing_car()
     poses = np.tile(np.eye(4), (len(sweeps), 1, 1))
     labelled = RecordedDrive(poses, sweeps, [~mask for mask in is_car])
@@ -201,10 +195,10 @@ def car_points(file) -> int:
     return int((np.abs(GroundTruthMap(file).all()[:, 0] - 10.03) < 1e-4).sum())
 
 
-# --- de-skewing -------------------------------------------------------------------------------------------------
+# --- deskewing -------------------------------------------------------------------------------------------------
 
 
-def test_deskewing_undoes_the_motion_of_the_sensor():
+def test_deskewing_undoes_sensor_motion():
     random = np.random.default_rng(1)
     world = random.uniform(-30, 30, (500, 3))
     share = random.random(500)
@@ -214,17 +208,17 @@ def test_deskewing_undoes_the_motion_of_the_sensor():
     for row, (point, time_share) in enumerate(zip(world, share, strict=True)):
         moved = part_of(motion, time_share - 0.5)
         measured[row] = transform(np.linalg.inv(moved), point[None])[0]
-    np.testing.assert_allclose(deskew(measured, share, motion), world, atol=1e-4)
+    np.testing.assert_allclose(to_mid_sweep(measured, share, motion), world, atol=1e-4)
 
 
 def part_of(motion: np.ndarray, share: float) -> np.ndarray:
     return expm(share * logm(motion)).real
 
 
-def test_time_from_azimuth_runs_clockwise_from_behind():
+def test_time_from_azimuth_is_clockwise_from_behind():
     directions = np.array([[-1, 1e-6, 0], [0, 1, 0], [1, 0, 0], [0, -1, 0]], np.float32)
     np.testing.assert_allclose(time_from_azimuth(directions), [0, 0.25, 0.5, 0.75], atol=1e-5)
 
 
-def test_a_standing_sensor_has_no_motion():
+def test_stationary_sensor_has_no_motion():
     np.testing.assert_allclose(motion_of_sweep(np.eye(4)[None], 0), np.eye(4))

@@ -9,7 +9,7 @@ from street_drive import poses_along_x, write_drive
 
 from lidar_completion.deskew import deskew, velocity
 from lidar_completion_evaluation.drives.bags import BagDrive, open_bag, sweeps_of_bag
-from lidar_completion_evaluation.drives.drive import DriveError, Sweep, transform
+from lidar_completion_evaluation.drives.drive import DriveError, DriveSweep, transform
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.drives.odometry import estimate_poses, with_estimated_poses
 from lidar_completion_evaluation.drives.open import open_drive
@@ -70,7 +70,7 @@ class SkewedDrive(BagDrive):
 
     motion = np.linalg.inv(POSES[0]) @ POSES[1]
 
-    def read(self, index: int) -> Sweep:
+    def read(self, index: int) -> DriveSweep:
         sweep = super().read(index)
         share = np.linspace(0, 1, len(sweep.points), dtype=np.float32)
         np.random.default_rng(index).shuffle(share)

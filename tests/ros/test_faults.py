@@ -15,7 +15,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from std_srvs.srv import Trigger
 
-from lidar_completion_evaluation.replay.player import ReplayError, replay
+from lidar_completion_evaluation.replay.replay import replay
+from lidar_completion_evaluation.replay.result import ReplayError
 
 rosgraph_msgs = pytest.importorskip("rosgraph_msgs.msg", reason="needs rosgraph_msgs for /clock")
 
@@ -155,7 +156,7 @@ def test_a_full_disk_ends_the_recording_and_leaves_the_node_alone(node, peer, st
     for storage in ("mcap", "sqlite3"):
         try:
             with pytest.raises(ReplayError, match=rf"{tmp_path / storage}: the completions cannot be recorded"):
-                replay(tmp_path / "bag", tmp_path / storage, rate=0, storage=storage, progress=fill_the_disk)
+                replay(tmp_path / "bag", tmp_path / storage, rate=0, storage=storage, on_progress=fill_the_disk)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     peer.complete(cloud(street(), stamp_ns=2 * 10**18 + 4 * 10**16))

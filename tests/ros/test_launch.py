@@ -14,7 +14,10 @@ import pytest
 import yaml
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
+from typer import Typer
+from typer.main import get_command
 
+from lidar_completion_evaluation.replay.command import bag
 from lidar_completion_ros.merge_clouds import CloudMerger, merged
 from lidar_completion_ros.parameters import Parameters
 
@@ -52,11 +55,10 @@ def test_what_is_passed_on_is_declared_there(name):
 
 
 def test_the_options_of_the_evaluation_are_those_of_the_command():
-    source = (
-        ROOT / "ros2_ws/src/lidar_completion_evaluation/lidar_completion_evaluation/replay/command.py"
-    ).read_text()
-    command = next(each for each in ast.parse(source).body if getattr(each, "name", "") == "bag")
-    options = {argument.arg for argument in command.args.args}
+    app = Typer()
+    app.command()(bag)
+    named = (name for option in get_command(app).params for name in option.opts)
+    options = {name.removeprefix("--").replace("-", "_") for name in named}
     node_arguments = {"model", "device", "latency_budget_ms", "log_level", "params_file"}
     assert set(declared("evaluate.launch.py")) - node_arguments <= options
 

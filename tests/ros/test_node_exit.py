@@ -8,7 +8,8 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from lidar_completion_evaluation.replay.player import ReplayError, replay
+from lidar_completion_evaluation.replay.replay import replay
+from lidar_completion_evaluation.replay.result import ReplayError
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -141,14 +141,15 @@ def is_trained(run: Path, iterations: int) -> bool:
 
 def judge_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:
     """Judge a model with and without its refiner, and the trivial rows, on synthetic test scenes; prints the table."""
-    from lidar_completion_evaluation.evaluate import ModelMethod, evaluate, trivial_methods
-    from lidar_completion_evaluation.report import write_report
+    from lidar_completion_evaluation.evaluate import evaluate
+    from lidar_completion_evaluation.methods import ModelMethod, baseline_methods
+    from lidar_completion_evaluation.reports.evaluation import write_report
     from lidar_completion_evaluation.scenes import SyntheticScenes
     from lidar_completion_evaluation.summary import summarise, text_table, write_csv
 
     source = SyntheticScenes(scenes)
     refined = (True, False) if "refiner" in load_card(model).networks else (True,)
-    methods = [*trivial_methods(), *(ModelMethod(model, refine=refine, device=device) for refine in refined)]
+    methods = [*baseline_methods(), *(ModelMethod(model, refine=refine, device=device) for refine in refined)]
     evaluate(source, methods, output)
     summary = summarise(source, methods, output)
     print(text_table(summary))

@@ -17,12 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
-from lidar_completion_evaluation.truth.ground_truth_map import (
-    PUBLISHED_RULES,
-    GroundTruthMap,
-    in_range,
-    truth_for_sweep,
-)
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
+from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
 from lidar_completion_synthetic import SENSORS, training_pairs
 from lidar_completion_training.configuration import DataRecipe, RecipeError
 

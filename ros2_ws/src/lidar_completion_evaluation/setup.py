@@ -6,7 +6,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={package_name: ["templates/*.j2", "replay/templates/*.j2", "view/assets/*"]},
+    package_data={package_name: ["reports/templates/*.j2", "view/assets/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml", "CHANGELOG.rst"]),

@@ -1,4 +1,4 @@
-"""Bag replay: bags of both kinds through a real node over DDS, and what is wrong with a bag told by name."""
+"""Bag replay: mcap and sqlite3 bags through a real node over DDS, and errors that name the bag."""
 
 import itertools
 
@@ -12,17 +12,12 @@ from std_msgs.msg import String
 from typer import Typer
 from typer.testing import CliRunner
 
+from lidar_completion_evaluation.drives.bag import BagError, BagSweeps, cloud_head
 from lidar_completion_evaluation.replay.command import bag as bag_command
 from lidar_completion_evaluation.replay.command import summary
-from lidar_completion_evaluation.replay.player import (
-    BagError,
-    BagSweeps,
-    ReplayError,
-    _dds_session,
-    _play,
-    cloud_head,
-    replay,
-)
+from lidar_completion_evaluation.replay.player import player_session
+from lidar_completion_evaluation.replay.replay import play, replay
+from lidar_completion_evaluation.replay.result import ReplayError
 from lidar_completion_ros.point_cloud_messages import read_sweep
 
 FIRST_NS = 1_700_000_000 * 10**9
@@ -32,7 +27,7 @@ STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 @pytest.fixture
 def make_bag(tmp_path, street, cloud):
-    """Makes a bag of small sweeps on the given topics, with a topic of strings beside them."""
+    """Writes a bag of small sweeps on the given topics, and a topic of strings."""
 
     def make(storage="mcap", topics=("/velodyne_points",), sweeps=3):
         path, typestore = tmp_path / f"street_{storage}", get_typestore(Stores.ROS2_JAZZY)
@@ -56,7 +51,7 @@ def read_bag(path):
 
 
 def assert_same_sweeps(source, result):
-    """As many completions as sweeps, each at the time, with the header and with the points of its sweep."""
+    """One completion per sweep, with its bag time, header and points."""
     sweeps = [(time_ns, deserialize_message(cdr, PointCloud2)) for time_ns, cdr in BagSweeps(source, None)]
     completions = read_bag(result.completions)
     assert len(sweeps) == len(completions) == result.completed == len(result.sweeps)
@@ -70,7 +65,7 @@ def assert_same_sweeps(source, result):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_every_sweep_of_a_bag_is_completed_and_recorded(storage, make_bag, tiny_model, tmp_path):
+def test_completes_and_records_every_sweep(storage, make_bag, tiny_model, tmp_path):
     source, played = make_bag(storage), []
     result = replay(
         source,
@@ -78,7 +73,7 @@ def test_every_sweep_of_a_bag_is_completed_and_recorded(storage, make_bag, tiny_
         rate=0,
         model=tiny_model,
         storage=storage,
-        progress=lambda *counts: played.append(counts),
+        on_progress=lambda *counts: played.append(counts),
     )
     assert_same_sweeps(source, result)
     assert (result.input_topic, result.output_topic) == ("/velodyne_points", "/velodyne_points/completed")
@@ -90,43 +85,46 @@ def test_every_sweep_of_a_bag_is_completed_and_recorded(storage, make_bag, tiny_
     assert "3 on /velodyne_points/completed" in summary(result)
 
 
-def test_a_running_node_is_used(make_bag, node_process, peer, tiny_model, tmp_path):
+def test_uses_running_node(make_bag, node_process, peer, tiny_model, tmp_path):
     source = make_bag(topics=("/points_raw",))
     with node_process(model=tiny_model) as process:
         peer.until(lambda: peer.values.get("state") == "active")
-        with pytest.raises(ReplayError, match="runs already"):
+        with pytest.raises(ReplayError, match="already running"):
             replay(source, tmp_path / "other", model=tiny_model)
         result = replay(source, tmp_path / "out", rate=0)
         assert_same_sweeps(source, result)
         assert process.poll() is None
 
 
-def test_a_message_that_is_cut_off_is_told(tmp_path):
+def test_rejects_truncated_message(tmp_path):
     bag, typestore = tmp_path / "cut", get_typestore(Stores.ROS2_JAZZY)
     with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
         writer.write(topic, FIRST_NS, b"\x00\x01\x00\x00" + bytes(10))
-    with _dds_session(None) as player, pytest.raises(BagError, match=r"message 1 of /velodyne_points is cut off: 14 b"):
-        _play(player, BagSweeps(bag, None), 0.0, None)
+    with (
+        player_session(None) as player,
+        pytest.raises(BagError, match=r"message 1 of /velodyne_points is truncated: 14 b"),
+    ):
+        play(player, BagSweeps(bag, None), 0.0, None)
 
 
-def test_a_node_that_does_not_start_is_told(make_bag, tmp_path):
-    with pytest.raises(ReplayError, match="exit code 2"):
+def test_reports_node_that_does_not_start(make_bag, tmp_path):
+    with pytest.raises(ReplayError, match="exited with code 2"):
         replay(make_bag(), tmp_path / "out", model="/no/such/model")
 
 
-def test_the_head_of_a_cloud_is_read_without_decoding(cloud, street):
+def test_reads_head_of_cloud_without_decoding(cloud, street):
     for length in range(6):
         message = cloud(street(rings=1 + length), stamp_ns=FIRST_NS + length, frame="x" * length)
         assert cloud_head(serialize_message(message)) == (FIRST_NS + length, message.width)
 
 
-def test_an_unknown_topic_is_told_with_those_that_exist(make_bag):
+def test_rejects_unknown_topic(make_bag):
     with pytest.raises(BagError, match=r"/other.*/chatter \(std_msgs/msg/String, 1\), /velodyne_points"):
         BagSweeps(make_bag(), "/other")
 
 
-def test_several_topics_need_a_choice(make_bag):
+def test_several_topics_require_a_choice(make_bag):
     bag = make_bag(topics=("/front", "/rear"))
     with pytest.raises(BagError, match="--topic"):
         BagSweeps(bag, None)
@@ -134,7 +132,7 @@ def test_several_topics_need_a_choice(make_bag):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_broken_bag_is_told_by_name(storage, make_bag):
+def test_rejects_damaged_bag(storage, make_bag):
     bag = make_bag(storage)
     (file,) = itertools.chain(bag.glob("*.mcap"), bag.glob("*.db3"))
     file.write_bytes(file.read_bytes()[:1000])
@@ -142,19 +140,19 @@ def test_a_broken_bag_is_told_by_name(storage, make_bag):
         list(BagSweeps(bag, None))
 
 
-def test_what_is_no_bag_is_told_by_name(tmp_path):
+def test_rejects_what_is_not_a_bag(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(BagError, match=str(path)):
             BagSweeps(path, None)
 
 
-def test_an_output_that_exists_is_not_overwritten(make_bag, tmp_path):
+def test_does_not_overwrite_output(make_bag, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(BagError, match="exists already"):
         replay(make_bag(), tmp_path / "out")
 
 
-def test_the_command_tells_errors_in_one_line(tmp_path):
+def test_command_reports_errors_in_one_line(tmp_path):
     app = Typer()
     app.command()(bag_command)
     result = CliRunner().invoke(app, [str(tmp_path / "missing")])
@@ -165,6 +163,6 @@ def test_the_command_tells_errors_in_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["street_mcap", "street_sqlite3"])
-def test_real_bags_are_completed(name, shared, tiny_model, tmp_path):
+def test_completes_real_bags(name, shared, tiny_model, tmp_path):
     source = shared / "data" / "bags" / name
     assert_same_sweeps(source, replay(source, tmp_path / "out", rate=0, model=tiny_model))

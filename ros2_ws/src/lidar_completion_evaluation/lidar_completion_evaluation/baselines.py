@@ -1,7 +1,6 @@
-"""Completions that know nothing: what a model has to beat before it is worth anything.
+"""Learning-free baselines, which every table contains: a model is useful only where it beats all of them.
 
-Four rows for every table: the sweep itself, the sweep with noise, the sweep interpolated between its beams, and the
-sweep with horizontal noise that grows with range. All take and return (N, 3) float32 metres in the sensor frame.
+All take and return (N, 3) float32 metres in the sensor frame. To add one, write a function and add it to BASELINES.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ import torch
 from lidar_completion.downsample import voxel_downsample
 from lidar_completion.starts import replicate
 
-COPIES = 10
+REPLICATION = 10
 VOXEL_SIZE_M = 0.1
 
 
 def raw(points: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The sweep as it is; the seed is ignored."""
+    """The sweep itself; the seed is ignored."""
     return _finite(points)
 
 
 def jittered(points: np.ndarray, seed: int = 0, *, sigma_m: float = 0.2) -> np.ndarray:
-    """One point per 0.1 m voxel, ten copies, Gaussian noise of 0.2 m on every coordinate."""
-    copies = _copies(points)
-    return (copies + np.random.default_rng(seed).normal(0.0, sigma_m, copies.shape)).astype(np.float32)
+    """One point per 0.1 m voxel, replicated 10 times, with Gaussian noise of 0.2 m on every coordinate."""
+    replicated = _replicated(points)
+    return (replicated + np.random.default_rng(seed).normal(0.0, sigma_m, replicated.shape)).astype(np.float32)
 
 
 def xy_jittered(
@@ -37,16 +36,16 @@ def xy_jittered(
     sigma_limits_m: tuple[float, float] = (0.1, 1.0),
     sigma_z_m: float = 0.05,
 ) -> np.ndarray:
-    """As jittered, but horizontal noise of 2 % of the range (0.1 to 1 m) and vertical noise of 0.05 m.
+    """As jittered, with horizontal noise of 2 % of the range (0.1 to 1 m) and vertical noise of 0.05 m.
 
-    The strongest of the four: gaps between the rings of a spinning LiDAR are horizontal and grow with range.
+    Usually the strongest baseline: gaps between the rings of a spinning LiDAR are horizontal and grow with range.
     """
-    copies = _copies(points)
-    sigma = np.clip(sigma_per_metre * np.linalg.norm(copies, axis=1), *sigma_limits_m)
-    noise = np.random.default_rng(seed).normal(0.0, 1.0, copies.shape) * np.column_stack(
+    replicated = _replicated(points)
+    sigma = np.clip(sigma_per_metre * np.linalg.norm(replicated, axis=1), *sigma_limits_m)
+    noise = np.random.default_rng(seed).normal(0.0, 1.0, replicated.shape) * np.column_stack(
         [sigma, sigma, np.full_like(sigma, sigma_z_m)]
     )
-    return (copies + noise).astype(np.float32)
+    return (replicated + noise).astype(np.float32)
 
 
 def interpolated(
@@ -58,10 +57,10 @@ def interpolated(
     max_elevation_gap_deg: float = 2.5,
     max_range_gap: float = 0.1,
 ) -> np.ndarray:
-    """The sweep and straight lines between neighbouring beams of one direction; the seed is ignored.
+    """The sweep plus straight lines between vertically neighbouring beams; the seed is ignored.
 
-    Needs no ring numbers: points are sorted by elevation within columns of azimuth, and two neighbours are joined where
-    their ranges differ by less than 10 % (one surface, not an edge before a background).
+    Works without ring numbers: points are sorted by elevation within columns of azimuth, and neighbours are joined where
+    their ranges differ by less than 10 %, which excludes object edges.
     """
     points = _finite(points)
     start, end = _neighbours(points, column_deg, max_elevation_gap_deg, max_range_gap)
@@ -72,8 +71,8 @@ def interpolated(
     return np.concatenate([points, (start[line] * (1 - share) + end[line] * share).astype(np.float32)])
 
 
-# name in tables -> completion(points, seed)
-TRIVIAL: dict[str, Callable[..., np.ndarray]] = {
+# row name -> completion(points, seed)
+BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "raw": raw,
     "jittered": jittered,
     "interpolated": interpolated,
@@ -84,7 +83,7 @@ TRIVIAL: dict[str, Callable[..., np.ndarray]] = {
 def _neighbours(
     points: np.ndarray, column_deg: float, max_elevation_gap_deg: float, max_range_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P, 3), (P, 3) of points of one azimuth column that follow each other in elevation on one surface."""
+    """Pairs (P, 3), (P, 3) of points of one azimuth column adjacent in elevation, on one surface."""
     horizontal = np.hypot(points[:, 0], points[:, 1])
     column = np.floor(np.degrees(np.arctan2(points[:, 1], points[:, 0])) / column_deg)
     elevation = np.degrees(np.arctan2(points[:, 2], horizontal))
@@ -97,9 +96,9 @@ def _neighbours(
     return points[lower[joined]], points[upper[joined]]
 
 
-def _copies(points: np.ndarray) -> np.ndarray:
+def _replicated(points: np.ndarray) -> np.ndarray:
     thinned = voxel_downsample(torch.from_numpy(_finite(points)), VOXEL_SIZE_M)
-    return replicate(thinned, COPIES).numpy()
+    return replicate(thinned, REPLICATION).numpy()
 
 
 def _finite(points: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The published benchmarks as configuration: whoever has the data judges as the papers do."""
+"""The published benchmarks as configuration."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from lidar_completion_evaluation.drives import kitti_360
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.semantic_kitti import open_sequence, refuse_other_length
-from lidar_completion_evaluation.truth.ground_truth_map import PUBLISHED_RULES, MapRules
+from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, MapRules
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Data, rules of the truth, which sweeps are judged, and which published table stands beside."""
+    """Data, rules of the truth, evaluated sweeps, and the published table that is shown."""
 
     name: str
     open: Callable[[Path], Drive]
     published: str  # key of published.PUBLISHED
     rules: MapRules = PUBLISHED_RULES
-    every: int = 1  # the published evaluation judges every sweep
+    every: int = 1  # the published evaluation uses every sweep
     moving: str = "labels"
-    drop_moving_input: bool = False  # the published evaluation gives the whole sweep to the model
+    drop_moving_input: bool = False  # in the published evaluation the model gets the whole sweep
 
 
 def _semantic_kitti_08(root: Path) -> Drive:
@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("semantic-kitti-08", _semantic_kitti_08, "semantic-kitti"),
-        # No labels per sweep exist there: what moves is removed by visibility. The paper names no drive; the first is taken.
+        # KITTI-360 has no labels per sweep, so moving objects are removed by visibility. The paper names no drive.
         Benchmark("kitti-360", kitti_360.open_drive, "kitti-360", moving="visibility"),
     )
 }

@@ -1,9 +1,9 @@
-"""Calibrates a model's confidence on synthetic scenes that it never saw: how often is a completed point near a surface?
+"""Calibrates a model's confidence on held-back synthetic scenes: the probability that a completed point is near a surface.
 
-    lidar-completion-train calibrate models/edge
+    lidar-completion calibrate models/edge
 
-A network that judges its own points (Architecture.point_confidence) is judged as it is; for any other a table is fitted
-first, on other scenes.
+A network that predicts confidence (Architecture.point_confidence) is only checked; for others a table is fitted first, on
+other scenes than those of the check.
 """
 
 from __future__ import annotations
@@ -31,31 +31,32 @@ from lidar_completion_synthetic import test_pair
 NEAR_M = 0.2  # "within 0.2 m of a surface"
 RING_M = 5.0
 DISTANCE_M = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, MAX_SCAN_DISTANCE_M)
-FIRST_SCENE = 10_000  # far from the scenes that models are judged on
-FIRST_JUDGED_SCENE = 20_000
+FIRST_SCENE = 10_000  # none of the scenes of the evaluation
+FIRST_HELD_BACK_SCENE = 20_000
 BINS = 10
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Completed points: points (N, 3) float32, to_scan (N,) metres to the thinned sweep, near (N,) bool: within 0.2 m of the truth.
+class CompletedPoints:
+    """Completed points of one scene.
 
-    said (N,): the confidence that the completer gave them.
+    points (N, 3) float32; to_scan (N,) metres to the downsampled sweep; near (N,) bool: within NEAR_M of the truth;
+    predicted (N,): the confidence that the completer gave them.
     """
 
     points: torch.Tensor
     to_scan: torch.Tensor
     near: np.ndarray
-    said: np.ndarray
+    predicted: np.ndarray
 
     def confidence(self, table: dict[str, list]) -> np.ndarray:
-        """What the table says of each point, (N,) float32."""
+        """The confidence of each point according to the table, (N,) float32."""
         return calibrated_confidence(self.points, self.to_scan, table).numpy()
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of each tenth of confidence that occurs: mean confidence, share of points near a surface, share of all points."""
+    """Per occupied bin of confidence: mean confidence, share of points near a surface, share of all points."""
 
     confidence: np.ndarray  # (B,)
     near: np.ndarray  # (B,)
@@ -75,20 +76,20 @@ class Reliability:
 
 
 def calibrate(model: Path, scenes: int) -> ModelCard:
-    """Fit the table on `scenes` synthetic scenes, judge the confidence on half as many others, and write both into the card.
+    """Fit the table on `scenes` synthetic scenes, check the confidence on half as many others, and write both to the card.
 
-    A network that says itself how sure it is of each point (Architecture.point_confidence) gets no table.
+    A network that predicts confidence (Architecture.point_confidence) gets no table.
     """
     completer = SceneCompleter.load(model)
     by_network = completer.card.architecture.point_confidence
     range_m = completer.card.pipeline.max_range_m
     table = {} if by_network else fit_table(_scenes(completer, FIRST_SCENE, scenes), range_m)
-    judged = list(_scenes(completer, FIRST_JUDGED_SCENE, max(1, scenes // 2)))
-    said = [scene.said if by_network else scene.confidence(table) for scene in judged]
-    found = reliability(np.concatenate(said), np.concatenate([scene.near for scene in judged]))
+    held_back = list(_scenes(completer, FIRST_HELD_BACK_SCENE, max(1, scenes // 2)))
+    confidence = [scene.predicted if by_network else scene.confidence(table) for scene in held_back]
+    found = reliability(np.concatenate(confidence), np.concatenate([scene.near for scene in held_back]))
     print(found)
     figures = {
-        "scenes": len(judged),
+        "scenes": len(held_back),
         "expected_calibration_error": round(found.expected_calibration_error, 4),
         **{name: np.round(getattr(found, name), 4).tolist() for name in ("confidence", "near", "weight")},
     }
@@ -98,19 +99,19 @@ def calibrate(model: Path, scenes: int) -> ModelCard:
     return card
 
 
-def judged_points(completer: SceneCompleter, sweep: np.ndarray, truth: np.ndarray, seed: int = 0) -> Judged:
-    """The completed points of one sweep (N, 3), judged by the truth (M, 3), both in the sensor frame."""
+def completed_points(completer: SceneCompleter, sweep: np.ndarray, truth: np.ndarray, seed: int = 0) -> CompletedPoints:
+    """The completed points of one sweep (N, 3), compared with the truth (M, 3), both in the sensor frame."""
     completion = completer.complete(sweep, seed=seed)
     points = torch.from_numpy(completion.completed_points)
     settings = completer.card.pipeline
     measured = crop_range(remove_invalid(torch.from_numpy(sweep)), settings.min_range_m, settings.max_range_m)
     to_scan, _ = nearest_within(points, downsample(measured, settings), MAX_SCAN_DISTANCE_M)
     near = nearest_distances(points.numpy(), truth).prediction_to_truth < NEAR_M
-    return Judged(points, to_scan, near, completion.confidence[len(completion.measured_rows) :])
+    return CompletedPoints(points, to_scan, near, completion.confidence[len(completion.measured_rows) :])
 
 
-def fit_table(scenes: Iterator[Judged], max_range_m: float) -> dict[str, list]:
-    """The bilinear table that is nearest to what was found, by least squares; it never rises with distance from the scan."""
+def fit_table(scenes: Iterator[CompletedPoints], max_range_m: float) -> dict[str, list]:
+    """The bilinear table of probabilities, by least squares, non-increasing with distance from the scan."""
     ranges = np.append(np.arange(RING_M, max_range_m, RING_M), max_range_m).tolist()
     shape = (len(ranges), len(DISTANCE_M))
     products, hits = np.zeros((shape[0] * shape[1],) * 2), np.zeros(shape[0] * shape[1])
@@ -118,7 +119,7 @@ def fit_table(scenes: Iterator[Judged], max_range_m: float) -> dict[str, list]:
         weights = _bilinear(scene, ranges)
         products += (weights.T @ weights).toarray()
         hits += weights.T @ scene.near
-    # knots that hardly any point lies at are held to what was found around them
+    # knots with few points are regularised towards the overall share
     mass = products.sum(axis=1)
     around = (hits + 10 * hits.sum() / mass.sum()) / (mass + 10)
     table = np.linalg.solve(products + np.eye(len(hits)), hits + around).reshape(shape).clip(0.0, 1.0)
@@ -127,8 +128,8 @@ def fit_table(scenes: Iterator[Judged], max_range_m: float) -> dict[str, list]:
     return {"range_m": ranges, "distance_m": list(DISTANCE_M), "probability": np.round(table, 4).tolist()}
 
 
-def _bilinear(scene: Judged, ranges: list[float]) -> sparse.csr_matrix:
-    """Weight (N, R * D) of every knot of the table for every point."""
+def _bilinear(scene: CompletedPoints, ranges: list[float]) -> sparse.csr_matrix:
+    """Bilinear weight (N, R * D) of every knot of the table for every point."""
     ring, share = (each.numpy() for each in knots(scene.points.norm(dim=1), ranges))
     step, part = (each.numpy() for each in knots(scene.to_scan, DISTANCE_M))
     columns, weights = [], []
@@ -142,7 +143,7 @@ def _bilinear(scene: Judged, ranges: list[float]) -> sparse.csr_matrix:
 
 
 def reliability(confidence: np.ndarray, near: np.ndarray) -> Reliability:
-    """Reliability of confidences (N,) in [0, 1] given which points (N,) were near a surface, in ten equal bins."""
+    """Reliability of confidences (N,) in [0, 1], given which points (N,) bool are near a surface, in ten equal bins."""
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     count = np.bincount(number, minlength=BINS)
     some = count > 0
@@ -151,7 +152,7 @@ def reliability(confidence: np.ndarray, near: np.ndarray) -> Reliability:
 
 
 def draw_reliability(curves: dict[str, Reliability], path: Path) -> None:
-    """The reliability diagram of several tests as a picture."""
+    """Draw a reliability diagram with one curve per name."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 5.2), layout="constrained")
@@ -165,7 +166,7 @@ def draw_reliability(curves: dict[str, Reliability], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _scenes(completer: SceneCompleter, first: int, count: int) -> Iterator[Judged]:
+def _scenes(completer: SceneCompleter, first: int, count: int) -> Iterator[CompletedPoints]:
     for index in tqdm(range(first, first + count), unit="scene"):
         pair = test_pair(index)
-        yield judged_points(completer, pair.sweep, pair.truth, index)
+        yield completed_points(completer, pair.sweep, pair.truth, index)

@@ -1,161 +1,143 @@
-"""`lidar-completion evaluate`: what is judged, on what, and where the results go."""
+"""`lidar-completion evaluate`: turns the options of the command line into typed ones and prints the tables."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-STEPS_HELP = "denoising steps of each model, such as 1,2,8; default: the model card's"
+from lidar_completion_evaluation.commands import POSES_HELP
+
+if TYPE_CHECKING:
+    from lidar_completion_evaluation.options import DataOptions, MethodOptions, RunOptions
+
+Data = Annotated[
+    str,
+    Option(help="synthetic-test, or a drive: SemanticKITTI sequence, KITTI-360 root, folder of clouds, rosbag2"),
+]
+Model = Annotated[
+    list[Path] | None,
+    Option(help="model folder, or public checkpoint (.ckpt; several files as A.ckpt+B.ckpt); may be repeated"),
+]
+Steps = Annotated[str, Option(help="denoising steps of each model, such as 1,2,8; default: the model card's")]
+Refinement = Annotated[str, Option(help="yes, no, or both (two rows per model)")]
+Predictions = Annotated[
+    list[Path] | None, Option(help="folder of another method's clouds, named like the sweeps; may be repeated")
+]
+Output = Annotated[Path | None, Option(help="folder of the results; default: runs/evaluate/DATA")]
+Scenes = Annotated[int | None, Option(min=1, help="maximum number of scenes; default: 100 synthetic, all of a drive")]
+Every = Annotated[int | None, Option(min=1, help="evaluate every n-th sweep of a drive; default: 5")]
+Benchmark = Annotated[str, Option(help="published benchmark: semantic-kitti-08 or kitti-360; DATA is its root")]
+ProtocolName = Annotated[
+    str, Option("--protocol", help="default, or published: as the released script, without the node's filters")
+]
+Published = Annotated[str, Option(help="show published figures as well: semantic-kitti or kitti-360")]
+ViewCells = Annotated[
+    bool | None,
+    Option(
+        "--published-rules/--no-published-rules",
+        help="restrict the truth to the 10 m cells that the sweep touches; default: for synthetic scenes only",
+    ),
+]
+Poses = Annotated[str | None, Option(help=f"of a folder or bag: {POSES_HELP}")]
+Topic = Annotated[str | None, Option(help="PointCloud2 topic of a bag; default: the only one")]
+Odometry = Annotated[str | None, Option(help="odometry or pose topic of a bag, instead of --poses")]
+Kitti360Drive = Annotated[str | None, Option("--kitti-360-drive", help="drive of KITTI-360; default: the first")]
+BinColumns = Annotated[int, Option(min=3, help="float32 values per point of .bin files: 4 KITTI, 5 nuScenes")]
+Moving = Annotated[str, Option(help="how moving objects leave the truth: auto, labels, visibility, keep")]
+Deskew = Annotated[bool, Option(help="deskew the sweeps of the truth")]
+Sensor = Annotated[str, Option(help="sensor of the synthetic scenes: HDL-64E, HDL-32E, VLP-16, OS1-128")]
+W1 = Annotated[bool, Option(help="also the true earth mover's distance: up to minutes per scene and row")]
+Pictures = Annotated[bool, Option(help="draw every scene for the report")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N")]
+Backend = Annotated[str, Option(help="torch or onnx")]
+Seed = Annotated[int, Option(help="seed of the models' noise and of the baselines")]
+Processes = Annotated[int, Option(min=1, help="worker processes on this machine")]
+Shard = Annotated[str, Option(help="K/N: evaluate only part K (from 0) of N, to share the work between machines")]
 
 
 def evaluate_command(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="synthetic-test, or a drive: SemanticKITTI sequence, KITTI-360 root, folder of clouds, rosbag2"
-        ),
-    ] = "synthetic-test",
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="model folder, or public checkpoint (.ckpt; networks in several files as A.ckpt+B.ckpt); may be repeated"
-        ),
-    ] = None,
-    steps: Annotated[str, typer.Option(help=STEPS_HELP)] = "",
-    refinement: Annotated[str, typer.Option(help="yes, no, or both (two rows per model)")] = "yes",
-    predictions: Annotated[
-        list[Path] | None,
-        typer.Option(help="folder of another method's clouds, named like the sweeps; may be repeated"),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="folder of results; default runs/evaluate/DATA")] = None,
-    scenes: Annotated[
-        int | None, typer.Option(min=1, help="at most this many scenes; default 100 synthetic, all of a drive")
-    ] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="of a drive, judge every n-th sweep; default 5")] = None,
-    benchmark: Annotated[
-        str, typer.Option(help="published benchmark: semantic-kitti-08 or kitti-360; DATA is its root")
-    ] = "",
-    published: Annotated[str, typer.Option(help="show published figures beside: semantic-kitti or kitti-360")] = "",
-    published_rules: Annotated[
-        bool | None,
-        typer.Option(
-            help="cut the truth to the 10 m cells that the sweep touches, as published, or take all within 50 m; "
-            "default: cut synthetic scenes, take all of drives"
-        ),
-    ] = None,
-    poses: Annotated[Path | None, typer.Option(help="pose file of a folder or bag (KITTI or TUM rows)")] = None,
-    topic: Annotated[str | None, typer.Option(help="cloud topic of a bag; default: the only one")] = None,
-    odometry_topic: Annotated[str | None, typer.Option(help="odometry or pose topic of a bag")] = None,
-    moving: Annotated[str, typer.Option(help="what moves in the truth: auto, labels, visibility, keep")] = "keep",
-    deskew: Annotated[bool, typer.Option(help="take the sensor's motion out of the sweeps of the truth")] = False,
-    sensor: Annotated[str, typer.Option(help="of the synthetic scenes: HDL-64E, HDL-32E, VLP-16, OS1-128")] = "HDL-64E",
-    w1: Annotated[
-        bool, typer.Option(help="also true W1 (earth mover's distance): up to minutes a scene and row")
-    ] = False,
-    pictures: Annotated[bool, typer.Option(help="draw every scene for the report")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
-    seed: Annotated[int, typer.Option(help="seed of the models' noise and of the jitter")] = 0,
-    processes: Annotated[int, typer.Option(min=1, help="worker processes on this machine")] = 1,
-    shard: Annotated[str, typer.Option(help="K/N: judge only part K (from 0) of N, for several machines")] = "0/1",
+    data: Data = "synthetic-test",
+    model: Model = None,
+    steps: Steps = "",
+    refinement: Refinement = "yes",
+    predictions: Predictions = None,
+    output: Output = None,
+    scenes: Scenes = None,
+    every: Every = None,
+    benchmark: Benchmark = "",
+    protocol: ProtocolName = "default",
+    published: Published = "",
+    published_rules: ViewCells = None,
+    poses: Poses = None,
+    topic: Topic = None,
+    odometry_topic: Odometry = None,
+    kitti_360_drive: Kitti360Drive = None,
+    bin_columns: BinColumns = 4,
+    moving: Moving = "keep",
+    deskew: Deskew = False,
+    sensor: Sensor = "HDL-64E",
+    w1: W1 = False,
+    pictures: Pictures = True,
+    device: Device = "auto",
+    backend: Backend = "torch",
+    seed: Seed = 0,
+    processes: Processes = 1,
+    shard: Shard = "0/1",
 ) -> None:
-    """Judge models and other methods on the same scenes as four completions that know nothing; a killed run goes on."""
-    from lidar_completion_evaluation import evaluate as evaluation
-    from lidar_completion_evaluation.evaluate_scene import JudgeRules
-    from lidar_completion_evaluation.published import PUBLISHED
-    from lidar_completion_evaluation.report import write_report
-    from lidar_completion_evaluation.summary import summarise, text_table, write_csv
+    """Compare models, other methods' predictions and the baselines on the same scenes. An interrupted run resumes."""
+    from lidar_completion_evaluation import options as made
+    from lidar_completion_evaluation.drives.open import DriveOptions
 
     try:
-        part = _shard(shard)
-        chosen = _benchmark(benchmark)
-        table = published or (chosen.published if chosen else "")
-        if table and table not in PUBLISHED:
-            raise ValueError(f"--published: expected one of {', '.join(PUBLISHED)}, found {table!r}")
-        output = output or Path("runs/evaluate") / (chosen.name if chosen else Path(data).resolve().name)
-        source = _source(
-            data, chosen, output, scenes, every, published_rules, poses, topic, odometry_topic, moving, deskew, sensor
+        if benchmark:
+            source: DataOptions = made.BenchmarkData(made.find_benchmark(benchmark), Path(data), every, scenes)
+        elif data == "synthetic-test":
+            source = made.SyntheticData(sensor, scenes or 100, published_rules is not False)
+        else:
+            drive = DriveOptions(poses, topic, odometry_topic, kitti_360_drive, bin_columns)
+            source = made.DriveData(Path(data), drive, moving, deskew, bool(published_rules), every or 5, scenes)
+        methods = made.MethodOptions(
+            tuple(model or ()), _steps(steps), refinement, tuple(predictions or ()), device, backend, seed
         )
-        methods = [
-            *evaluation.trivial_methods(seed),
-            *_models(model or [], output, steps, refinement, device, backend, seed),
-            *(evaluation.PredictionFolder(folder) for folder in predictions or []),
-        ]
-        rules = JudgeRules(transport=w1)
-        evaluation.evaluate(source, methods, output, rules=rules, processes=processes, shard=part, pictures=pictures)
-        summary = summarise(source, methods, output, rules=rules, published=PUBLISHED.get(table, ()))
+        run = made.RunOptions(output, protocol, published, w1, pictures, processes, _shard(shard))
+        _evaluate(source, methods, run)
     except (ValueError, OSError) as error:
         typer.echo(f"lidar-completion evaluate: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+def _evaluate(source: DataOptions, methods: MethodOptions, run: RunOptions) -> None:
+    from lidar_completion_evaluation.evaluate import evaluate
+    from lidar_completion_evaluation.reports.evaluation import write_report
+    from lidar_completion_evaluation.summary import summarise, text_table, write_csv
+
+    output = run.output or Path("runs/evaluate") / source.name
+    scenes, rows, settings = source.open(output), methods.open(output), run.scene_settings
+    evaluate(
+        scenes,
+        rows,
+        output,
+        settings=settings,
+        processes=run.processes,
+        shard=run.shard,
+        pictures=run.pictures,
+    )
+    summary = summarise(scenes, rows, output, settings=settings, published=run.published_rows(source))
+    typer.echo(f"\nprotocol: {settings.protocol.name}")
     for heading, section in (("Completed points", "completed"), ("With the measured points", "with_measured")):
         typer.echo(f"\n{heading} (mean [95 % interval])\n{text_table(summary, section)}")
     files = [write_report(summary, output), *write_csv(summary, output)]
     typer.echo("\n" + "\n".join(map(str, files)))
 
 
-def _source(
-    data, benchmark, output, scenes, every, published_rules, poses, topic, odometry_topic, moving, deskew, sensor
-):
-    from lidar_completion_evaluation.drives.open import open_drive
-    from lidar_completion_evaluation.scenes import DriveScenes, SyntheticScenes
-    from lidar_completion_evaluation.truth.ground_truth_map import DRIVE_RULES, PUBLISHED_RULES, build_map
-
-    cut = published_rules if published_rules is not None else data == "synthetic-test"
-    rules = PUBLISHED_RULES if cut else DRIVE_RULES
-    if benchmark is not None:
-        drive, rules, moving = benchmark.open(Path(data)), benchmark.rules, benchmark.moving
-    elif data == "synthetic-test":
-        return SyntheticScenes(scenes or 100, sensor, rules=rules)
-    else:
-        drive = open_drive(data, poses=poses, topic=topic, odometry_topic=odometry_topic)
-    truth = build_map(drive, output / "map.npz", rules, moving=moving, deskew=deskew)
-    judged = every or (benchmark.every if benchmark else 5)
-    drop_moving = benchmark.drop_moving_input if benchmark else True
-    return DriveScenes(drive, truth, rules, every=judged, limit=scenes, drop_moving_input=drop_moving)
-
-
-def _models(models: list[Path], output: Path, steps: str, refinement: str, device: str, backend: str, seed: int):
-    """One row a model, number of steps and refinement; a model without a refiner has one row where both are asked for."""
-    from lidar_completion.model.card import load_card
-    from lidar_completion_evaluation.evaluate import ModelMethod
-
-    refined = {"yes": (True,), "no": (False,), "both": (True, False)}
-    if refinement not in refined:
-        raise ValueError(f"--refinement: expected yes, no or both, found {refinement!r}")
-    counts = _steps(steps)
-    folders = [_model_folder(model, output / "converted") for model in models]
-    return [
-        ModelMethod(folder, count, refine, device, backend, seed)
-        for folder in folders
-        for count in counts
-        for refine in (refined[refinement] if "refiner" in load_card(folder).networks else (True,))
-    ]
-
-
-def _model_folder(model: Path, converted: Path) -> Path:
-    """The model folder itself, or the folder into which public checkpoints are converted, once."""
-    from lidar_completion.model.public_checkpoints import convert_public_checkpoints
-
-    if model.is_dir():
-        return model
-    files = [Path(name) for name in str(model).split("+")]
-    if absent := [file for file in files if not file.is_file()]:
-        raise ValueError(f"--model: expected a model folder or a checkpoint, found no {absent[0]}; check the path")
-    folder = converted / "+".join(file.stem for file in files)
-    card = folder / "model.json"
-    if not card.exists() or card.stat().st_mtime < max(file.stat().st_mtime for file in files):
-        convert_public_checkpoints(files, folder)
-    return folder
-
-
-def _steps(text: str) -> list[int | None]:
+def _steps(text: str) -> tuple[int, ...]:
     try:
-        steps = [int(word) for word in text.replace(",", " ").split()]
+        return tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError as error:
         raise ValueError(f"--steps: expected numbers such as 1,2,8, found {text!r}") from error
-    if any(not 1 <= count <= 1000 for count in steps):
-        raise ValueError(f"--steps: expected 1 to 1000, found {text!r}")
-    return list(steps) or [None]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -163,11 +145,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not (part.isdigit() and whole.isdigit() and int(part) < int(whole)):
         raise ValueError(f"--shard: expected K/N with K from 0 to N-1, such as 0/4, found {text!r}")
     return int(part), int(whole)
-
-
-def _benchmark(name: str):
-    from lidar_completion_evaluation.benchmarks import BENCHMARKS
-
-    if name and name not in BENCHMARKS:
-        raise ValueError(f"--benchmark: expected one of {', '.join(BENCHMARKS)}, found {name!r}")
-    return BENCHMARKS.get(name)

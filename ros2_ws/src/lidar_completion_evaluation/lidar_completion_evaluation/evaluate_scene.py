@@ -1,77 +1,108 @@
-"""Every figure of one completed scene, as plain numbers that JSON can hold.
+"""Evaluates one completed scene: all figures as plain numbers, ready for JSON.
 
-Figures of the completed points alone, as published, stand beside those with the measured points passed through; figures
-over everything stand beside those over the space that was observed.
+Every figure exists for the completed points alone, as published, and for completed and measured points together. A new
+metric is a function in metrics/ and an entry in one of the functions below; to show it in tables, add it to
+summary.FIGURES.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lidar_completion_evaluation import metrics
+from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.metrics import MetricError, NearestDistances
+from lidar_completion_evaluation.protocols import DEFAULT, Protocol
 from lidar_completion_evaluation.scenes import Scene
 
 THRESHOLDS_M = (0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
-class JudgeRules:
-    """What is judged beyond the distances; metres."""
+class SceneSettings:
+    """What is computed for a scene."""
 
-    violation_beyond_m: float = 0.2  # a point in free space this near to a surface is noise, not a contradiction
+    protocol: Protocol = DEFAULT
+    violation_beyond_m: float = (
+        0.2  # points in free space closer than this to the truth count as noise, not as violations
+    )
     range_edges_m: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
-    height_edges_m: tuple[float, ...] = (-4.0, -1.4, -0.9, 0.1, 1.1, 4.4)  # of the sensor, 1.7 m above the road
+    height_edges_m: tuple[float, ...] = (
+        -4.0,
+        -1.4,
+        -0.9,
+        0.1,
+        1.1,
+        4.4,
+    )  # z in the sensor frame; the road is near -1.7
     band_threshold_m: float = 0.2
     curve_m: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
-    clamp_m: float = 1.0  # of the clamped CD: farther than this is a miss, whatever the distance
+    clamp_m: float = 1.0  # of the clamped CD
     published_emd: bool = True
-    transport: bool = False  # true W1: half a minute and more a scene
-    brief: bool = (
-        False  # neither voxel grids in three dimensions nor the figures with the measured points: half the time
-    )
+    transport: bool = False  # W1: half a minute or more per scene
+    brief: bool = False  # no 3-D voxel grids and no figures with the measured points, which halves the time
 
 
-def judge(
-    scene: Scene, completed: np.ndarray, rules: JudgeRules | None = None, distances: NearestDistances | None = None
-) -> dict[str, Any]:
-    """Figures of one scene: {"completed": {...}, "with_measured": {...}}; completed (N, 3) without the measured points.
+BRIEF = SceneSettings(brief=True, published_emd=False)
 
-    Brief rules leave "with_measured" empty.
-    Raises MetricError where there is nothing to judge.
+
+@dataclass(frozen=True)
+class SceneResult:
+    """The evaluation of one completion; sensor frame, metres."""
+
+    figures: dict[str, dict[str, Any]]  # {"completed": {...}, "with_measured": {...}}; the latter is empty if brief
+    points: np.ndarray  # (N, 3) the completed points that were compared with the truth
+    errors_m: np.ndarray  # (N,) their distances to the truth
+
+    @property
+    def completed(self) -> dict[str, Any]:
+        """The figures of the completed points alone."""
+        return self.figures["completed"]
+
+
+def evaluate_scene(scene: Scene, completed: np.ndarray, settings: SceneSettings | None = None) -> SceneResult:
+    """Compare completed points (N, 3) float32, without the measured ones, with the truth of the scene.
+
+    Raises MetricError if there is nothing to compare, for instance no point within the limits of the truth.
     """
-    rules = rules or JudgeRules()
-    distances = distances or metrics.nearest_distances(completed, scene.truth)
-    of_completed = figures(scene, completed, distances, rules)
-    if rules.brief:
-        return {"completed": of_completed, "with_measured": {}}
-    both, distances_both = _with_measured(scene, completed, distances)
-    # The published EMD is for comparing with tables, and these judge the completed points alone.
-    rules_both = replace(rules, published_emd=False, transport=False)
-    return {
-        "completed": of_completed,
-        "with_measured": figures(scene, both, distances_both, rules_both),
-    }
+    settings = settings or SceneSettings()
+    points = settings.protocol.select(completed, scene.rules)
+    distances = metrics.nearest_distances(points, scene.truth)
+    figures = {"completed": scene_figures(scene, points, distances, settings), "with_measured": {}}
+    if not settings.brief:
+        both, distances_both = _with_measured(scene, points, distances)
+        # the published tables evaluate the completed points alone
+        reduced = replace(settings, published_emd=False, transport=False)
+        figures["with_measured"] = scene_figures(scene, both, distances_both, reduced)
+    return SceneResult(figures, points, distances.prediction_to_truth)
 
 
-def figures(scene: Scene, points: np.ndarray, distances: NearestDistances, rules: JudgeRules) -> dict[str, Any]:
-    """All figures of points (N, 3) against the scene's truth."""
+def evaluate_baselines(scene: Scene, settings: SceneSettings | None = None, seed: int = 0) -> dict[str, SceneResult]:
+    """The same for every baseline, by its name."""
+    return {name: evaluate_scene(scene, complete(scene.sweep, seed), settings) for name, complete in BASELINES.items()}
+
+
+def scene_figures(
+    scene: Scene, points: np.ndarray, distances: NearestDistances, settings: SceneSettings
+) -> dict[str, Any]:
+    """All figures of points (N, 3) compared with the scene's truth."""
     return (
         {"points": len(points)}
-        | _distance_figures(distances, rules)
-        | _published_figures(points, scene.truth, distances, rules)
-        | _observed_figures(scene, points, distances, rules)
-        | _places(points, scene.truth, distances, rules)
+        | _distance_figures(distances, settings)
+        | _published_figures(points, scene.truth, distances, settings)
+        | _observed_figures(scene, points, distances, settings)
+        | _places(points, scene.truth, distances, settings)
     )
 
 
-def _distance_figures(distances: NearestDistances, rules: JudgeRules) -> dict[str, Any]:
+def _distance_figures(distances: NearestDistances, settings: SceneSettings) -> dict[str, Any]:
     result: dict[str, Any] = {
         "cd": distances.chamfer,
-        "cd_clamped": distances.clamped_chamfer(rules.clamp_m),
+        "cd_clamped": distances.clamped_chamfer(settings.clamp_m),
         "cd_squared": distances.squared_chamfer,
         "to_truth": distances.mean_to_truth,
         "to_prediction": distances.mean_to_prediction,
@@ -86,7 +117,7 @@ def _distance_figures(distances: NearestDistances, rules: JudgeRules) -> dict[st
 
 
 def _published_figures(
-    points: np.ndarray, truth: np.ndarray, distances: NearestDistances, rules: JudgeRules
+    points: np.ndarray, truth: np.ndarray, distances: NearestDistances, settings: SceneSettings
 ) -> dict[str, Any]:
     precision, recall, f_score = metrics.precision_recall_f_as_published(distances)
     result: dict[str, Any] = {
@@ -96,53 +127,55 @@ def _published_figures(
         "recall_as_published": recall,
         "f_as_published": f_score,
     }
-    if not rules.brief:
+    if not settings.brief:
         result |= {f"iou_{voxel}": metrics.voxel_iou(points, truth, voxel) for voxel in metrics.PUBLISHED_IOU_VOXELS_M}
         result["jsd_3d"] = metrics.jensen_shannon_3d(points, truth)
-    if rules.published_emd:
+    if settings.published_emd:
         result["emd_as_published"] = _or_none(lambda: metrics.emd_as_published(points, truth))
-    if rules.transport:
+    if settings.transport:
         transport = metrics.wasserstein_1(points, truth)
         result |= {"w1": transport.value, "w1_lower": transport.lower, "w1_discretisation": transport.discretisation_m}
     return result
 
 
 def _observed_figures(
-    scene: Scene, points: np.ndarray, distances: NearestDistances, rules: JudgeRules
+    scene: Scene, points: np.ndarray, distances: NearestDistances, settings: SceneSettings
 ) -> dict[str, Any]:
-    """Completions in unknown space neither rewarded nor punished; and those that contradict what was seen."""
+    """Figures restricted to observed space, and the share of points that contradict it."""
     known = scene.observed.observed(points)
-    violating = scene.observed.free(points) & (distances.prediction_to_truth >= rules.violation_beyond_m)
+    violating = scene.observed.free(points) & (distances.prediction_to_truth >= settings.violation_beyond_m)
     result: dict[str, Any] = {
         "observed_share": metrics.share_of(known, "observed"),
         "violations": metrics.share_of(violating, "violations"),
     }
     if not known.any():
         return result | {"cd_observed": None, "precision_observed_0.2": None, "f_observed_0.2": None}
-    judged = distances.where(prediction=known)
+    observed = distances.where(prediction=known)
     return result | {
-        "cd_observed": judged.chamfer,
-        "precision_observed_0.2": judged.precision(0.2),
-        "f_observed_0.2": judged.f_score(0.2),
-        "ghost_rate_observed": judged.ghost_rate(0.5),
+        "cd_observed": observed.chamfer,
+        "precision_observed_0.2": observed.precision(0.2),
+        "f_observed_0.2": observed.f_score(0.2),
+        "ghost_rate_observed": observed.ghost_rate(0.5),
     }
 
 
-def _places(points: np.ndarray, truth: np.ndarray, distances: NearestDistances, rules: JudgeRules) -> dict[str, Any]:
-    by_range = metrics.by_range(points, truth, distances, rules.range_edges_m, rules.band_threshold_m)
-    by_height = metrics.by_height(points, truth, distances, rules.height_edges_m, rules.band_threshold_m)
-    curve = metrics.precision_recall_curve(distances, rules.curve_m)
+def _places(
+    points: np.ndarray, truth: np.ndarray, distances: NearestDistances, settings: SceneSettings
+) -> dict[str, Any]:
+    by_range = metrics.by_range(points, truth, distances, settings.range_edges_m, settings.band_threshold_m)
+    by_height = metrics.by_height(points, truth, distances, settings.height_edges_m, settings.band_threshold_m)
+    curve = metrics.precision_recall_curve(distances, settings.curve_m)
     return {
         "by_range": [asdict(band) for band in by_range],
         "by_height": [asdict(band) for band in by_height],
-        "curve": {"m": list(rules.curve_m), "precision": curve.precision.tolist(), "recall": curve.recall.tolist()},
+        "curve": {"m": list(settings.curve_m), "precision": curve.precision.tolist(), "recall": curve.recall.tolist()},
     }
 
 
 def _with_measured(
     scene: Scene, completed: np.ndarray, distances: NearestDistances
 ) -> tuple[np.ndarray, NearestDistances]:
-    """Completed and measured points as one cloud; its distances follow from those of the two parts."""
+    """Completed and measured points as one cloud, whose distances follow from those of the two parts."""
     sweep = scene.sweep_distances
     return np.concatenate([completed, scene.sweep]), NearestDistances(
         np.concatenate([distances.prediction_to_truth, sweep.prediction_to_truth]),
@@ -150,8 +183,8 @@ def _with_measured(
     )
 
 
-def _or_none(figure) -> float | None:
+def _or_none(figure: Callable[[], float]) -> float | None:
     try:
         return figure()
-    except MetricError:  # more voxels than the published evaluation takes: it leaves the scene out, so do we
+    except MetricError:  # too many voxels: the published evaluation skips such scenes as well
         return None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lidar_completion_evaluation.commands import explained
+from lidar_completion_evaluation.commands import reported
 
 
 def make_bag_command(
@@ -29,7 +29,7 @@ def make_bag_command(
     """Write a folder of clouds to a rosbag2, with its poses as odometry if there are any."""
     from lidar_completion_evaluation.drives.write_bag import folder_to_bag
 
-    with explained():
+    with reported():
         bag = folder_to_bag(
             folder,
             output or Path(f"{folder.resolve().name}_bag"),

@@ -1,19 +1,25 @@
-"""Pictures of clouds: what was measured in white, what was imagined coloured by confidence."""
+"""Pictures of point clouds: measured points white, imagined points coloured by confidence or by error."""
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps, colors
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from PIL import Image, ImageDraw, ImageFont
 
 BACKGROUND = "#0b0e14"
-PIXELS = 700  # a side of a panel: 0.14 m a pixel at 50 m
-TITLE_INCH = 0.75  # two lines, whatever the size of the panels
-# The colours of RViz and Foxglove as shipped: RGB of confidence 0 and 1, between them linear. Measured points are white.
+PIXELS = 700  # side of a panel: 0.14 m per pixel at 50 m
+TITLE_INCH = 0.75  # two lines of text
+# As in the shipped RViz and Foxglove layouts: RGB of confidence 0 and 1, linear between them; measured points are white.
 CONFIDENCE_COLOURS = ((106, 31, 176), (255, 160, 20))
 MEASURED_COLOUR = (255, 255, 255)
 TRUTH_COLOUR = (58, 64, 78)
-# From right (teal) over doubtful (yellow) to wrong (red), by distance to the truth in metres.
+# By distance to the truth in metres: teal, yellow, red.
 ERROR_STOPS_M = (0.0, 0.1, 0.2, 0.5, 1.0)
 ERROR_COLOURS = ((38, 166, 154), (102, 199, 132), (250, 214, 90), (240, 128, 60), (214, 48, 49))
 VIEWS = ("above", "behind")
@@ -34,10 +40,7 @@ class Panel:
 def birds_eye(
     panels: list[Panel], path: str | Path | io.BytesIO, extent_m: float = 50.0, size_inch: float = 6.0
 ) -> None:
-    """Draw panels side by side, seen from above, x forward up, into a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Draw panels side by side in bird's-eye view, x up, into a PNG."""
     size = (size_inch * len(panels), size_inch + TITLE_INCH)
     figure = Figure(figsize=size, facecolor=BACKGROUND, layout="constrained")
     FigureCanvasAgg(figure)
@@ -46,9 +49,7 @@ def birds_eye(
     figure.savefig(path, dpi=110)
 
 
-def _draw(axes, panel: Panel, extent_m: float) -> None:  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Circle
-
+def _draw(axes: Axes, panel: Panel, extent_m: float) -> None:
     axes.imshow(
         _raster(panel, extent_m), extent=(-extent_m, extent_m, -extent_m, extent_m), interpolation="antialiased"
     )
@@ -60,9 +61,7 @@ def _draw(axes, panel: Panel, extent_m: float) -> None:  # type: ignore[no-untyp
 
 
 def _raster(panel: Panel, extent_m: float) -> np.ndarray:
-    """The panel as an image (P, P, 3) float in [0, 1]; where points share a pixel the highest one shows, white on top."""
-    from matplotlib import colormaps, colors
-
+    """The panel as an image (P, P, 3) float in [0, 1]; the highest point of a pixel is visible, white points on top."""
     image = np.tile(colors.to_rgb(BACKGROUND), (PIXELS, PIXELS, 1))
     values = panel.points[:, 2] if panel.values is None else panel.values
     low, high = panel.limits or (np.percentile(values, (2, 98)) if len(values) else (0.0, 1.0))
@@ -75,13 +74,13 @@ def _raster(panel: Panel, extent_m: float) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, points: np.ndarray, shade: np.ndarray, extent_m: float) -> None:
-    """Points (N, 3) from above into a square image, one pixel a point; shade (N, 3), or (3,) for all."""
+    """Draw points (N, 3) from above into a square image, one pixel each; shade (N, 3), or (3,) for all."""
     pixels = len(image)
     row = np.floor((extent_m - points[:, 0]) / (2 * extent_m) * pixels).astype(int)
     column = np.floor((extent_m - points[:, 1]) / (2 * extent_m) * pixels).astype(int)
     inside = (row >= 0) & (row < pixels) & (column >= 0) & (column < pixels)
     shade = np.broadcast_to(shade, (len(points), 3))
-    image[row[inside], column[inside]] = shade[inside]  # of points on one pixel the last stays
+    image[row[inside], column[inside]] = shade[inside]  # the last point of a pixel is visible
 
 
 def errors_over_truth(
@@ -92,12 +91,11 @@ def errors_over_truth(
     extent_m: float = 50.0,
     pixels: int = 440,
 ) -> bytes:
-    """PNG of points (N, 3) over the truth (M, 3) from above, x up, sensor frame; fast enough for one of every scene and row.
+    """PNG of points (N, 3) over the truth (M, 3) in bird's-eye view, x up, sensor frame; fast, for every scene and row.
 
-    errors_m (N,): distance to the truth, as colour; without it the points are white. The worst point of a pixel shows.
+    errors_m (N,): distances to the truth, shown as colour; without them points are white. The worst point of a pixel is
+    visible.
     """
-    from PIL import Image
-
     image = np.empty((pixels, pixels, 3), np.uint8)
     image[:] = _rgb(BACKGROUND)
     _paint(image, truth, np.array(TRUTH_COLOUR), extent_m)
@@ -130,13 +128,11 @@ def measured_and_imagined(
     extent_m: float = 50.0,
     size: tuple[int, int] = (1100, 640),
 ) -> bytes:
-    """PNG as RViz shows it: measured points (N, 3) white and in front, completed (M, 3) coloured by confidence (M,).
+    """PNG as in RViz: measured points (N, 3) white and in front, completed points (M, 3) coloured by confidence (M,).
 
-    Sensor frame, metres, x forward. view: "above" (x up, `extent_m` from the sensor to the nearer edge), or "behind", a
+    Sensor frame, metres, x forward. view: "above" (x up, `extent_m` from the sensor to the nearest edge), or "behind", a
     camera behind and above the vehicle. size: width and height in pixels.
     """
-    from PIL import Image
-
     if view not in VIEWS:
         raise ValueError(f"view: expected {' or '.join(VIEWS)}, found {view!r}")
     width, height = size
@@ -146,8 +142,10 @@ def measured_and_imagined(
         (completed, confidence_colours(confidence)),
         (measured, np.tile(np.array(MEASURED_COLOUR, np.uint8), (len(measured), 1))),
     ):
-        column, row, nearness = _seen_from_above(points, extent_m, size) if view == "above" else _seen(points, size)
-        far_first = np.argsort(nearness, kind="stable")
+        column, row, inverse_depth = (
+            _seen_from_above(points, extent_m, size) if view == "above" else _seen(points, size)
+        )
+        far_first = np.argsort(inverse_depth, kind="stable")
         _splat(image, column[far_first], row[far_first], colours[far_first])
     picture = Image.fromarray(image)
     _legend(picture, len(measured), len(completed))
@@ -164,13 +162,13 @@ def confidence_colours(confidence: np.ndarray) -> np.ndarray:
 
 
 def _seen_from_above(points: np.ndarray, extent_m: float, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Column, row (pixels, float) and height of points (N, 3) from above, x up."""
+    """Column, row (pixels, float) and height of points (N, 3) in bird's-eye view, x up."""
     scale = min(size) / (2 * extent_m)
     return size[0] / 2 - points[:, 1] * scale, size[1] / 2 - points[:, 0] * scale, points[:, 2]
 
 
 def _seen(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Column, row (pixels, float) and nearness (1/m) of points (N, 3) for a pinhole 14 m behind and 9 m above the sensor."""
+    """Column, row (pixels, float) and inverse depth (1/m) of points (N, 3) for a camera 14 m behind and 9 m above the sensor."""
     eye, target = np.array([-14.0, 0.0, 9.0]), np.array([12.0, 0.0, -1.0])
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -178,18 +176,18 @@ def _seen(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
     from_eye = np.asarray(points, np.float64) - eye
     depth = from_eye @ forward
     with np.errstate(divide="ignore", invalid="ignore"):
-        nearness = np.where(depth > 1.0, 1.0 / depth, np.nan)  # NaN: behind the camera, drawn nowhere
+        inverse_depth = np.where(depth > 1.0, 1.0 / depth, np.nan)  # NaN: behind the camera, not drawn
     focal = 0.62 * size[0]
     down = np.cross(forward, right)
     return (
-        size[0] / 2 + focal * (from_eye @ right) * nearness,
-        size[1] / 2 + focal * (from_eye @ down) * nearness,
-        nearness,
+        size[0] / 2 + focal * (from_eye @ right) * inverse_depth,
+        size[1] / 2 + focal * (from_eye @ down) * inverse_depth,
+        inverse_depth,
     )
 
 
 def _splat(image: np.ndarray, column: np.ndarray, row: np.ndarray, colours: np.ndarray) -> None:
-    """Two by two pixels a point; of points on one pixel the last stays."""
+    """Draw each point as 2x2 pixels; the last point of a pixel is visible."""
     seen = np.isfinite(column) & np.isfinite(row)
     left, top = np.floor(column[seen]).astype(np.int64), np.floor(row[seen]).astype(np.int64)
     for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
@@ -198,9 +196,7 @@ def _splat(image: np.ndarray, column: np.ndarray, row: np.ndarray, colours: np.n
         image[y[inside], x[inside]] = colours[seen][inside]
 
 
-def _legend(picture, measured: int, completed: int) -> None:  # type: ignore[no-untyped-def]
-    from PIL import ImageDraw, ImageFont
-
+def _legend(picture: Image.Image, measured: int, completed: int) -> None:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     left, top, bar = 14, 12, 120
     draw.rectangle((0, 0, left + bar + 265, top + 44), fill=BACKGROUND)

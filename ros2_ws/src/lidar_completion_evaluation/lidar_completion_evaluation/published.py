@@ -1,4 +1,4 @@
-"""The paper's own figures (Distillation-DPO, AAAI 2026, Tables 1 and 2), for showing beside measured ones, never mixed in."""
+"""Published figures (Distillation-DPO, AAAI 2026, Tables 1 and 2), shown beside measured ones and marked as published."""
 
 from __future__ import annotations
 

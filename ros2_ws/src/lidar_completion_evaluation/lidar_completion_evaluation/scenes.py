@@ -1,11 +1,12 @@
-"""What an evaluation judges on: scenes with a sweep, its truth and the space that was seen, one by one.
+"""What is evaluated: scenes with a sweep, its ground truth and the observed space, loaded one by one.
 
-Sources: held-back synthetic scenes (exact truth) and drives (truth aggregated from poses).
+Sources: held-back synthetic scenes (exact truth) and drives (truth aggregated from all sweeps by their poses).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,30 +16,33 @@ import numpy as np
 
 from lidar_completion_evaluation.drives.drive import Drive, transform
 from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
-from lidar_completion_evaluation.truth.ground_truth_map import (
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, check_map, map_settings
+from lidar_completion_evaluation.truth.observed_space import ObservedSpace, RayRules, observe
+from lidar_completion_evaluation.truth.rules import (
     DRIVE_RULES,
     PUBLISHED_RULES,
-    GroundTruthMap,
     MapRules,
     in_range,
     in_view_cells,
     in_window,
     truth_for_sweep,
 )
-from lidar_completion_evaluation.truth.observed_space import ObservedSpace, RayRules, observe
 
 
 @dataclass(frozen=True)
 class Scene:
-    """sweep (N, 3) float32 as the model sees it; truth (M, 3) float32; both in the sensor frame, metres.
+    """One sweep and what its completion is compared with; sensor frame, metres.
 
-    returns (R, 3) float32: the sweep with what lies beyond the range limits, whose rays saw free space too; None: the sweep.
+    sweep (N, 3) float32: the measured points within the range limits; truth (M, 3) float32;
+    rules: the limits within which truth exists;
+    returns (R, 3) float32: all measured points, also beyond the range limits, as the models get them; None: the sweep.
     """
 
     name: str
     sweep: np.ndarray
     truth: np.ndarray
     observed: ObservedSpace
+    rules: MapRules = DRIVE_RULES
     returns: np.ndarray | None = None
 
     @cached_property
@@ -47,13 +51,13 @@ class Scene:
         return nearest_distances(self.sweep, self.truth)
 
 
-def _cut(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
-    """The part of the surface (M, 3) that counts as truth; what is cut off still occupies observed space."""
+def _in_view(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The part of the surface (M, 3) that is the truth; the rest still occupies observed space."""
     return surface if rules.view_cell_m is None else surface[in_view_cells(surface, sweep, rules)]
 
 
 class SceneSource(ABC):
-    """Scenes by number: names and load(index); picklable, so that every worker process opens its own."""
+    """Scenes by number: names (S,) and load(index); picklable, for worker processes."""
 
     names: list[str]
     rules: MapRules
@@ -64,14 +68,19 @@ class SceneSource(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What decides the figures (data, rules), for the report and for telling old results from new ones."""
+        """Data and rules, for the report."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that a scene's figures depend on. A stored result with other settings is computed again."""
 
 
 @dataclass
 class SyntheticScenes(SceneSource):
-    """The held-back test scenes of the synthetic street world. Truth is exact; observed space is that of a drive past.
+    """The held-back test scenes of the synthetic street world, with exact truth.
 
-    The drive past sees streets that one sweep cannot know of, so the truth is cut to the view cells of the sweep by default.
+    Truth and observed space are those of a whole drive through the scene. It sees streets that a single sweep cannot, so by
+    default the truth is restricted to the view cells of the sweep.
     """
 
     count: int = 100
@@ -90,9 +99,9 @@ class SyntheticScenes(SceneSource):
         sweep = in_range(pair.sweep, self.rules)
         surface = in_window(pair.truth, self.rules)
         observed = observe([(np.zeros(3), pair.sweep), *self._drive_by(pair)], [surface, sweep], self.rays)
-        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed)
+        return Scene(self.names[index], sweep, _in_view(surface, pair.sweep, self.rules), observed, self.rules)
 
-    def _drive_by(self, pair) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _drive_by(self, pair: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rays of further sweeps along the drive, in the frame of the pair's sweep."""
         from lidar_completion_synthetic import SENSORS, simulate_sweep, street
 
@@ -113,10 +122,15 @@ class SyntheticScenes(SceneSource):
     def describe(self) -> dict[str, Any]:
         return {"data": "synthetic-test", "sensor": self.sensor, "rules": asdict(self.rules)}
 
+    def settings(self) -> dict[str, Any]:
+        return {**self.describe(), "drive_by_m": self.drive_by_m, "rays": asdict(self.rays)}
+
 
 @dataclass
 class DriveScenes(SceneSource):
-    """Sweeps of a drive, judged against the map of the whole drive (built beforehand, see ground_truth_map)."""
+    """Sweeps of a drive and the map of the whole drive (see truth/ground_truth_map.py). Raises DriveError for a map of other
+    poses.
+    """
 
     drive: Drive
     map_file: Path
@@ -124,10 +138,11 @@ class DriveScenes(SceneSource):
     every: int = 5
     limit: int | None = None
     drop_moving_input: bool = True
-    ray_sweeps: int = 10  # sweeps whose rays make the observed space
+    ray_sweeps: int = 10  # sweeps whose rays give the observed space
     rays: RayRules = field(default_factory=RayRules)
 
     def __post_init__(self) -> None:
+        check_map(self.map_file, self.drive)
         self.indices = list(range(0, len(self.drive), self.every))[: self.limit]
         self.names = [self.drive.names[index] for index in self.indices]
         self._map: GroundTruthMap | None = None
@@ -143,9 +158,10 @@ class DriveScenes(SceneSource):
         around = self._map.around(pose[:3, 3], self.rules.max_range_m)
         surface = truth_for_sweep(around, pose, replace(self.rules, view_cell_m=None))
         observed = observe(self._rays(number), [surface, sweep], self.rays)
-        return Scene(self.names[index], sweep, _cut(surface, sweep, self.rules), observed, returns)
+        truth = _in_view(surface, returns, self.rules)
+        return Scene(self.names[index], sweep, truth, observed, self.rules, returns)
 
-    def _rays(self, number: int):
+    def _rays(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pose = self.drive.T_map_sensor[number]
         away = np.linalg.norm(self.drive.T_map_sensor[:, :3, 3] - pose[:3, 3], axis=1)
         near = np.flatnonzero(away < self.rules.max_range_m)
@@ -162,9 +178,17 @@ class DriveScenes(SceneSource):
             "sweeps": len(self.drive),
             "every": self.every,
             "rules": asdict(self.rules),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "data": self.drive.name,
+            "map": map_settings(self.map_file),
+            "rules": asdict(self.rules),
             "drop_moving_input": self.drop_moving_input,
+            "rays": [self.ray_sweeps, asdict(self.rays)],
             "models_get": "all returns",
         }
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_map": None}  # an open file does not travel to a worker
+        return self.__dict__ | {"_map": None}  # an open file cannot be pickled

@@ -18,8 +18,8 @@ class Interval:
 
 
 def mean_interval(values: list[float], *, resamples: int = 4000, seed: int = 0) -> Interval:
-    """Bootstrap over scenes. The interval tells how another draw of such scenes would vary, no more: neighbouring sweeps
-    of one drive are alike, so that for a drive it is too narrow."""
+    """Bootstrap over scenes: how the mean would vary for another sample of such scenes. Neighbouring sweeps of a drive are
+    correlated, so the interval of a drive is too narrow."""
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
         raise ValueError(f"values: expected finite figures of at least one scene, found {values!r}")
@@ -31,14 +31,14 @@ def mean_interval(values: list[float], *, resamples: int = 4000, seed: int = 0) 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much a method is above (+) or below (-) another on the same scenes, and on which share of them it is lower."""
+    """Mean difference of two methods on the same scenes, and the share of scenes on which the first one is lower."""
 
     difference: Interval
     lower_on: float
 
 
 def paired_difference(values: dict[str, float], reference: dict[str, float]) -> PairedDifference | None:
-    """values - reference over the scenes that both have (scene -> figure); None where they share none."""
+    """values - reference over the scenes of both (scene -> figure); None if they share no scene."""
     common = sorted(values.keys() & reference.keys())
     if not common:
         return None

@@ -1,17 +1,18 @@
-"""What has been judged so far as means with intervals and paired differences, as tables of text and as CSV."""
+"""Stored results as means with intervals and paired differences; tables as text and CSV."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lidar_completion_evaluation.evaluate import Method, stored_results
-from lidar_completion_evaluation.evaluate_scene import JudgeRules
+from lidar_completion_evaluation.evaluate_scene import SceneSettings
+from lidar_completion_evaluation.methods import Method
 from lidar_completion_evaluation.published import PublishedRow
+from lidar_completion_evaluation.results import stored_results
 from lidar_completion_evaluation.scenes import SceneSource
 from lidar_completion_evaluation.statistics import Interval, PairedDifference, mean_interval, paired_difference
 
@@ -36,7 +37,7 @@ FIGURES: dict[str, tuple[str, float, int, str]] = {
     "recall_as_published": ("R* %", 1, 1, "higher"),
     "f_as_published": ("F* %", 1, 1, "higher"),
 }
-# What a reader sees first, what a driver needs, and what else the paper's tables hold.
+# The main figures of the paper, those that matter for driving, and the paper's other figures.
 PAPER = ("cd", "jsd_bev", "emd_as_published", "w1")
 DRIVING = ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations", "ghost_rate")
 FURTHER = (
@@ -55,7 +56,7 @@ BANDS = {"by_range": "CD by range from the sensor", "by_height": "CD by height o
 
 @dataclass(frozen=True)
 class RowSummary:
-    """One method over its scenes: figures[section][name] with section "completed" or "with_measured"."""
+    """One method over its scenes: figures[section][name], section "completed" or "with_measured"."""
 
     name: str
     kind: str  # of the method
@@ -65,49 +66,55 @@ class RowSummary:
     failed: dict[str, str]  # scene -> reason
 
     def values(self, figure: str, section: str = "completed") -> dict[str, float]:
-        """scene -> figure, over the scenes that have it."""
+        """scene -> figure, for the scenes that have it."""
         found = ((scene, result[section].get(figure)) for scene, result in self.scenes.items())
         return {scene: value for scene, value in found if value is not None}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows, the scenes they stand on, and the trivial row that is to be beaten."""
+    """All rows and their scenes."""
 
-    source: dict[str, Any]
+    source: dict[str, Any]  # SceneSource.describe()
     scenes: list[str]
     rows: list[RowSummary]
     published: tuple[PublishedRow, ...] = ()
+    protocol: str = "default"
 
     @cached_property
-    def best_trivial(self) -> RowSummary | None:
-        """The trivial row with the lowest mean CD."""
-        rows = [row for row in self.rows if row.kind == "trivial" and "cd" in row.figures["completed"]]
+    def best_baseline(self) -> RowSummary | None:
+        """The baseline with the lowest mean CD."""
+        rows = [row for row in self.rows if row.kind == "baseline" and "cd" in row.figures["completed"]]
         return min(rows, key=lambda row: row.figures["completed"]["cd"].mean, default=None)
 
     @cached_property
     def focus(self) -> RowSummary:
-        """The row whose scenes are shown: the first model, else the first folder, else the best trivial row."""
-        return next((row for row in self.rows if row.kind != "trivial"), self.best_trivial or self.rows[0])
+        """The row whose scenes are shown: the first model, else the first folder, else the best baseline."""
+        return next((row for row in self.rows if row.kind != "baseline"), self.best_baseline or self.rows[0])
 
-    def against_trivial(self, row: RowSummary, figure: str = "cd") -> PairedDifference | None:
-        """The row minus the best trivial row, scene by scene."""
-        if self.best_trivial is None or row is self.best_trivial:
+    def against_baseline(self, row: RowSummary, figure: str = "cd") -> PairedDifference | None:
+        """The row minus the best baseline, scene by scene."""
+        if self.best_baseline is None or row is self.best_baseline:
             return None
-        return paired_difference(row.values(figure), self.best_trivial.values(figure))
+        return paired_difference(row.values(figure), self.best_baseline.values(figure))
 
 
 def summarise(
-    source: SceneSource, methods: Sequence[Method], output: Path, *, rules: JudgeRules | None = None, published=()
+    source: SceneSource,
+    methods: Sequence[Method],
+    output: Path,
+    *,
+    settings: SceneSettings | None = None,
+    published: Sequence[PublishedRow] = (),
 ) -> Summary:
-    """Means, intervals and failures of what has been judged so far with these settings."""
-    rules = rules or JudgeRules()
-    rows = [_row(source, method, output, rules) for method in methods]
-    return Summary(source.describe(), list(source.names), rows, tuple(published))
+    """Means, intervals and failures of the stored results with these settings."""
+    settings = settings or SceneSettings()
+    rows = [_row(source, method, output, settings) for method in methods]
+    return Summary(source.describe(), list(source.names), rows, tuple(published), settings.protocol.name)
 
 
-def _row(source: SceneSource, method: Method, output: Path, rules: JudgeRules) -> RowSummary:
-    found = stored_results(source, method, output, rules)
+def _row(source: SceneSource, method: Method, output: Path, settings: SceneSettings) -> RowSummary:
+    found = stored_results(source, method, output, settings)
     failed = {name: result["failed"] for name, result in found.items() if "failed" in result}
     scenes = {name: result for name, result in found.items() if name not in failed}
     figures = {section: _means(scenes.values(), section) for section in ("completed", "with_measured")}
@@ -128,8 +135,8 @@ def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:
 
 
 def text_table(summary: Summary, section: str = "completed") -> str:
-    """Tables under each other, with 95 % intervals: the paper's, what a driver needs, and, of the completed points alone,
-    the difference to the best trivial row, the paper's further figures, and CD by range and by height."""
+    """All tables, with 95 % intervals. Those of the completed points include the difference to the best baseline, the
+    paper's other figures, and CD by range and by height."""
     if section != "completed":
         return "\n\n".join(_text_table(summary, section, names) for names in (PAPER, DRIVING))
     tables = [_text_table(summary, section, names) for names in (PAPER, DRIVING, FURTHER)]
@@ -137,7 +144,7 @@ def text_table(summary: Summary, section: str = "completed") -> str:
 
 
 def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[str]:
-    """Those of the names that some row has."""
+    """The names that at least one row has."""
     return [name for name in names if any(name in row.figures[section] for row in summary.rows)]
 
 
@@ -147,20 +154,22 @@ def _text_table(summary: Summary, section: str, names: tuple[str, ...]) -> str:
     head = ["method", *(FIGURES[name][0] for name in shown)]
     lines = [[row.name, *(_cell(row, name, section) for name in shown)] for row in summary.rows]
     if with_tail:
-        head += ["CD to best trivial", "s/scene", "scenes"]
+        head += ["CD - best baseline", "s/scene", "scenes"]
         lines = [line + _tail(summary, row) for line, row in zip(lines, summary.rows, strict=True)]
         lines += [_published_line(row, shown) for row in summary.published]
     return _aligned([head, *lines])
 
 
 def _band_table(summary: Summary, bands: str) -> str:
-    """Mean over scenes of the CD within each ring of range or slice of height."""
-    judged = [row for row in summary.rows if row.scenes]
-    if not judged:
+    """Mean over scenes of the CD within each ring of range or band of height."""
+    evaluated = [row for row in summary.rows if row.scenes]
+    if not evaluated:
         return ""
-    edges = [(band["lower_m"], band["upper_m"]) for band in next(iter(judged[0].scenes.values()))["completed"][bands]]
+    edges = [
+        (band["lower_m"], band["upper_m"]) for band in next(iter(evaluated[0].scenes.values()))["completed"][bands]
+    ]
     lines = [[BANDS[bands], *(f"{low:g} to {high:g} m" for low, high in edges)]]
-    for row in judged:
+    for row in evaluated:
         tables = [result["completed"][bands] for result in row.scenes.values()]
         found = ([_band_cd(table[place]) for table in tables] for place in range(len(edges)))
         known = ([value for value in values if value is not None] for values in found)
@@ -169,7 +178,7 @@ def _band_table(summary: Summary, bands: str) -> str:
 
 
 def _band_cd(band: dict) -> float | None:
-    """Metres; None where prediction or truth has no point there."""
+    """Metres; None if prediction or truth has no point in the band."""
     there, back = band["mean_to_truth_m"], band["mean_to_prediction_m"]
     return None if there is None or back is None else (there + back) / 2
 
@@ -192,13 +201,13 @@ def _cell(row: RowSummary, name: str, section: str) -> str:
 
 
 def _tail(summary: Summary, row: RowSummary) -> list[str]:
-    paired = summary.against_trivial(row)
+    paired = summary.against_baseline(row)
     difference = "–"
     if paired is not None:
         interval = paired.difference
         difference = f"{interval.mean:+.3f} [{interval.lower:+.3f}, {interval.upper:+.3f}]"
-    elif row is summary.best_trivial:
-        difference = "best trivial"
+    elif row is summary.best_baseline:
+        difference = "best baseline"
     seconds = "–" if row.seconds is None else f"{row.seconds.mean:.2f}"
     return [difference, seconds, f"{len(row.scenes)}" + (f" ({len(row.failed)} failed)" if row.failed else "")]
 
@@ -225,7 +234,7 @@ def write_csv(summary: Summary, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _summary_lines(summary: Summary):
+def _summary_lines(summary: Summary) -> Iterator[tuple]:
     for row in summary.rows:
         for section, figures in row.figures.items():
             for name, value in figures.items():
@@ -236,7 +245,7 @@ def _summary_lines(summary: Summary):
                 yield published.name, "published", name, getattr(published, name), "", "", ""
 
 
-def _scene_lines(summary: Summary):
+def _scene_lines(summary: Summary) -> Iterator[tuple]:
     for row in summary.rows:
         for scene, result in row.scenes.items():
             for section in ("completed", "with_measured"):
@@ -247,7 +256,7 @@ def _scene_lines(summary: Summary):
             yield row.name, scene, "failed", reason, ""
 
 
-def _paired_lines(summary: Summary):
+def _paired_lines(summary: Summary) -> Iterator[tuple]:
     for row in summary.rows:
         for other in summary.rows:
             for figure in PAIRED if row is not other else ():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lidar_completion.point_cloud_files import read_points, suffixes
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep, identity_poses
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep, identity_poses
 from lidar_completion_evaluation.drives.poses import poses_of_sweeps
 
 
@@ -19,9 +19,9 @@ class FolderDrive(Drive):
     files: tuple[Path, ...] = ()
     bin_columns: int = 4
 
-    def read(self, index: int) -> Sweep:
+    def read(self, index: int) -> DriveSweep:
         cloud = read_points(self.files[index], bin_columns=self.bin_columns)
-        return Sweep(cloud.points, cloud.intensity)
+        return DriveSweep(cloud.points, cloud.intensity)
 
 
 def open_folder(folder: str | Path, poses: str | Path | None = None, *, bin_columns: int = 4) -> FolderDrive:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lidar_completion.deskew import deskew, velocity
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep, refuse_jumps
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep, refuse_jumps
 from lidar_completion_evaluation.drives.poses import read_pose_file, write_poses
 
 AnyDrive = TypeVar("AnyDrive", bound=Drive)
@@ -37,7 +37,7 @@ def estimate_poses(drive: Drive, *, progress: bool = True) -> np.ndarray:
     return _register(drive, lambda index: _deskewed(drive, index, poses), "deskewed", progress)
 
 
-def _register(drive: Drive, read: Callable[[int], Sweep], what: str, progress: bool) -> np.ndarray:
+def _register(drive: Drive, read: Callable[[int], DriveSweep], what: str, progress: bool) -> np.ndarray:
     odometry = _kiss_icp()
     poses = []
     for index in tqdm(range(len(drive)), desc=what, unit="sweep", disable=not progress):
@@ -81,7 +81,7 @@ def _kiss_icp():
     return KissICP(KISSConfig(data=data, mapping=MappingConfig(voxel_size=VOXEL_M)))
 
 
-def _deskewed(drive: Drive, index: int, poses: np.ndarray) -> Sweep:
+def _deskewed(drive: Drive, index: int, poses: np.ndarray) -> DriveSweep:
     """The sweep as seen at mid-sweep, with the mean velocity between its neighbours."""
     sweep = drive.read(index)
     first, last = max(index - 1, 0), min(index + 1, len(drive) - 1)

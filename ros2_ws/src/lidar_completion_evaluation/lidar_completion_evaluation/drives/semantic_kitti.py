@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep
 from lidar_completion_evaluation.drives.folder import cloud_files
 from lidar_completion_evaluation.drives.poses import checked_pose, poses_of_sweeps
 
@@ -30,12 +30,12 @@ class SemanticKittiDrive(Drive):
     files: tuple[Path, ...] = ()
     label_files: tuple[Path, ...] = ()
 
-    def read(self, index: int) -> Sweep:
+    def read(self, index: int) -> DriveSweep:
         cloud = read_points(self.files[index])
         if not self.label_files:
-            return Sweep(cloud.points, cloud.intensity)
+            return DriveSweep(cloud.points, cloud.intensity)
         labels = read_labels(self.label_files[index], len(cloud), self.files[index])
-        return Sweep(cloud.points, cloud.intensity, labels, is_static(labels))
+        return DriveSweep(cloud.points, cloud.intensity, labels, is_static(labels))
 
 
 def open_sequence(folder: str | Path, *, labels: bool = True) -> SemanticKittiDrive:

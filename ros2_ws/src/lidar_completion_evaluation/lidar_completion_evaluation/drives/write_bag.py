@@ -11,8 +11,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from lidar_completion_evaluation.drives.bags import CLOUD, ODOMETRY
-from lidar_completion_evaluation.drives.drive import Drive, DriveError, Sweep
+from lidar_completion_evaluation.drives.bag import POINT_CLOUD
+from lidar_completion_evaluation.drives.bags import ODOMETRY
+from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep
 from lidar_completion_evaluation.drives.folder import sweeps_of_folder
 from lidar_completion_evaluation.drives.poses import poses_of_sweeps, read_pose_file
 
@@ -126,14 +127,14 @@ def _write(
     store = get_typestore(Stores.ROS2_JAZZY)
     output.parent.mkdir(parents=True, exist_ok=True)
     with Writer(output, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        clouds = writer.add_connection(topic, CLOUD, typestore=store)
+        clouds = writer.add_connection(topic, POINT_CLOUD, typestore=store)
         odometry = (
             writer.add_connection(odometry_topic, ODOMETRY, typestore=store) if T_map_sensor is not None else None
         )
         for index in tqdm(range(len(drive)), unit="sweep", desc=output.name, disable=not progress):
             stamp = int(stamps_ns[index])
             message = _cloud(store.types, drive.read(index), _header(store.types, stamp, frame))
-            writer.write(clouds, stamp, store.serialize_cdr(message, CLOUD))
+            writer.write(clouds, stamp, store.serialize_cdr(message, POINT_CLOUD))
             if odometry is not None:
                 message = _odometry(store.types, T_map_sensor[index], _header(store.types, stamp, "map"), frame)
                 writer.write(odometry, stamp, store.serialize_cdr(message, ODOMETRY))
@@ -144,14 +145,14 @@ def _header(types, stamp_ns: int, frame: str):
     return types["std_msgs/msg/Header"](stamp, frame)
 
 
-def _cloud(types, sweep: Sweep, header):
+def _cloud(types, sweep: DriveSweep, header):
     count = len(sweep.points)
     rows = np.zeros((count, 4), "<f4")
     rows[:, :3] = sweep.points
     if sweep.intensity is not None:
         rows[:, 3] = sweep.intensity
     field = types["sensor_msgs/msg/PointField"]
-    return types[CLOUD](
+    return types[POINT_CLOUD](
         header=header,
         height=1,
         width=count,

@@ -1,1 +1,1 @@
-"""Playing a bag through the node, and judging what it answers. The only part of this package that needs the node."""
+"""Plays a bag through the node and evaluates its completions. The only part of this package that imports the node."""

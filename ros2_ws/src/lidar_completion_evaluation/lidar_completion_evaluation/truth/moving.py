@@ -1,4 +1,4 @@
-"""Finds points on moving things without labels: other sweeps of the drive look through the place where they were."""
+"""Finds points on moving objects without labels: other sweeps of the drive see through the place where they were."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lidar_completion_evaluation.drives.drive import Drive, transform
 
 @dataclass(frozen=True)
 class VisibilityRules:
-    """When a point counts as seen through. Angles in degrees, lengths in metres, offsets in sweeps."""
+    """When a point counts as seen through. Offsets are in sweeps."""
 
     offsets: tuple[int, ...] = (-30, -20, -15, -10, -7, -5, -3, 3, 5, 7, 10, 15, 20, 30)
     pixel_deg: float = 0.5
     elevation_limits_deg: tuple[float, float] = (-32.0, 24.0)
-    min_range_m: float = 3.5  # nearer returns are the vehicle itself
-    max_range_m: float = 50.0  # farther pixels are too coarse to judge by
+    min_range_m: float = 3.5  # closer returns are the vehicle itself
+    max_range_m: float = 50.0  # beyond, pixels are too coarse
     margin_m: float = 0.3
     margin_share: float = 0.03  # of the range, added to the margin
     min_witnesses: int = 2
 
 
 class VisibilityCheck:
-    """Judges the points of a drive's sweeps by the range images of its other sweeps; holds a bounded number of these."""
+    """Compares the points of a drive's sweeps with range images of its other sweeps; a bounded number of images is cached."""
 
     def __init__(self, drive: Drive, rules: VisibilityRules | None = None, read: Callable | None = None) -> None:
         self._poses = drive.T_map_sensor
@@ -38,22 +38,22 @@ class VisibilityCheck:
         )
 
     def static(self, index: int, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) of this sweep stay where they are, (N,) bool: not seen through by more sweeps than see them."""
+        """Which points (N, 3) of this sweep are static, (N,) bool: not seen through, or confirmed by at least as many sweeps."""
         seen_through = np.zeros(len(points), np.int16)
         confirmed = np.zeros(len(points), np.int16)
         for other in (index + offset for offset in self._rules.offsets):
             if 0 <= other < len(self._poses):
                 T_other_this = np.linalg.inv(self._poses[other]) @ self._poses[index]
-                through, same = look(self._image(other), transform(T_other_this, points), self._rules)
+                through, same = compare_with_image(self._image(other), transform(T_other_this, points), self._rules)
                 seen_through += through
                 confirmed += same
         return ~((seen_through >= self._rules.min_witnesses) & (seen_through > confirmed))
 
 
 def nearest_range_image(points: np.ndarray, rules: VisibilityRules) -> tuple[np.ndarray, np.ndarray]:
-    """Range images (rows of elevation, columns of azimuth), float32 metres, inf where nothing was measured:
+    """Two range images (elevation rows, azimuth columns), float32 metres, inf without a return.
 
-    the nearest return of each pixel, and the nearest of its 3x3 neighbourhood (which makes edges and thin things solid).
+    The nearest return of each pixel, and the nearest of its 3x3 neighbourhood, which closes edges and thin objects.
     """
     distance, row, column, inside = _pixels(points[np.isfinite(points).all(axis=1)], rules)
     inside &= distance > rules.min_range_m
@@ -62,10 +62,10 @@ def nearest_range_image(points: np.ndarray, rules: VisibilityRules) -> tuple[np.
     return image, minimum_filter(image, size=3, mode=("nearest", "wrap"))
 
 
-def look(
+def compare_with_image(
     images: tuple[np.ndarray, np.ndarray], points: np.ndarray, rules: VisibilityRules
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 3) in the frame of a range image: which of them it looks through, which of them it measured too."""
+    """For points (N, 3) in the frame of a range image: which of them it sees through, and which it confirms; (N,) bool."""
     image, neighbourhood = images
     distance, row, column, inside = _pixels(points, rules)
     inside &= (distance < rules.max_range_m) & (distance > rules.min_range_m)

@@ -1,7 +1,6 @@
-"""The space that the sensor has seen: free, occupied, or unknown, by casting the rays of many sweeps through a grid.
+"""Observed space: a grid of free, occupied and unknown voxels, from tracing the rays of many sweeps.
 
-A completion in unknown space can be neither right nor wrong: no sweep ever looked there. A completed point in space that
-was seen free contradicts a measurement.
+A completion in unknown space cannot be evaluated; a completed point in free space contradicts a measurement.
 """
 
 from __future__ import annotations
@@ -9,22 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from lidar_completion_evaluation.truth.free_rays import free_rays
 
 UNKNOWN, FREE, OCCUPIED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class RayRules:
-    """How rays become observed space; metres."""
+    """How rays become observed space."""
 
     voxel_size_m: float = 0.2
     half_extent_m: float = 50.0
     min_z_m: float = -6.0
     max_z_m: float = 10.0
-    margin_m: float = 0.3  # a ray frees nothing this close to its end: range noise and beam width
-    # A beam that grazes the road is within 0.2 m of it for the last 12 % of its way (sensor 1.7 m above it).
+    margin_m: float = 0.3  # not freed at the end of a ray: range noise and beam width
+    # not freed at the end of a ray, share of its length: a beam that grazes the road from 1.7 m above it is within 0.2 m of
+    # it for its last 12 %
     grazing_share: float = 0.12
 
 
@@ -37,11 +38,11 @@ class ObservedSpace:
     rules: RayRules
 
     def free(self, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) lie in space that some sweep saw free; (N,) bool."""
+        """Which points (N, 3) lie in free space; (N,) bool."""
         return self._look_up(self.state, points) == FREE
 
     def observed(self, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) can be judged: seen free, or within a voxel of a known surface; (N,) bool."""
+        """Which points (N, 3) lie in observed space: free, or within a voxel of a known surface; (N,) bool."""
         return (self._look_up(self.state, points) != UNKNOWN) | self._look_up(self.near_surface, points).astype(bool)
 
     def _look_up(self, grid: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -57,12 +58,12 @@ def observe(
 ) -> ObservedSpace:
     """Observed space from rays (origin (3,), end points (N, 3)) and known surface points (M, 3), all in one frame, metres.
 
-    Surfaces win over rays: a voxel with a surface point is occupied however many rays pass through a corner of it.
+    Surfaces take precedence: a voxel with a surface point is occupied even if rays pass through it.
     """
     rules = rules or RayRules()
     state = np.zeros(_shape(rules), np.uint8)
     for origin, ends in rays:
-        _free_rays(state, _to_voxels(origin[None], rules)[0], _to_voxels(_shortened(origin, ends, rules), rules))
+        free_rays(state, _to_voxels(origin[None], rules)[0], _to_voxels(_shortened(origin, ends, rules), rules))
     for points in surfaces:
         index = np.floor(_to_voxels(points, rules)).astype(np.int64)
         index = index[((index >= 0) & (index < state.shape)).all(axis=1)]
@@ -97,37 +98,3 @@ def _shortened(origin: np.ndarray, ends: np.ndarray, rules: RayRules) -> np.ndar
     kept = np.minimum(length - rules.margin_m, length * (1 - rules.grazing_share))
     usable = kept > 0
     return origin + way[usable] * (kept[usable] / length[usable])[:, None]
-
-
-@numba.njit(cache=True, nogil=True)
-def _free_rays(state, origin, ends):  # pragma: no cover (compiled)
-    """Mark every voxel from the origin to each end as free (Amanatides & Woo); all in voxel units."""
-    step = np.empty(3, np.int64)
-    voxel = np.empty(3, np.int64)
-    next_wall = np.empty(3)
-    per_voxel = np.empty(3)
-    for ray in range(len(ends)):
-        count, done, leaves = 0.0, 0, False
-        for axis in range(3):
-            way = ends[ray, axis] - origin[axis]
-            voxel[axis] = int(np.floor(origin[axis]))
-            step[axis] = 1 if way > 0 else -1
-            per_voxel[axis] = abs(1.0 / way) if way != 0.0 else np.inf
-            wall = voxel[axis] + 1 if way > 0 else voxel[axis]
-            next_wall[axis] = abs(wall - origin[axis]) * per_voxel[axis] if way != 0.0 else np.inf
-            count += abs(np.floor(ends[ray, axis]) - voxel[axis])
-        while done <= count and not leaves:  # what has left the grid never comes back: a stray return may lie at 1e10 m
-            inside = True
-            for axis in range(3):
-                inside &= 0 <= voxel[axis] < state.shape[axis]
-            if inside:
-                state[voxel[0], voxel[1], voxel[2]] = 1
-            axis = 0
-            if next_wall[1] < next_wall[axis]:
-                axis = 1
-            if next_wall[2] < next_wall[axis]:
-                axis = 2
-            voxel[axis] += step[axis]
-            next_wall[axis] += per_voxel[axis]
-            leaves = voxel[axis] >= state.shape[axis] if step[axis] > 0 else voxel[axis] < 0
-            done += 1

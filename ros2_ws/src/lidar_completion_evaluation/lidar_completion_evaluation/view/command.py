@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lidar_completion_evaluation.commands import explained
-from lidar_completion_evaluation.drives.open import POSES_HELP
+from lidar_completion_evaluation.commands import POSES_HELP, reported
 
 if TYPE_CHECKING:
     from lidar_completion.completer import SceneCompleter
@@ -44,7 +43,7 @@ def view_command(
     ] = 8080,
 ) -> None:
     """Show sweeps in the browser: measured points white, completed points by confidence or by distance to the truth."""
-    with explained():
+    with reported():
         try:
             source = _source(paths, model, device, topic, poses, odometry_topic, truth, work) if paths else None
             _serve(source, topic, host, port)

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment
 
 from lidar_completion_evaluation.pictures import BACKGROUND, ERROR_STOPS_M, confidence_colours, error_colours
-from lidar_completion_evaluation.truth.ground_truth_map import voxel_keys
+from lidar_completion_evaluation.truth.rules import cell_keys
 from lidar_completion_evaluation.view.camera import PRESETS
 
 MAX_POINTS = 80_000
@@ -104,7 +104,7 @@ def _thinned(clouds: list[np.ndarray], rows: list[np.ndarray], max_points: int) 
 
 
 def _first_rows(points: np.ndarray, voxel_m: float) -> np.ndarray:
-    return np.unique(voxel_keys(points, voxel_m), return_index=True)[1]
+    return np.unique(cell_keys(points, voxel_m), return_index=True)[1]
 
 
 def _byte(values: np.ndarray) -> np.ndarray:

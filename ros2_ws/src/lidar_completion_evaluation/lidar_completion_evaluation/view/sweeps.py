@@ -15,7 +15,8 @@ from lidar_completion.point_cloud_files import read_points
 from lidar_completion.visibility import COMPLETED, MEASURED
 from lidar_completion_evaluation.drives.bags import BagDrive
 from lidar_completion_evaluation.drives.drive import Drive
-from lidar_completion_evaluation.truth.ground_truth_map import DRIVE_RULES, GroundTruthMap, truth_for_sweep, window_mask
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
+from lidar_completion_evaluation.truth.rules import DRIVE_RULES, truth_for_sweep, window_mask
 
 TRUTH_NAME = "truth.npz"  # beside the shipped sample: its exact surface, in the frame of its poses
 

@@ -1,38 +1,37 @@
-"""The evaluation as one HTML file: tables, charts and the pictures of the worst and best scenes, all inside the file."""
+"""The report of an evaluation: tables, charts and pictures of the worst and best scenes."""
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from lidar_completion_evaluation.evaluate import picture_file
 from lidar_completion_evaluation.pictures import ERROR_COLOURS, ERROR_STOPS_M
+from lidar_completion_evaluation.reports.charts import style, svg
+from lidar_completion_evaluation.reports.page import png_file_url, write_page
+from lidar_completion_evaluation.results import picture_file
 from lidar_completion_evaluation.summary import DRIVING, FIGURES, FURTHER, PAPER, RowSummary, Summary, shown_figures
 
-TRIVIAL_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b")
+BASELINE_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b")
 MAIN = (PAPER[0], *DRIVING, *PAPER[1:])
 MODEL_COLOURS = ("#0f766e", "#b4338a", "#2563eb", "#d9680b", "#6d28d9", "#15803d", "#be123c", "#0e7490")
 
 
 def write_report(
-    summary: Summary, output: Path, *, scenes_each: int = 4, title: str = "Scene completion, judged"
+    summary: Summary, output: Path, *, scenes_each: int = 4, title: str = "Scene completion: evaluation"
 ) -> Path:
-    """Write output/report.html; scenes_each worst and as many best scenes of the focus row are shown with pictures."""
-    from jinja2 import Environment, FunctionLoader, select_autoescape
-
-    template_folder = files("lidar_completion_evaluation") / "templates"
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (template_folder / name).read_text()),
-        autoescape=select_autoescape(default=True),
-    )
-    page = environment.get_template("report.html.j2").render(
+    """Write output/report.html with pictures of the scenes_each worst and best scenes of the focus row; returns its path."""
+    return write_page(
+        output / "report.html",
+        "evaluation",
         title=title,
         date=date.today().isoformat(),
         summary=summary,
@@ -46,9 +45,6 @@ def write_report(
         legend=_legend(),
         colours=_colours(summary),
     )
-    path = output / "report.html"
-    path.write_text(page)
-    return path
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -116,10 +112,10 @@ def _number(value: float | None, name: str) -> str:
 
 
 def _also(summary: Summary) -> list[dict[str, str]]:
-    """The focus row against the best trivial row in the figures beside CD."""
+    """The focus row compared with the best baseline, for other figures than CD."""
     shown = []
     for name in ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations"):
-        paired = summary.against_trivial(summary.focus, name)
+        paired = summary.against_baseline(summary.focus, name)
         if paired is not None:
             heading, scale, digits, better = FIGURES[name]
             interval, sign = paired.difference, 1 if better == "lower" else -1
@@ -136,10 +132,10 @@ def _also(summary: Summary) -> list[dict[str, str]]:
 
 
 def _paired(summary: Summary, row: RowSummary) -> dict[str, Any] | None:
-    paired = summary.against_trivial(row)
+    paired = summary.against_baseline(row)
     if paired is None:
         return None
-    interval, base = paired.difference, summary.best_trivial.figures["completed"]["cd"].mean
+    interval, base = paired.difference, summary.best_baseline.figures["completed"]["cd"].mean
     verdict = "better" if interval.upper < 0 else "worse" if interval.lower > 0 else "open"
     return {
         "text": f"{interval.mean:+.3f}",
@@ -151,7 +147,7 @@ def _paired(summary: Summary, row: RowSummary) -> dict[str, Any] | None:
 
 
 def _whiskers(summary: Summary, section: str, figure: str) -> list[dict[str, Any]]:
-    """Bars of a figure in metres with their intervals, in percent of the widest, for drawing in the page."""
+    """Bars of a figure in metres with their intervals, in percent of the widest."""
     rows = [row for row in summary.rows if figure in row.figures[section]]
     if not rows:
         return []
@@ -174,19 +170,19 @@ def _whiskers(summary: Summary, section: str, figure: str) -> list[dict[str, Any
 
 
 def _colours(summary: Summary) -> dict[str, str]:
-    colours, trivial, other = {}, 0, 0
+    colours, baselines, others = {}, 0, 0
     for row in summary.rows:
-        if row.kind == "trivial":
-            colours[row.name], trivial = TRIVIAL_COLOURS[trivial % len(TRIVIAL_COLOURS)], trivial + 1
+        if row.kind == "baseline":
+            colours[row.name], baselines = BASELINE_COLOURS[baselines % len(BASELINE_COLOURS)], baselines + 1
         else:
-            colours[row.name], other = MODEL_COLOURS[other % len(MODEL_COLOURS)], other + 1
+            colours[row.name], others = MODEL_COLOURS[others % len(MODEL_COLOURS)], others + 1
     return colours
 
 
 # --- charts -----------------------------------------------------------------------------------------------------
 
 
-def _charts(summary: Summary) -> list[dict[str, str]]:
+def _charts(summary: Summary) -> list[dict[str, Any]]:
     return [
         {
             "title": "By distance from the sensor",
@@ -196,19 +192,19 @@ def _charts(summary: Summary) -> list[dict[str, str]]:
         },
         {
             "title": "By height",
-            "text": "Height in the sensor's frame. The road of a car with a roof sensor lies near -1.7 m.",
-            "svg": _band_chart(summary, "by_height", "height over the sensor, m"),
+            "text": "Height in the sensor frame. With a roof sensor the road is near -1.7 m.",
+            "svg": _band_chart(summary, "by_height", "height above the sensor, m"),
         },
         {
-            "title": "How far off",
-            "text": "Share of points whose nearest neighbour in the other cloud is closer than the distance below.",
+            "title": "Distribution of errors",
+            "text": "Share of points whose nearest neighbour in the other cloud is closer than the distance.",
             "svg": _curve_chart(summary),
         },
     ]
 
 
-def _band_chart(summary: Summary, bands: str, label: str) -> str:
-    def draw(axes, row: RowSummary, style: dict) -> None:
+def _band_chart(summary: Summary, bands: str, label: str) -> Markup:
+    def draw(axes: Sequence[Axes], row: RowSummary, style: dict) -> None:
         tables = [result["completed"][bands] for result in row.scenes.values()]
         edges = [tables[0][0]["lower_m"], *(band["upper_m"] for band in tables[0])]
         centres = np.arange(len(tables[0]))
@@ -220,8 +216,8 @@ def _band_chart(summary: Summary, bands: str, label: str) -> str:
     return _two_panels(summary, draw, ("accuracy", "completeness"))
 
 
-def _curve_chart(summary: Summary) -> str:
-    def draw(axes, row: RowSummary, style: dict) -> None:
+def _curve_chart(summary: Summary) -> Markup:
+    def draw(axes: Sequence[Axes], row: RowSummary, style: dict) -> None:
         curves = [result["completed"]["curve"] for result in row.scenes.values()]
         for axis, figure in zip(axes, ("precision", "recall"), strict=True):
             axis.plot(curves[0]["m"], np.mean([curve[figure] for curve in curves], axis=0), **style)
@@ -233,39 +229,23 @@ def _curve_chart(summary: Summary) -> str:
     return _two_panels(summary, draw, ("completed → truth (precision)", "truth → completed (recall)"))
 
 
-def _two_panels(summary: Summary, draw, titles: tuple[str, str]) -> str:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
+def _two_panels(summary: Summary, draw: Callable[..., None], titles: tuple[str, str]) -> Markup:
     figure = Figure(figsize=(9.2, 3.1), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     colours = _colours(summary)
     for row in summary.rows:
         if row.scenes:
-            trivial = row.kind == "trivial"
-            style = {
-                "linestyle": "--" if trivial else "-",
-                "linewidth": 1.4 if trivial else 2.2,
-                "marker": "o",
-                "markersize": 3,
-            }
-            draw(axes, row, style | {"color": colours[row.name], "label": row.name})
+            line = {"linestyle": "--", "linewidth": 1.4} if row.kind == "baseline" else {"linewidth": 2.2}
+            draw(axes, row, line | {"marker": "o", "markersize": 3, "color": colours[row.name], "label": row.name})
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10, loc="left", color="#374151")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(labelsize=8, colors="#4b5563")
-        axis.xaxis.label.set(size=9, color="#4b5563")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+        style(axis).yaxis.set_major_formatter(PercentFormatter(1.0))
+    return svg(figure)
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else np.nan  # a gap in the line, not a figure
+    return float(np.mean(known)) if known else np.nan  # a gap in the line
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------
@@ -285,20 +265,16 @@ def _scene_cards(summary: Summary, output: Path, each: int) -> list[dict[str, An
 
 def _scene_pictures(summary: Summary, output: Path, scene: str) -> list[dict[str, Any]]:
     pictures = [
-        {"title": "the sweep over the truth", "image": _embedded(picture_file(output, "sweep", scene)), "figures": []}
+        {"title": "sweep over the truth", "image": png_file_url(picture_file(output, "sweep", scene)), "figures": []}
     ]
     for row in summary.rows:
         if scene in row.scenes and row.name != "raw":
             figures = row.scenes[scene]["completed"]
             shown = [("CD", _number(figures["cd"], "cd") + " m"), ("F@0.2", _number(figures["f_0.2"], "f_0.2") + " %")]
             shown.append(("free-space violations", _number(figures["violations"], "violations") + " %"))
-            image = _embedded(picture_file(output, row.name, scene))
+            image = png_file_url(picture_file(output, row.name, scene))
             pictures.append({"title": row.name, "image": image, "figures": shown, "focus": row is summary.focus})
     return pictures
-
-
-def _embedded(path: Path) -> str | None:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
 
 
 def _all_scenes(summary: Summary) -> list[dict[str, Any]]:
@@ -312,8 +288,8 @@ def _all_scenes(summary: Summary) -> list[dict[str, Any]]:
     return lines
 
 
-def _legend() -> list[dict[str, str]]:
+def _legend() -> list[tuple[str, str]]:
     return [
-        {"colour": f"rgb{colour}", "text": f"{stop:g} m" + (" and more" if stop == ERROR_STOPS_M[-1] else "")}
+        (f"{stop:g} m" + (" and more" if stop == ERROR_STOPS_M[-1] else ""), f"rgb{colour}")
         for stop, colour in zip(ERROR_STOPS_M, ERROR_COLOURS, strict=True)
     ]

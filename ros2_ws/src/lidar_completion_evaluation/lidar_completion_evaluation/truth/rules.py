@@ -1,0 +1,128 @@
+"""Which points of a drive are ground truth: the rules of the map, and the part of the map that one sweep is compared with.
+
+The rules follow LiDiff's data preparation; all of them are configuration. Short drives fit in memory (`aggregated_truth`);
+for long ones the same map is built on disk (ground_truth_map.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lidar_completion_evaluation.drives.drive import Drive, DriveSweep, transform
+
+
+@dataclass(frozen=True)
+class MapRules:
+    """Which points enter the map, and which points of it are the truth of one sweep. Metres; ranges from the sensor."""
+
+    voxel_size_m: float = 0.1
+    min_range_m: float = 3.5  # closer points are the vehicle itself
+    max_map_range_m: float | None = (
+        None  # points farther from their sensor do not enter the map; None: all do, as published
+    )
+    max_range_m: float = 50.0
+    min_z_m: float = -4.0  # in the sensor frame of the evaluated sweep
+    max_z_m: float = 4.4
+    view_cell_m: float | None = None  # restrict the truth to cubic cells of this edge that contain a point of the sweep
+
+
+# As published: the truth is restricted to the 10 m cells that contain a point of the sweep.
+PUBLISHED_RULES = MapRules(view_cell_m=10.0)
+# Everything within 50 m: harder, because whole streets may be out of sight.
+DRIVE_RULES = MapRules()
+
+
+def aggregated_truth(drive: Drive, rules: MapRules = DRIVE_RULES) -> np.ndarray:
+    """All sweeps of a drive in the map frame, one measured point per voxel (the first), (M, 3) float64 metres.
+
+    Points labelled as moving or unlabelled are left out. Holds the whole map in memory: see build_map for long drives.
+    """
+    return merged_sweeps(((drive.read(index), pose) for index, pose in enumerate(drive.T_map_sensor)), rules)
+
+
+def merged_sweeps(sweeps: Iterable[tuple[DriveSweep, np.ndarray]], rules: MapRules = DRIVE_RULES) -> np.ndarray:
+    """Sweeps with their poses T_map_sensor (4, 4) in one cloud (M, 3) float64, map frame: see aggregated_truth."""
+    kept = np.zeros((0, 3))
+    for sweep, T_map_sensor in sweeps:
+        points = map_points(sweep, T_map_sensor, rules)
+        kept = first_per_voxel(np.concatenate([kept, first_per_voxel(points, rules.voxel_size_m)]), rules.voxel_size_m)
+    return kept
+
+
+def truth_for_sweep(
+    points_map: np.ndarray, T_map_sensor: np.ndarray, rules: MapRules = DRIVE_RULES, sweep: np.ndarray | None = None
+) -> np.ndarray:
+    """The truth of one sweep in its sensor frame, (M, 3) float32: the map around it, limited in range, height and view.
+
+    points_map (M, 3) in the map frame; sweep (N, 3), sensor frame: required if the rules have a view_cell_m.
+    """
+    near = np.abs(points_map - T_map_sensor[:3, 3]).max(axis=1) < rules.max_range_m
+    points_map = points_map[near]
+    points = transform(np.linalg.inv(T_map_sensor), points_map)
+    inside = window_mask(points, rules)
+    if rules.view_cell_m is not None:
+        if sweep is None:
+            raise ValueError(
+                "sweep: expected the points of the sweep, found None; the rules restrict the truth to its view cells"
+            )
+        inside &= in_view_cells(points, sweep, rules)
+    return points[inside].astype(np.float32)
+
+
+def map_points(sweep: DriveSweep, T_map_sensor: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The points of a sweep that enter the map: finite, static, outside min_range_m; (K, 3) float64, map frame."""
+    keep = np.isfinite(sweep.points).all(axis=1)
+    distance = np.linalg.norm(np.where(keep[:, None], sweep.points, 0), axis=1)
+    keep &= distance > rules.min_range_m
+    if rules.max_map_range_m is not None:
+        keep &= distance < rules.max_map_range_m
+    if sweep.static is not None:
+        keep &= sweep.static
+    return transform(T_map_sensor, sweep.points[keep])
+
+
+def in_range(points: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The finite points (K, 3) between the two ranges, which are the model's input."""
+    points = points[np.isfinite(points).all(axis=1)]
+    distance = np.linalg.norm(points, axis=1)
+    return points[(distance > rules.min_range_m) & (distance < rules.max_range_m)]
+
+
+def in_window(points: np.ndarray, rules: MapRules) -> np.ndarray:
+    """The points (K, 3) where truth exists: finite, within the range and height limits."""
+    return points[window_mask(points, rules)]
+
+
+def window_mask(points: np.ndarray, rules: MapRules) -> np.ndarray:
+    """Which points (N, 3) lie where truth exists, (N,) bool; False for points that are not finite."""
+    inside = np.linalg.norm(points, axis=1) < rules.max_range_m
+    return inside & (points[:, 2] > rules.min_z_m) & (points[:, 2] < rules.max_z_m)
+
+
+def first_per_voxel(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
+    """The first point of each voxel, in input order."""
+    if not len(points):
+        return points
+    _, first = np.unique(cell_keys(points, voxel_size_m), return_index=True)
+    return points[np.sort(first)]
+
+
+def cell_keys(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
+    """One int64 per point (N, 3): the floored indices of its cell, 21 bits each (±104 km at 0.1 m)."""
+    index = np.floor(points / voxel_size_m).astype(np.int64) + (1 << 20)
+    return (index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2]
+
+
+def in_view_cells(points: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
+    """Which points (M, 3) share a cubic cell with a point of the sweep (N, 3), both in the sensor frame; (M,) bool.
+
+    As in the published evaluation, the grid starts half a cell below the minimum of the sweep's points within max_range_m.
+    """
+    edge = rules.view_cell_m
+    near = np.linalg.norm(sweep, axis=1) < rules.max_range_m  # False for points that are not finite
+    start = sweep[near].min(axis=0) - edge / 2
+    seen = np.unique(cell_keys(sweep[near] - start, edge))
+    return np.isin(cell_keys(points - start, edge), seen)
