@@ -53,7 +53,7 @@ def test_stored_figures_equal_the_metrics(source, evaluated):
 
 def test_unknown_space_is_ignored_and_free_space_is_a_violation():
     wall = np.column_stack(
-        [np.full(400, 10.0), np.repeat(np.linspace(-4, 4, 20), 20), np.tile(np.linspace(-1, 3, 20), 20)]
+        [np.full(400, 10.0), np.repeat(np.linspace(-4, 4, 20), 20), np.tile(np.linspace(-1, 2.5, 20), 20)]
     )
     wall = wall.astype(np.float32)
     scene = Scene("wall", wall, wall, observe([(np.zeros(3), wall)], [wall], RayRules(half_extent_m=20.0)))
