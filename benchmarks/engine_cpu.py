@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lidar_completion import networks as network_module
+from lidar_completion.networks import blocks as network_module
 from lidar_completion.crop import crop_range, remove_invalid
 from lidar_completion.diffusion import NoiseSchedule, guide
 from lidar_completion.downsample import voxel_downsample

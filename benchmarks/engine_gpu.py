@@ -26,7 +26,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "ros2_ws/src/lidar_completion"))  # where the package is not installed
 
-from lidar_completion import networks as network_module  # noqa: E402
+from lidar_completion.networks import blocks as network_module  # noqa: E402
 from lidar_completion.completer import SceneCompleter  # noqa: E402
 from lidar_completion.crop import crop_range, remove_invalid  # noqa: E402
 from lidar_completion.model.card import ModelCard, Pipeline  # noqa: E402

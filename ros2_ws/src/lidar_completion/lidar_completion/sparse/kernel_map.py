@@ -15,12 +15,12 @@ from torch import Tensor
 from lidar_completion.sparse import search_cpu
 from lidar_completion.sparse.coordinates import BITS, Voxels, coarsen, coarsen_together, key_offset
 
-Pairs = tuple[Tensor, Tensor, list[int]]
+Pairs = tuple[Tensor, Tensor, list[int]]  # input rows (P,), output rows (P,), number of pairs of each offset
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a map was made from; a transposed map goes from `outputs` to `inputs`."""
+    """The voxels that a map was made from; a transposed map leads from `outputs` to `inputs`."""
 
     inputs: Voxels
     outputs: Voxels
@@ -30,14 +30,17 @@ class Geometry:
 
 
 class KernelMap:
-    """Which input row reaches which output row at every kernel offset. Two forms, each made from the other when first asked for:
+    """Which input row reaches which output row at every kernel offset. It has two forms, each made from the other on demand:
 
-    pairs    in_rows, out_rows (P,) int64, sorted by offset; counts[k] of them belong to offset k. What CPUs work on.
-    table    (K, V_out) int32: the input row that reaches the output row, or -1. What GPUs work on: no size in it hangs on
-             what a search finds, so the host never waits for the device.
+    pairs    in_rows, out_rows (P,) int64, sorted by offset; counts[k] of them belong to offset k. CPU backends use these.
+    table    (K, V_out) int32: the input row that reaches the output row, or -1. GPU backends use it: its shape does not
+             depend on the search result, so the host never waits for the device.
 
-    `identity` is the offset, if any, that maps every row to itself; `geometry` the voxels that the map was made from.
+    identity is the offset that maps every row to itself, if there is one; geometry the voxels that the map was made from.
     """
+
+    _pairs: Pairs | None
+    _table: Tensor | None
 
     def __init__(
         self,
@@ -47,80 +50,99 @@ class KernelMap:
         num_in: int,
         num_out: int,
         identity: int | None = None,
-        geometry: "Geometry | None" = None,
+        geometry: Geometry | None = None,
     ) -> None:
-        self.__dict__["_pairs"] = (in_rows, out_rows, counts)
-        self._describe(len(counts), num_in, num_out, identity, geometry)
+        self._set(len(counts), num_in, num_out, identity, geometry)
+        self._pairs = (in_rows, out_rows, counts)
 
     @classmethod
     def from_table(
-        cls, table: Tensor, num_in: int, identity: int | None = None, geometry: "Geometry | None" = None
+        cls, table: Tensor, num_in: int, identity: int | None = None, geometry: Geometry | None = None
     ) -> "KernelMap":
         """The map of a table (K, V_out) int32."""
         made = cls.__new__(cls)
-        made.__dict__["table"] = table
-        made._describe(len(table), num_in, table.shape[1], identity, geometry)
+        made._set(len(table), num_in, table.shape[1], identity, geometry)
+        made._table = table
         return made
 
-    def _describe(
-        self, volume: int, num_in: int, num_out: int, identity: int | None, geometry: "Geometry | None"
-    ) -> None:
+    def _set(self, volume: int, num_in: int, num_out: int, identity: int | None, geometry: Geometry | None) -> None:
         self.volume, self.num_in, self.num_out = volume, num_in, num_out
         self.identity, self.geometry = identity, geometry
+        self._pairs, self._table = None, None
         self._forms: dict[str, Any] = {}
 
-    @cached_property
-    def _pairs(self) -> Pairs:
-        offset, out_rows = (self.table >= 0).nonzero(as_tuple=True)
-        counts = torch.bincount(offset, minlength=self.volume).tolist()
-        return self.table[offset, out_rows].long(), out_rows, counts
-
-    @cached_property
+    @property
     def table(self) -> Tensor:
-        counts = torch.tensor(self.counts, device=self.in_rows.device)
-        offset = torch.arange(self.volume, device=counts.device).repeat_interleave(counts)
-        table = torch.full((self.volume, self.num_out), -1, dtype=torch.int32, device=counts.device)
-        table[offset, self.out_rows] = self.in_rows.int()
-        return table
+        """The table form (K, V_out) int32."""
+        if self._table is None:
+            self._table = table_of(self._row_pairs, self.num_out)
+        return self._table
+
+    @property
+    def _row_pairs(self) -> Pairs:
+        if self._pairs is None:
+            assert self._table is not None
+            self._pairs = pairs_of(self._table)
+        return self._pairs
 
     @property
     def in_rows(self) -> Tensor:
-        return self._pairs[0]
+        """Input rows (P,) int64, sorted by offset."""
+        return self._row_pairs[0]
 
     @property
     def out_rows(self) -> Tensor:
-        return self._pairs[1]
+        """Output rows (P,) int64, sorted by offset."""
+        return self._row_pairs[1]
 
     @property
     def counts(self) -> list[int]:
-        return self._pairs[2]
+        """Number of pairs of each offset."""
+        return self._row_pairs[2]
 
     @cached_property
     def transposed(self) -> "KernelMap":
-        """The same pairs the other way round: the map of the transposed convolution, and of the gradient."""
+        """The same pairs with input and output exchanged: the map of the transposed convolution, and of the gradient."""
         geometry = None if self.geometry is None else replace(self.geometry, transposed=not self.geometry.transposed)
-        if "_pairs" in self.__dict__:
+        if self._pairs is not None:
             return KernelMap(
                 self.out_rows, self.in_rows, self.counts, self.num_out, self.num_in, self.identity, geometry
             )
         return KernelMap.from_table(transpose_table(self.table, self.num_in), self.num_out, self.identity, geometry)
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """(input rows, output rows) of each offset; within one offset both are rising."""
+        """(input rows, output rows) of each offset, both rising."""
         return list(zip(self.in_rows.split(self.counts), self.out_rows.split(self.counts), strict=True))
 
     def cached(self, form: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for this map: another form of it that some backend needs."""
+        """The result of `make`, computed once for this map: another form of it that a backend needs."""
         if form not in self._forms:
             self._forms[form] = make()
         return self._forms[form]
 
 
+def table_of(pairs: Pairs, num_out: int) -> Tensor:
+    """The table form (K, num_out) int32 of pairs."""
+    in_rows, out_rows, sizes = pairs
+    counts = torch.tensor(sizes, device=in_rows.device)
+    offset = torch.arange(len(sizes), device=counts.device).repeat_interleave(counts)
+    table = torch.full((len(sizes), num_out), -1, dtype=torch.int32, device=counts.device)
+    table[offset, out_rows] = in_rows.int()
+    return table
+
+
+def pairs_of(table: Tensor) -> Pairs:
+    """The pairs of a table (K, V_out) int32."""
+    offset, out_rows = (table >= 0).nonzero(as_tuple=True)
+    counts = torch.bincount(offset, minlength=len(table)).tolist()
+    return table[offset, out_rows].long(), out_rows, counts
+
+
 def transpose_table(table: Tensor, num_in: int) -> Tensor:
-    """The table (K, num_in) of the transposed map: at every offset, what reached u from i reaches i from u."""
+    """The table (K, num_in) of the transposed map."""
     rows = torch.arange(table.shape[1], dtype=torch.int32, device=table.device).expand_as(table)
     turned = torch.full((len(table), num_in + 1), -1, dtype=torch.int32, device=table.device)
-    # entries without an input go to a last column, which is cut off; all others are unique within an offset
+    # entries without an input go to an extra column that is cut off; all others are unique within an offset
     turned.scatter_(1, torch.where(table >= 0, table, num_in).long(), rows)
     return turned[:, :num_in].contiguous()
 
@@ -133,7 +155,7 @@ def kernel_offsets(kernel_size: int, step: int) -> list[tuple[int, int, int]]:
 
 
 def kernel_map(inputs: Voxels, outputs: Voxels, kernel_size: int, dilation: int = 1) -> KernelMap:
-    """The map of any kernel between any two sets of voxels."""
+    """The map of a kernel of any size between two sets of voxels."""
     offsets = kernel_offsets(kernel_size, inputs.stride * dilation)
     geometry = Geometry(inputs, outputs, kernel_size, dilation)
     return KernelMap.from_table(search_table(inputs.keys, outputs.keys, offsets), len(inputs), geometry=geometry)
@@ -149,13 +171,13 @@ def submanifold_map(voxels: Voxels, dilation: int = 1) -> KernelMap:
 
 
 def submanifold_map_plain(voxels: Voxels, dilation: int = 1) -> KernelMap:
-    """The twin of the merge on CPUs, for any device."""
+    """The plain implementation of search_cpu.neighbour_pairs, for any device."""
     table = search_table(voxels.keys, voxels.keys, kernel_offsets(3, voxels.stride * dilation))
     return KernelMap.from_table(table, len(voxels), 13, Geometry(voxels, voxels, 3, dilation))
 
 
 def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
-    """The map of a 2x2x2 kernel with stride 2: every child reaches its one parent, at the offset of its octant."""
+    """The map of a 2x2x2 kernel with stride 2: each child reaches its parent, at the offset of its octant."""
     if children.keys.device.type != "cpu":
         return child_map_plain(children, parents, parent_row)
     order, counts = search_cpu.order_by_octant(children.keys, children.stride, BITS)
@@ -164,7 +186,7 @@ def child_map(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMa
 
 
 def child_map_plain(children: Voxels, parents: Voxels, parent_row: Tensor) -> KernelMap:
-    """The twin of the counting sort on CPUs, for any device."""
+    """The plain implementation of search_cpu.order_by_octant, for any device."""
     table = torch.full((8 * len(parents),), -1, dtype=torch.int32, device=parent_row.device)
     rows = torch.arange(len(children), dtype=torch.int32, device=parent_row.device)
     table.scatter_(0, octants(children) * len(parents) + parent_row, rows)
@@ -173,7 +195,7 @@ def child_map_plain(children: Voxels, parents: Voxels, parent_row: Tensor) -> Ke
 
 
 def octants(voxels: Voxels) -> Tensor:
-    """Where in its parent voxel a voxel lies, (V,) int64: x + 2y + 4z, the order of a 2x2x2 kernel."""
+    """The octant of each voxel in its parent, (V,) int64: x + 2y + 4z, the order of a 2x2x2 kernel."""
     bits = voxels.keys // voxels.stride  # strides are powers of two: the lowest bit of each axis moves down
     x, y, z = ((bits >> shift) & 1 for shift in (2 * BITS, BITS, 0))
     return x + 2 * y + 4 * z
@@ -192,15 +214,18 @@ def search_table(keys: Tensor, outputs: Tensor, offsets: list[tuple[int, int, in
 
 @dataclass
 class VoxelPyramid:
-    """The levels of a U-Net (strides 1, 2, 4, 8, 16) with their kernel maps, built once and shared by every layer,
-    every branch and every network that sees the same voxels."""
+    """The levels of a U-Net (strides 1, 2, 4, 8, 16) and their kernel maps.
+
+    Kernel maps are built once and shared by all layers, branches and networks on the same voxels.
+    """
 
     levels: list[Voxels]
-    parents: list[Tensor]  # parents[i] (V_i,): row in level i+1
+    parents: list[Tensor]  # parents[i] (V_i,) int64: row in level i+1
     _maps: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @classmethod
     def build(cls, finest: Voxels, depth: int = 4) -> "VoxelPyramid":
+        """The pyramid over the finest voxels, with `depth` coarser levels."""
         if finest.keys.device.type != "cpu":
             return cls(*coarsen_together(finest, depth))
         levels, parents = [finest], []
@@ -224,7 +249,7 @@ class VoxelPyramid:
         return self.down(level).transposed
 
     def cached(self, kind: str, level: int, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for this pyramid: kernel maps, and other forms of them that a backend needs."""
+        """The result of `make`, computed once for this pyramid: kernel maps, and other forms of them that a backend needs."""
         if (kind, level) not in self._maps:
             self._maps[kind, level] = make()
         return self._maps[kind, level]
