@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lidar_completion.networks import blocks as network_module
 from lidar_completion.crop import crop_range, remove_invalid
 from lidar_completion.diffusion import NoiseSchedule, guide
 from lidar_completion.downsample import voxel_downsample
 from lidar_completion.networks import Architecture, ConditionEncoder, Denoiser, VoxelisedCloud, fold_batch_norm
+from lidar_completion.networks import blocks as network_module
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion.samplers import dpm_solver
+from lidar_completion.samplers import Prediction, dpm_solver
 from lidar_completion.starts import replicate
 
 ROOT = Path(__file__).parents[1]
@@ -226,15 +226,15 @@ def measure_memory(run: Run) -> dict[str, Any]:
     replicated, peaks = replicate(scene.scan, COPIES), [peak_memory()]
     print(f"before the first step {peaks[0]:.2f} GiB", flush=True)
 
-    def denoise(points: Tensor, t: int) -> Tensor:
+    def denoise(points: Tensor, t: int) -> Prediction:
         cloud, time_step = VoxelisedCloud.from_points(points, VOXEL_M), torch.tensor([t])
-        eps = guide(denoiser(cloud, condition, time_step), denoiser(cloud, nothing, time_step), 3.5)
-        eps = (
-            eps / eps.std()
-        )  # untrained weights predict noise of any size; of unit size it keeps the points where they are
+        stem = denoiser.stem_features(cloud)
+        given, free = (denoiser(cloud, each, time_step, stem=stem) for each in (condition, nothing))
+        eps = guide(given, free, 3.5)
+        eps = eps / eps.std()  # untrained weights predict noise of any scale; at unit scale the points stay in place
         peaks.append(peak_memory())
         print(f"after step {len(peaks) - 1} (t = {t}) {peaks[-1]:.2f} GiB", flush=True)
-        return eps
+        return Prediction(eps)
 
     timesteps = schedule.timesteps(8)[: run.options.steps]
     whole = timed(lambda: dpm_solver(denoise, replicated, scene.points, timesteps, schedule, torch.Generator()))
@@ -262,8 +262,8 @@ def measure_scaling(run: Run) -> dict[str, Any]:
     scene, schedule = Scene(1.0, 1000), NoiseSchedule()
     condition, replicated = encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M)), replicate(scene.scan, COPIES)
 
-    def denoise(points: Tensor, t: int) -> Tensor:
-        return denoiser(VoxelisedCloud.from_points(points, VOXEL_M), condition, torch.tensor([t]))
+    def denoise(points: Tensor, t: int) -> Prediction:
+        return Prediction(denoiser(VoxelisedCloud.from_points(points, VOXEL_M), condition, torch.tensor([t])))
 
     print("\n| steps, 10,000 points | clock s | CPU s a thread |\n|---|---|---|")
     for steps in (1, 2, 4, 8):

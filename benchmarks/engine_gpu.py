@@ -26,18 +26,20 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "ros2_ws/src/lidar_completion"))  # where the package is not installed
 
-from lidar_completion.networks import blocks as network_module  # noqa: E402
 from lidar_completion.completer import SceneCompleter  # noqa: E402
 from lidar_completion.crop import crop_range, remove_invalid  # noqa: E402
+from lidar_completion.denoiser import ScanDenoiser  # noqa: E402
 from lidar_completion.model.card import ModelCard, Pipeline  # noqa: E402
 from lidar_completion.model.weights import load_model  # noqa: E402
 from lidar_completion.networks import (  # noqa: E402
+    STAGE_LEVEL,
     Architecture,
     ConditionEncoder,
     Denoiser,
     VoxelisedCloud,
     fold_batch_norm,
 )
+from lidar_completion.networks import blocks as network_module  # noqa: E402
 from lidar_completion.sparse import convolution, convolution_triton  # noqa: E402
 from lidar_completion.sparse.kernel_map import KernelMap  # noqa: E402
 from lidar_completion.sparse.nearest import nearest_rows  # noqa: E402
@@ -192,7 +194,7 @@ def gate_cost(cloud: VoxelisedCloud, condition_voxels: int) -> tuple[float, floa
     """FLOP and bytes of the eight gates and four concatenations of a conditional forward."""
     c = Architecture().channels
     flop = moved = 0.0
-    for i, (stage, level) in enumerate(network_module.STAGE_LEVEL.items()):
+    for i, (stage, level) in enumerate(STAGE_LEVEL.items()):
         hidden = c[4] if i < 6 else c[i]
         flop += 2 * condition_voxels * (2 * c[4] ** 2 + 2 * c[4] * hidden + hidden * c[i])
         moved += 4 * len(cloud.pyramid.levels[level]) * (3 * c[i] + 2)
@@ -350,7 +352,9 @@ def print_precision() -> None:
     scenes, outputs = {}, {}
     for name, wide in (("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
         ours = completer(networks, wide, device)
-        outputs[name] = ours.denoiser(scan.to(device))(noised(scan, 1.0).to(device), 999)
+        outputs[name] = ScanDenoiser(ours.networks, ours.card.architecture, scan.to(device))(
+            noised(scan, 1.0).to(device), 999
+        ).noise
         scenes[name] = torch.from_numpy(ours.complete(scan, steps=1).completed_points).to(device)
     print("| products of wide layers | mean error of a forward, of its std | CD to the sweep, m | change |")
     print("|---|---|---|---|")

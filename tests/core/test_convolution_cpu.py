@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lidar_completion.sparse import convolution_cpu
+from lidar_completion.sparse import convolution_cpu, tiles_cpu, vector_instructions
 from lidar_completion.sparse.convolution import convolve
 from lidar_completion.sparse.coordinates import pack, unique_voxels
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
@@ -19,9 +19,9 @@ def neighbours(n: int, extent: int = 8) -> KernelMap:
 @pytest.mark.parametrize("channels", [(3, 8), (5, 24), (32, 32), (24, 40), (17, 96), (48, 112)])
 @pytest.mark.parametrize("n", [1, 3, 700])
 def test_every_shape_of_tile(monkeypatch: pytest.MonkeyPatch, wide_vectors: bool, channels: tuple[int, int], n: int):
-    if wide_vectors and not convolution_cpu.WIDE_VECTORS:
+    if wide_vectors and not vector_instructions.WIDE_VECTORS:
         pytest.skip("this processor has no AVX-512")
-    monkeypatch.setattr(convolution_cpu, "WIDE_VECTORS", wide_vectors)
+    monkeypatch.setattr(tiles_cpu, "WIDE_VECTORS", wide_vectors)
     table = neighbours(n)
     features, kernel = torch.randn(table.num_in, channels[0]), torch.randn(27, *channels) / channels[0] ** 0.5
     bias, residual = torch.randn(channels[1]), torch.randn(table.num_out, channels[1])
@@ -57,5 +57,5 @@ def test_blocks_do_not_change_the_sums(monkeypatch: pytest.MonkeyPatch):
     table = neighbours(900)
     features, kernel = torch.randn(table.num_in, 32), torch.randn(27, 32, 32)
     one = convolution_cpu.convolve_fused(features, kernel, table)
-    monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", 1)
+    monkeypatch.setattr(tiles_cpu, "CACHE_BYTES", 1)
     assert torch.equal(convolution_cpu.convolve_fused(features, kernel, table), one)

@@ -1,7 +1,7 @@
-"""lidar-completion: completes sweeps, inspects models, and runs what the other packages add.
+"""lidar-completion: completes sweeps, inspects and converts models, and runs the commands of other packages.
 
-Packages that stand on the core add commands through the entry-point group `lidar_completion.commands`:
-the node's package adds `bag`, the training package `evaluate`.
+Other packages add commands through the entry-point group `lidar_completion.commands`; the evaluation package adds `bag`,
+`evaluate` and others.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ app = typer.Typer(
 
 @app.command()
 def complete(
-    scans: Annotated[list[Path], typer.Argument(help="sweeps: .bin .ply .pcd .npy .npz")],
+    scans: Annotated[list[Path], typer.Argument(help="sweep files: .bin .ply .pcd .npy .npz")],
     model: Annotated[Path, typer.Option(help="model folder")] = Path("models/edge"),
-    output: Annotated[Path, typer.Option(help="folder of the completions")] = Path("completed"),
-    suffix: Annotated[str, typer.Option(help="format of the completions: .pcd .ply .bin .npy .npz")] = ".pcd",
+    output: Annotated[Path, typer.Option(help="output folder")] = Path("completed"),
+    suffix: Annotated[str, typer.Option(help="output format: .pcd .ply .bin .npy .npz")] = ".pcd",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for wide layers (torch)")] = "float32",
@@ -33,21 +33,25 @@ def complete(
         float | None, typer.Option(min=0, max=100, help="guidance weight; default: the model card's")
     ] = None,
     replication: Annotated[
-        int | None, typer.Option(min=1, help="copies of every point; default: the model card's")
+        int | None,
+        typer.Option(min=1, help="start points per point of the downsampled sweep; default: the model card's"),
     ] = None,
     refine: Annotated[
-        bool, typer.Option(help="six points for each completed one, where the model has a refiner")
+        bool, typer.Option(help="run the refiner, if the model has one: six points for each completed one")
     ] = True,
     free_space_filter: Annotated[
-        bool, typer.Option(help="take out completed points before what the sensor measured in their direction")
+        bool, typer.Option(help="remove completed points in space that the sensor saw to be free")
     ] = True,
-    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="take out completed points with less")] = 0.0,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="remove completed points with a lower confidence")
+    ] = 0.0,
     max_points: Annotated[
-        int | None, typer.Option(min=1, help="most points of a completion, measured ones first; default: no limit")
+        int | None,
+        typer.Option(min=1, help="limit on the points of a completion, measured points first; default: no limit"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="seed of the noise")] = 0,
 ) -> None:
-    """Complete sweeps from files; each completion has provenance, confidence and the sweep's intensity beside x, y, z."""
+    """Complete sweeps from files; each completion has x, y, z, provenance, confidence and, if the sweep has it, intensity."""
     from tqdm import tqdm
 
     from lidar_completion.completer import SceneCompleter
@@ -62,7 +66,7 @@ def complete(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _stop(f"--output {output}: cannot be made ({error.strerror}); choose another folder") from error
+        raise _stop(f"--output {output}: cannot be created ({error.strerror}); choose another folder") from error
     failed = 0
     for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):
         try:
@@ -90,14 +94,14 @@ def complete(
         seconds = done.timings["total"]
         typer.echo(f"{target}: {measured} measured + {len(done.points) - measured} completed points, {seconds:.2f} s")
         if removed := ", ".join(f"{reason} {count}" for reason, count in done.removed.items() if count):
-            typer.echo(f"  taken out: {removed}")
+            typer.echo(f"  removed: {removed}")
     if failed:
         raise _stop(f"{failed} of {len(scans)} sweeps were not completed")
 
 
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None:
-    """Show a model's card, after checking that its weights are what the card says."""
+    """Print a model's card, after checking its weights against it."""
     from lidar_completion.model.weights import load_model
 
     card, networks = _loaded(lambda: load_model(model))
@@ -115,7 +119,7 @@ def convert(
     name: Annotated[str, typer.Option(help="name on the card; default: that of the first file")] = "",
     family: Annotated[str, typer.Option(help="lidiff (50 steps), student (8 steps) or auto")] = "auto",
 ) -> None:
-    """Convert public checkpoints to a model folder, without executing what their pickles hold."""
+    """Convert public checkpoints to a model folder, without executing their pickles."""
     from lidar_completion.model.public_checkpoints import convert_public_checkpoints
 
     card = _loaded(lambda: convert_public_checkpoints(files, output, name=name, family=family))
@@ -126,7 +130,7 @@ def convert(
 
 
 def _loaded(load):  # type: ignore[no-untyped-def]
-    """What `load` gives; an unusable model, device or backend ends the program with its message."""
+    """The result of `load`; an unusable model, device or backend ends the program with its message."""
     try:
         return load()
     except (ValueError, ImportError, OSError) as error:
@@ -142,7 +146,7 @@ def _add_commands_of_other_packages() -> None:
     for entry in sorted(entry_points(group="lidar_completion.commands"), key=lambda entry: entry.name):
         try:
             command = entry.load()
-        except ImportError as error:  # such as `bag` where no ROS is installed: the other commands still work
+        except ImportError as error:  # such as `bag` without ROS: the other commands still work
             command = _unavailable(entry.name, error)
         app.command(entry.name)(command)
 

@@ -1,20 +1,21 @@
-"""Takes the sensor's own motion out of a sweep: every point moves to where it would have been measured at one moment.
+"""Deskewing: moves each point of a sweep to where it would have been measured at one common time.
 
-Over one turn of the sensor its velocity is taken as constant: p' = exp(t (v, w)) p, the exponential of a rigid motion.
+The sensor's velocity is assumed constant over a sweep: p' = exp(t (v, w)) p, the exponential of a rigid motion.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-STILL = 1e-9  # rad: below this a turn is none
+STILL = 1e-9  # rad: smaller rotations are treated as none
 
 
 def deskew(points: np.ndarray, seconds: np.ndarray, linear_m_s: np.ndarray, angular_rad_s: np.ndarray) -> np.ndarray:
-    """Points (N, 3), each in the sensor's frame of its own time, in the sensor's frame of time 0; float32 metres.
+    """Transform points (N, 3) from the sensor frame at their own time to the sensor frame at time 0; returns float32 metres.
 
-    seconds (N,): when each point was measured, before time 0 negative. linear_m_s, angular_rad_s (3,): the sensor's velocity in its own frame.
-    Raises ValueError where the numbers do not belong together.
+    seconds (N,): time of each point, negative before time 0. linear_m_s, angular_rad_s (3,): the sensor's velocity in its own
+    frame. Raises ValueError if the shapes do not match.
     """
     points, seconds = np.asarray(points), np.asarray(seconds, np.float64)
     linear, angular = np.asarray(linear_m_s, np.float64), np.asarray(angular_rad_s, np.float64)
@@ -34,9 +35,7 @@ def deskew(points: np.ndarray, seconds: np.ndarray, linear_m_s: np.ndarray, angu
 
 
 def velocity(T_before_after: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """The constant velocity (linear (3,) m/s, angular (3,) rad/s, in the sensor's frame) that makes this motion (4, 4) in `seconds`."""
-    from scipy.spatial.transform import Rotation
-
+    """The constant velocity, linear (3,) m/s and angular (3,) rad/s in the sensor frame, that gives this motion (4, 4) in `seconds`."""
     angular = Rotation.from_matrix(T_before_after[:3, :3]).as_rotvec()
     angle = np.linalg.norm(angular)
     translation = np.asarray(T_before_after[:3, 3], np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lidar_completion.files import atomic_write
 
-# What a sensor calls the strength of its return, in the spellings met so far.
+# Names of the intensity field, in the spellings found so far
 INTENSITY_NAMES = ("intensity", "scalar_intensity", "scalar_Intensity", "i", "reflectivity", "remission")
 COMPLETION_NAMES = ("provenance", "confidence")
 
@@ -53,7 +53,7 @@ def read_points(path: str | Path, *, bin_columns: int = 4) -> PointCloud:
         return reader(path)
     except (PointCloudFileError, PermissionError):
         raise
-    except Exception as error:  # the parsers raise a dozen kinds; the reader of the message needs the file's name
+    except Exception as error:  # the parsers raise many types; the message must name the file
         raise PointCloudFileError(
             f"{path}: expected a readable {path.suffix} file, found a damaged one ({type(error).__name__}: {error}); "
             "copy or convert it again"
@@ -64,7 +64,7 @@ def write_points(path: str | Path, points: np.ndarray, *, pcd_encoding: str = "b
     """Write points (N, 3) in metres as float32, with one value per point for each further field (its dtype is kept).
 
     The suffix decides the format. A .bin file holds x, y, z, intensity and no other field; .npy holds points only.
-    pcd_encoding: "ascii", "binary" or "binary_compressed". The file appears whole or not at all.
+    pcd_encoding: "ascii", "binary" or "binary_compressed". The file is replaced atomically.
     Raises PointCloudFileError for fields that the format cannot hold or that do not match the points.
     """
     path = Path(path)
@@ -166,7 +166,7 @@ def _read_ply(path: Path) -> PointCloud:
 def _write_ply(path: Path, points: np.ndarray, fields: dict[str, np.ndarray]) -> None:
     from plyfile import PlyData, PlyElement
 
-    # PLY knows integers of up to 32 bits only.
+    # PLY supports integers of up to 32 bits only.
     narrowed = {name: _at_most_32_bit(path, name, values) for name, values in fields.items()}
     element = PlyElement.describe(_structured(points, narrowed), "vertex")
     PlyData([element], text=False, byte_order="<").write(str(path))

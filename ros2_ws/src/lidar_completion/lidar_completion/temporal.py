@@ -12,6 +12,7 @@ T_fixed_sensor (4, 4) is the sensor's pose in metres, in a frame that does not j
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from lidar_completion.completer import Completion
 
@@ -67,7 +68,7 @@ def _jump(T_now_then: np.ndarray, seconds: float, rules: TemporalRules) -> str:
         return f"no sweep for {seconds:.1f} s, more than {rules.max_gap_s:g}"
     if (step := float(np.linalg.norm(T_now_then[:3, 3]))) > rules.max_step_m:
         return f"the pose jumped by {step:.1f} m, more than {rules.max_step_m:g}"
-    turn = float(np.degrees(np.arccos(np.clip((np.trace(T_now_then[:3, :3]) - 1) / 2, -1, 1))))
+    turn = float(np.degrees(Rotation.from_matrix(T_now_then[:3, :3]).magnitude()))
     if turn > rules.max_turn_deg:
         return f"the pose turned by {turn:.0f} degrees, more than {rules.max_turn_deg:g}"
     return ""

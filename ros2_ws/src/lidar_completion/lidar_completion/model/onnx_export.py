@@ -1,9 +1,9 @@
-"""Write the networks as ONNX graphs of standard operators, for any number of points; onnx_network.py runs them.
+"""Export of the networks as ONNX graphs of standard operators, for any number of points; onnx_network.py runs them.
 
-Kernel maps and nearest tables are inputs. A 3x3x3 convolution is a product with the centre's weights on every voxel,
-plus, on the voxels that have neighbours at all (near the noise's start few do on the fine levels), Gather of the
-neighbours into one long row and MatMul, in a Scan over blocks of voxels so that the rows stay in the cache. A transposed
-2x2x2 convolution multiplies every coarse voxel by all eight weights and gathers. Nothing is scattered.
+Kernel maps and nearest tables are inputs. A 3x3x3 convolution multiplies all voxels by the centre's weights. For voxels that have
+neighbours (few do on the fine levels at high noise) it also gathers the neighbours into one long row and multiplies that, in a
+Scan over blocks of voxels so that the rows stay in the cache. A transposed 2x2x2 convolution multiplies each coarse voxel by all
+eight weights and gathers. Nothing is scattered.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from lidar_completion.model.weights import base_of, load_model
 from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
 
 OPSET = 17
-WIDE_WEIGHTS = 1024  # from so many numbers on a weight may be stored in float16
+WIDE_WEIGHTS = 1024  # weights with at least this many numbers may be stored in float16
 CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
     "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) where the card has local_features: "
     "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.from_points_and_scan)",
     "point_row": "(N,) the voxel of each point at level 0",
-    "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L where there is none; then at least one "
+    "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L for a missing one; then at least one "
     f"row of V_L alone; R is a multiple of {BLOCK}",
-    "neighbours.L.back": "(V_L,) each voxel's row in the table; one without neighbours where it has none",
-    "down.L.table": "(V_L+1, 8) children of each voxel of level L+1 by octant x + 2 y + 4 z; V_L where there is none",
+    "neighbours.L.back": "(V_L,) each voxel's row in the table; a row without neighbours if it has none",
+    "down.L.table": "(V_L+1, 8) children of each voxel of level L+1 by octant x + 2 y + 4 z; V_L for a missing one",
     "up.L.rows": "(V_L,) 8 * parent + octant",
     "nearest.L": "(V_L,) nearest condition voxel; ties: the smallest (x, y, z)",
     "condition": "(C, c) output of the encoder",
@@ -44,10 +44,10 @@ CONVENTIONS = {
 
 
 def export_model(folder: str | Path, half: bool = False) -> list[Path]:
-    """Write encoder.onnx, denoiser.onnx (and refiner.onnx) and a manifest into a model folder; returns their paths.
+    """Write encoder.onnx, denoiser.onnx (and refiner.onnx) and a manifest to a model folder; returns their paths.
 
-    Networks of the model's base are its own to export.
-    half: large weights are stored in float16, half the size; everything is still computed in float32.
+    Networks that belong to the model's base are not exported again.
+    half: store large weights in float16, which halves the size; everything is still computed in float32.
     """
     folder = Path(folder)
     card, networks = load_model(folder)
@@ -73,7 +73,7 @@ def export_model(folder: str | Path, half: bool = False) -> list[Path]:
 
 
 def network_graph(name: str, network: nn.Module, voxel_size_m: float, half: bool = False) -> onnx.ModelProto:
-    """The graph of a network whose batch norms are folded; checked, with inferred shapes."""
+    """The checked ONNX graph, with inferred shapes, of a network with folded batch norms."""
     graph = _Graph(half)
     output = {"encoder": _encoder, "denoiser": _denoiser, "refiner": _refiner}[name](graph, network)
     model = helper.make_model(
@@ -88,7 +88,7 @@ def network_graph(name: str, network: nn.Module, voxel_size_m: float, half: bool
 
 
 class _Graph:
-    """Nodes, inputs and weights as they are added."""
+    """Collects nodes, inputs and weights."""
 
     def __init__(self, half: bool) -> None:
         self.half = half
@@ -125,7 +125,7 @@ def _features(graph: _Graph, channels: int) -> str:
 
 
 def _padded(graph: _Graph, features: str, channels: int) -> str:
-    """The features with a row of zeros behind them, for "there is none"."""
+    """The features followed by a row of zeros, for missing neighbours."""
     return graph.op("Concat", features, graph.weight(np.zeros((1, channels), np.float32)), axis=0)
 
 
@@ -145,7 +145,7 @@ def _neighbours(graph: _Graph, conv: Any, features: str, level: int, residual: s
 
 
 def _scan(graph: _Graph, blocks: str, padded: str, weights: str, length: int, c_out: int) -> str:
-    """For every block of a table (blocks, BLOCK, 26): its rows of `padded`, as long rows, times the weights."""
+    """For each block of a table (blocks, BLOCK, 26): its rows of `padded`, joined into long rows, times the weights."""
     name, shape = f"scan_{len(graph.nodes)}", graph.index(BLOCK, length)
     rows, gathered, long, product = (f"{name}_{part}" for part in ("rows", "gathered", "long", "product"))
     steps = [
@@ -215,7 +215,7 @@ def _trunk(graph: _Graph, network: Any, gate: Any) -> str:
     return features
 
 
-def _two_linears(graph: _Graph, layers: Any, features: str) -> str:
+def _two_layers(graph: _Graph, layers: Any, features: str) -> str:
     hidden = graph.op("LeakyRelu", _linear(graph, layers[0], features), alpha=0.1)
     return _linear(graph, layers[2], hidden)
 
@@ -245,16 +245,16 @@ def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
     one = graph.op("Concat", graph.op("Shape", condition, end=1), graph.index(1), axis=0)
 
     def gate(stage: str, features: str) -> str:
-        part = _two_linears(graph, getattr(network, f"latent_{stage}"), condition)
-        time = _two_linears(graph, getattr(network, f"{stage}_temp"), embedding)
+        part = _two_layers(graph, getattr(network, f"latent_{stage}"), condition)
+        time = _two_layers(graph, getattr(network, f"{stage}_temp"), embedding)
         times = graph.op("Tile", time, one)
         both = (times, part) if stage == "up1" else (part, times)
-        table = _two_linears(graph, getattr(network, f"latemp_{stage}"), graph.op("Concat", *both, axis=1))
+        table = _two_layers(graph, getattr(network, f"latemp_{stage}"), graph.op("Concat", *both, axis=1))
         level = STAGE_LEVEL[stage]
         nearest = graph.input(f"nearest.{level}", f"V{level}")
         return graph.op("Mul", features, graph.op("Gather", table, nearest, axis=0))
 
-    graph.op("Identity", _answers(graph, network, _trunk(graph, network, gate)))
+    graph.op("Identity", _point_outputs(graph, network, _trunk(graph, network, gate)))
     graph.nodes[-1].output[0] = "noise"
     return helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", network.last[2].out_features])
 
@@ -272,9 +272,9 @@ def _timestep_embedding(graph: _Graph, channels: int) -> str:
 
 
 def _refiner(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
-    answers = _answers(graph, network, _trunk(graph, network, lambda stage, features: features))
+    outputs_of_points = _point_outputs(graph, network, _trunk(graph, network, lambda stage, features: features))
     outputs = network.last[2].out_features // network.OFFSETS
-    of_each = graph.op("Reshape", answers, graph.index(0, network.OFFSETS, outputs))
+    of_each = graph.op("Reshape", outputs_of_points, graph.index(0, network.OFFSETS, outputs))
     first, last = graph.index(0), graph.index(3)
     axis = graph.index(2)
     offsets = graph.op("Tanh", graph.op("Slice", of_each, first, last, axis))
@@ -284,10 +284,10 @@ def _refiner(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info("offsets", TensorProto.FLOAT, ["N", network.OFFSETS, outputs])
 
 
-def _answers(graph: _Graph, network: Any, features: str) -> str:
-    """As networks.UNet.answers."""
+def _point_outputs(graph: _Graph, network: Any, features: str) -> str:
+    """As networks.unet.UNet.point_outputs."""
     if not network.point_offsets:
-        return graph.op("Gather", _two_linears(graph, network.last, features), _point_row(graph), axis=0)
+        return graph.op("Gather", _two_layers(graph, network.last, features), _point_row(graph), axis=0)
     offset = graph.input("point_offset", "N", 3, kind=TensorProto.FLOAT)
     of_point = graph.op("Gather", features, _point_row(graph), axis=0)
-    return _two_linears(graph, network.last, graph.op("Concat", of_point, offset, axis=1))
+    return _two_layers(graph, network.last, graph.op("Concat", of_point, offset, axis=1))

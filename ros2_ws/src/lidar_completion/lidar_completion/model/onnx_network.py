@@ -1,4 +1,4 @@
-"""The same networks on onnxruntime: called as those of networks.py are, with kernel maps turned into tables."""
+"""The networks on onnxruntime, with the same call signatures as networks/; kernel maps become tables."""
 
 import hashlib
 import json
@@ -17,15 +17,17 @@ from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 
 MANIFEST_NAME = "onnx.json"
-INPUTS_VERSION = 2  # of the inputs that a graph takes; in the manifest, as graphs of other programs may stand there
-BLOCK = 512  # rows of a neighbour table that a graph works on at once; its tables have a multiple of them
+INPUTS_VERSION = 2  # of a graph's inputs; stored in the manifest to recognise graphs of other program versions
+BLOCK = 512  # rows of a neighbour table that a graph processes at once; tables are padded to a multiple
 
 
 def load_onnx_networks(
     folder: str | Path, card: ModelCard, device: torch.device, or_cpu: bool = False
 ) -> dict[str, Any]:
-    """Encoder, denoiser (and refiner) of a model folder on onnxruntime, by name; ModelError where they are not exported,
-    or were exported from other weights. or_cpu: an onnxruntime without CUDA runs them on the CPU, with a warning."""
+    """Encoder, denoiser (and refiner) of a model folder on onnxruntime, by name.
+
+    ModelError if they were not exported, or from other weights. or_cpu: without CUDA in onnxruntime, run on the CPU and warn.
+    """
     folder = Path(folder)
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
@@ -56,7 +58,7 @@ def load_onnx_networks(
 
 
 def execution_providers(device: torch.device, or_cpu: bool = False) -> list[Any]:
-    """onnxruntime's providers for a device, the best first; ModelError where onnxruntime or its CUDA is missing."""
+    """onnxruntime's providers for a device, the best first; ModelError if onnxruntime or its CUDA provider is missing."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -74,7 +76,7 @@ def execution_providers(device: torch.device, or_cpu: bool = False) -> list[Any]
 
 
 class _OnnxNetwork:
-    """One exported graph; gathers its inputs by name from a cloud."""
+    """An exported graph; its inputs are taken from a cloud by name."""
 
     def __init__(self, path: Path, providers: list[Any]) -> None:
         import onnxruntime

@@ -1,7 +1,7 @@
-"""The published .ckpt files of LiDiff, ScoreLiDAR and Distillation-DPO, read without executing what is pickled in them.
+"""Reads the published .ckpt files of LiDiff, ScoreLiDAR and Distillation-DPO without executing their pickles.
 
 A checkpoint is a zip archive: a pickle that describes tensors (and, from Lightning, optimisers, loggers and settings of
-any class) beside their raw numbers. The pickle is run with a fixed list of four harmless names; every other class or
+any class), and their raw numbers. The pickle is interpreted with a fixed list of four harmless names; every other class or
 function becomes an inert placeholder, so nothing is imported and nothing is called.
 """
 
@@ -22,8 +22,8 @@ from lidar_completion.model.card import ModelCard, Pipeline
 from lidar_completion.model.weights import build_networks, fill_network, save_model
 from lidar_completion.networks import CHANNELS, Architecture
 
-# What the files call each network; where a file holds several, the first of the list is the one to run (a student is
-# saved beside its teacher).
+# Names of the networks in the files. If a file has several of a kind, the first in the list is used (a student is saved together
+# with its teacher).
 PREFIXES = {
     "encoder": ("partial_enc.", "DM_encoder."),
     "denoiser": ("generator.", "DiffModel.", "model."),
@@ -55,7 +55,7 @@ def convert_public_checkpoints(
     """Write the networks of one or more published files as a model folder, with the published sampler and settings.
 
     family: "lidiff" (50 steps, guidance 6), "student" (ScoreLiDAR, Distillation-DPO: 8 steps, guidance 3.5), or "auto":
-    "student" where the denoiser is called `generator` or `DiffModel`. Raises ModelError for files that do not make a
+    "student" if the denoiser is called `generator` or `DiffModel`. Raises ModelError for files that do not form a
     model: not readable, no encoder or denoiser, tensors missing or of other shapes.
     """
     paths = [Path(path) for path in files]
@@ -64,12 +64,12 @@ def convert_public_checkpoints(
     for path in paths:
         found = read_public_checkpoint(path)
         if twice := sorted(networks.keys() & found.keys()):
-            raise ModelError(f"{path}: holds another {twice[0]}; give each network once")
+            raise ModelError(f"{path}: holds another {twice[0]}; pass each network once")
         networks |= found
         students |= any(key.startswith(PREFIXES["denoiser"][:2]) for key in _state_dict(read_tensors(path), path))
     if missing := [needed for needed in ("encoder", "denoiser") if needed not in networks]:
         named = ", ".join(map(str, paths))
-        raise ModelError(f"{named}: no {' and no '.join(missing)}; a model needs both, give the file that holds it too")
+        raise ModelError(f"{named}: no {' and no '.join(missing)}; a model needs both, pass the file that has it too")
     family = ("student" if students else "lidiff") if family == "auto" else family
     card = ModelCard(
         name=name or paths[0].stem,
@@ -103,7 +103,7 @@ def _published_pipeline(family: str) -> Pipeline:
 def _architecture(denoiser: dict[str, Tensor], path: Path) -> Architecture:
     widest = denoiser.get("latent_stage1.0.weight")
     if widest is None or widest.dim() != 2:
-        raise ModelError(f"{path}: the denoiser has no latent_stage1.0.weight (C, C) to tell its width from")
+        raise ModelError(f"{path}: the denoiser has no latent_stage1.0.weight (C, C) to derive the width from")
     return Architecture(width=len(widest) / CHANNELS[4])
 
 
@@ -134,7 +134,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: str | Path) -> Any:
-    """What torch.save wrote into `path`: containers, numbers, strings and tensors; everything else a Placeholder."""
+    """What torch.save wrote into `path`: containers, numbers, strings and tensors; everything else becomes a Placeholder."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
@@ -156,7 +156,7 @@ def read_tensors(path: str | Path) -> Any:
 
 
 class Placeholder:
-    """Stands where the file names a class or function that is not needed. Takes everything, does nothing."""
+    """Replaces a class or function in the file that is not needed. Accepts all calls and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -197,7 +197,7 @@ STORAGES = {
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles with four names: OrderedDict, two tensor builders (ours), storage types (a dtype); placeholders else."""
+    """Unpickler with four names: OrderedDict, our versions of two tensor builders, storage types; placeholders otherwise."""
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(file)
@@ -230,7 +230,7 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
         return Placeholder()
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ModelError(f"a tensor of size {size}, stride {stride}, offset {offset} makes no sense")
+        raise ModelError(f"a tensor of size {size}, stride {stride}, offset {offset} is invalid")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and (last >= len(storage) or math.prod(size) > len(storage)):
         raise ModelError(f"a tensor of size {size} reaches beyond its storage of {len(storage)} values")

@@ -1,7 +1,7 @@
-"""How this package compiles loops for the CPU (numba) and spreads them over threads.
+"""Compilation of CPU loops with numba, and their distribution over threads.
 
-Loops release the interpreter lock and are spread by ordinary threads, as many as torch.get_num_threads() says: numba's
-own threading layers either break when two Python threads enter them or fight with PyTorch's.
+Loops release the interpreter lock and run in ordinary Python threads, torch.get_num_threads() of them. Numba's own threading
+layers abort when two Python threads enter them, or compete with PyTorch's.
 """
 
 import os
@@ -19,30 +19,30 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, kept in the cache on disk where a folder for it can be written."""
+    """Compile a function; the machine code is cached on disk if a cache folder is writable."""
     return _compiled(function, {"nogil": True, "error_model": "numpy"})
 
 
 def compiled_sums(function: Function) -> Function:
-    """As `compiled`, but sums may be taken in vectors: in another order than written, the same one every time."""
+    """As `compiled`, but sums may be vectorised: their order differs from the source, but is the same on every call."""
     return _compiled(function, {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}})
 
 
 def _compiled(function: Function, options: dict[str, Any]) -> Function:
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except RuntimeError:  # neither the package folder nor the user cache is writable
         return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
 @cache
 def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of a parent do not survive a fork."""
+    """The thread pool of this process; threads of a parent process do not survive a fork."""
     return ThreadPoolExecutor(workers, thread_name_prefix="lidar_completion")
 
 
 def in_parallel(function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """function(*piece) of every piece, in order, on as many threads as PyTorch may use."""
+    """Results of function(*piece) for each piece, in order, on torch.get_num_threads() threads."""
     workers = torch.get_num_threads()
     if workers == 1 or len(pieces) == 1:
         return [function(*piece) for piece in pieces]
@@ -50,7 +50,7 @@ def in_parallel(function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]])
 
 
 def even_cuts(running_work: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of rows of about equal work, one a thread; running_work (rows + 1,) is the work before each row."""
+    """Ranges of rows with about equal work, one per thread; running_work (rows + 1,) is the work before each row."""
     workers = torch.get_num_threads()
     targets = running_work[-1] * np.arange(1, workers) // workers
     cuts = [0, *np.searchsorted(running_work, targets).tolist(), len(running_work) - 1]

@@ -1,8 +1,8 @@
-"""Sparse convolution by MinkowskiEngine, where it is installed. Written against the documented interface of 0.5.
+"""Sparse convolution with MinkowskiEngine, if it is installed. Written against the documented interface of version 0.5.
 
-A map's voxels are given to a coordinate manager of their own, which stays with the map, so MinkowskiEngine searches its
-kernel map once a KernelMap and not once a layer. Its kernel order is ours (x fastest, even kernels from 0 on), and its
-own order of the rows is undone with the maps that it returns. Only float32 and float64.
+Each KernelMap gets a coordinate manager of its own, so MinkowskiEngine searches once per map and not once per layer. Its kernel
+order is the same as here (x fastest, even kernels start at 0). Its row order differs and is undone with the maps that it
+returns. Only float32 and float64.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ def convolve(features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
     geometry = kernel_map.geometry
     if geometry is None:
         raise ValueError(
-            "the minkowski backend searches its own maps from voxels, and this map was made from rows alone: "
+            "the minkowski backend builds its own maps from voxels, but this map was made from rows alone: "
             "build it with kernel_map, submanifold_map or child_map, or choose another backend"
         )
     if not kernel_map.num_in or not kernel_map.num_out:
@@ -38,7 +38,7 @@ def convolve(features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
     return out.F.index_select(0, out_order)
 
 
-Side = tuple[Any, Tensor, Tensor]  # key, our row of each of its rows, its row of each of ours
+Side = tuple[Any, Tensor, Tensor]  # key; for each of its rows our row; for each of our rows its row
 
 
 def _manager(inputs: Voxels, outputs: Voxels) -> tuple[Any, Side, Side]:
@@ -51,7 +51,7 @@ def _manager(inputs: Voxels, outputs: Voxels) -> tuple[Any, Side, Side]:
     def insert(voxels: Voxels) -> Side:
         key, (ours, theirs) = manager.insert_and_map(voxels.coordinates.contiguous(), [voxels.stride] * 3)
         every = torch.arange(len(voxels), device=voxels.keys.device)
-        # where nothing was merged or moved, MinkowskiEngine may return empty maps
+        # MinkowskiEngine may return empty maps if no voxel was merged or moved
         return key, ours.long() if len(ours) else every, theirs.long() if len(theirs) else every
 
     fine = insert(inputs)
@@ -61,7 +61,7 @@ def _manager(inputs: Voxels, outputs: Voxels) -> tuple[Any, Side, Side]:
 
 @cache
 def _layer(c_in: int, c_out: int, kernel_size: int, stride: int, dilation: int, transposed: bool) -> Any:
-    """A layer whose kernel is replaced at every call."""
+    """A layer whose kernel is replaced on each call."""
     import MinkowskiEngine
 
     kind = MinkowskiEngine.MinkowskiConvolutionTranspose if transposed else MinkowskiEngine.MinkowskiConvolution

@@ -1,4 +1,4 @@
-"""Sparse convolution in plain PyTorch operators: any device, differentiated by autograd. The twin of the fast paths."""
+"""Sparse convolution in plain PyTorch operators: any device, differentiated by autograd. The plain implementation."""
 
 import torch
 from torch import Tensor

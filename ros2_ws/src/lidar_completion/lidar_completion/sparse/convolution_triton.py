@@ -1,13 +1,13 @@
-"""Sparse convolution in Triton: one matrix product a block of output rows, over the offsets that occur in the block.
+"""Sparse convolution in Triton. The plain implementation is convolution_torch.
 
-Output-stationary: a program owns a block of output rows and a tile of output channels, gathers the input rows that
-reach its block offset by offset, and adds bias and residual and applies the ReLU before its only write. Nothing is
-scattered, so the sums have one order and the same input gives the same output. Rows are sorted by which offsets they
-have, so that a block skips those that none of its rows has. Products are made in the kernel's dtype, sums in float32;
+Output-stationary: a program computes a block of output rows and a tile of output channels. It gathers the input rows that
+reach its block offset by offset, then adds bias and residual, applies the ReLU and writes once. Nothing is scattered, so the
+sums have a fixed order and the same input gives the same output. Rows are sorted by the set of their offsets, so that a block
+skips offsets that none of its rows has. Products are made in the kernel's dtype, sums in float32;
 the result has the features' dtype.
 
-Block shapes come from the layer's shape and are never searched for at run time: the best one would differ from run to
-run, and with it the order of the sums. `python benchmarks/engine_gpu.py tune` compares other shapes.
+Block shapes depend on the layer's shape and are never tuned at run time: the best one would vary between runs, and with it the
+order of the sums. `python benchmarks/engine_gpu.py tune` compares other shapes.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ from lidar_completion.sparse.gradient import differentiable
 from lidar_completion.sparse.kernel_map import KernelMap
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-FLOAT32_PRECISION = "ieee"  # of float32 products: "ieee" keeps the golden figures; "tf32x3" and "tf32" use tensor cores
-SPLIT_FROM = 128 * 128  # weights an offset from which a 3x3x3 kernel is worth three passes, one a plane of offsets
-MANY_ROWS = 1 << 15  # from here on blocks of 128 rows fill the machine, below blocks of 64 do it better
+FLOAT32_PRECISION = (
+    "ieee"  # of float32 products: "ieee" reproduces the golden values; "tf32x3" and "tf32" use tensor cores
+)
+SPLIT_FROM = 128 * 128  # weights per offset from which three passes, one per plane of offsets, pay for a 3x3x3 kernel
+MANY_ROWS = 1 << 15  # from here on blocks of 128 rows fill the GPU; below, blocks of 64 are better
 
 
 def convolve(features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -49,7 +51,7 @@ def convolve_fused(
     features, first = features.contiguous(), 0
     residual = None if residual is None else residual.contiguous()
     with torch.cuda.device_of(features):  # Triton launches on the current device
-        for i, plan in enumerate(passes):  # a pass adds to what the passes before it left
+        for i, plan in enumerate(passes):  # each pass adds to the result of the previous one
             last = i == len(passes) - 1
             weights, added = kernel[first : first + len(plan.table)], residual if i == 0 else partial
             _launch(features, weights, plan, bias if last else None, added, relu and last, out if last else partial)
@@ -63,24 +65,24 @@ def convolve_fused(
 
 @dataclass(frozen=True)
 class Plan:
-    """One pass over some offsets: output rows in blocks that share offsets; slots beyond the last row hold -1."""
+    """One pass over some offsets: output rows in blocks that share offsets; slots after the last row are -1."""
 
     table: Tensor  # (K, slots) int32: input row of each slot, or -1
     rows: Tensor  # (slots,) int32: output row of each slot
-    offsets: Tensor  # (blocks, K) int32: those that occur in the block first
-    counts: Tensor  # (blocks,) int32: how many do
+    offsets: Tensor  # (blocks, K) int32: the block's offsets first
+    counts: Tensor  # (blocks,) int32: number of the block's offsets
     block_rows: int
 
 
 def passes_of(kernel: Tensor) -> int:
-    """Passes over the offsets. Three sorted passes leave 1.1 products a pair where one leaves 1.4 to 1.8, but each reads
-    and writes the sums once more."""
+    """Number of passes over the offsets. Three sorted passes compute 1.1 products per pair, one pass 1.4 to 1.8; but each pass
+    reads and writes the sums once more."""
     volume, c_in, c_out = kernel.shape
     return 3 if volume == 27 and c_in * c_out >= SPLIT_FROM else 1
 
 
 def plans(kernel_map: KernelMap, passes: int) -> list[Plan]:
-    """The plans of a map, made when a layer first needs them and kept with the map."""
+    """The plans of a map, made when a layer first needs them and cached with the map."""
     block_rows = 128 if kernel_map.num_out >= MANY_ROWS else 64
     return kernel_map.cached(
         f"triton plans {passes}", lambda: [make_plan(part, block_rows) for part in kernel_map.table.chunk(passes)]
@@ -88,7 +90,7 @@ def plans(kernel_map: KernelMap, passes: int) -> list[Plan]:
 
 
 def make_plan(table: Tensor, block_rows: int) -> Plan:
-    """Sort output rows by which offsets of the table (K, V_out) they have, and cut them into blocks, busiest first."""
+    """Sort output rows by the set of their offsets in the table (K, V_out) and cut them into blocks, the largest first."""
     volume, num_out = table.shape
     blocks = triton.cdiv(num_out, block_rows)
     bit = 1 << torch.arange(volume, device=table.device)
@@ -115,7 +117,7 @@ def make_plan(table: Tensor, block_rows: int) -> Plan:
 
 @dataclass(frozen=True)
 class Shape:
-    """Tile of output channels, chunk of input channels, warps, stages of the pipeline."""
+    """Tile of output channels, chunk of input channels, warps, pipeline stages."""
 
     block_n: int
     block_c: int
@@ -124,7 +126,7 @@ class Shape:
 
 
 def shape_of(kernel: Tensor) -> Shape:
-    """The block shape of a layer: as wide as registers allow. Tiles of 256 channels spill them (compiled for sm_90)."""
+    """The block shape of a layer: as wide as the registers allow. Tiles of 256 channels spill (compiled for sm_90)."""
     half = kernel.dtype != torch.float32
     block_n = min(_tile(kernel.shape[2]), 128)
     block_c = min(_tile(kernel.shape[1]), 64 if half else 32)
@@ -207,7 +209,9 @@ def _convolve_block(  # type: ignore[no-untyped-def]
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     chunks = tl.cdiv(c_in, BLOCK_C)
     total = tl.zeros((BLOCK_V, BLOCK_N), tl.float32)
-    for step in range(tl.load(counts + block) * chunks):  # one loop over offsets and channels, so that loads overlap
+    for step in range(
+        tl.load(counts + block) * chunks
+    ):  # a single loop over offsets and channels, so that loads overlap
         k = tl.load(offsets + block * volume + step // chunks)
         c = step % chunks * BLOCK_C + tl.arange(0, BLOCK_C)
         row = tl.load(table + k * slots + slot)
@@ -240,7 +244,7 @@ def _convolve_block(  # type: ignore[no-untyped-def]
 
 def kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
     """(K, C_in, C_out): at each offset, the sum over its pairs of features^T grad. Long sums are cut into shares that fill
-    the machine and are added in one order."""
+    the GPU; the shares are added in a fixed order."""
     in_rows, out_rows, counts = kernel_map.cached("triton pairs", lambda: pair_lists(kernel_map.table))
     volume, c_in, c_out = kernel.shape
     block_m, block_n = min(_tile(c_in), 64), min(_tile(c_out), 64)
@@ -270,12 +274,12 @@ def kernel_gradient(features: Tensor, grad: Tensor, kernel: Tensor, kernel_map: 
 
 
 def pair_lists(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A table's pairs at the front of their offset's line: input and output rows (K, V_out + 1) int32, counts (K,) int32."""
+    """The pairs of a table, at the front of each offset's line: input and output rows (K, V_out + 1) int32, counts (K,) int32."""
     present = table >= 0
     last = table.shape[1]
     place = torch.where(
         present, present.cumsum(1) - 1, last
-    )  # what is absent goes to the last column, which none reads
+    )  # missing entries go to the last column, which is never read
     rows = torch.arange(last, dtype=torch.int32, device=table.device).expand_as(table)
     lines = [table.new_zeros(len(table), last + 1).scatter_(1, place, each) for each in (table, rows)]
     return lines[0], lines[1], present.sum(1, dtype=torch.int32)

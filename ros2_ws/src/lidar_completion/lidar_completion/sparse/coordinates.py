@@ -19,7 +19,7 @@ def quantise(points: Tensor, voxel_size_m: float) -> Tensor:
     """Voxel (N, 3) int32 of each point: round half to even of float32(p / size).
 
     Division, not multiplication by the inverse: 3 of 180,000 points move otherwise. The divisor is a tensor because
-    CUDA turns division by a Python number into a multiplication; filled there, because a copy would wait for the device.
+    CUDA turns division by a Python number into a multiplication. It is filled on the device, because a copy would wait.
     """
     size = torch.full((), voxel_size_m, dtype=torch.float32, device=points.device)
     return torch.round(points.float() / size).to(torch.int32)
@@ -35,7 +35,9 @@ def pack(xyz: Tensor, batch: Tensor | None = None) -> Tensor:
 
 def _check_limit(largest: int) -> None:
     if largest >= LIMIT:
-        raise ValueError(f"a coordinate lies {largest} voxels from the origin; the limit is {LIMIT - 1}")
+        raise ValueError(
+            f"a coordinate lies {largest} voxels from the origin; the limit is {LIMIT - 1}; crop the points or use larger voxels"
+        )
 
 
 def unpack(keys: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def unpack(keys: Tensor) -> Tensor:
 
 
 def key_offset(dx: int, dy: int, dz: int) -> int:
-    """What to add to a key to move by (dx, dy, dz) voxels."""
+    """The difference between the keys of two voxels that are (dx, dy, dz) apart."""
     return (dx << (2 * BITS)) + (dy << BITS) + dz
 
 
@@ -87,7 +89,7 @@ def unique_voxels(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
 
 
 def unique_voxels_plain(keys: Tensor, stride: int = 1) -> tuple[Voxels, Tensor]:
-    """The twin of the radix sort on CPUs, for any device."""
+    """The plain implementation of points_cpu.sorted_unique, for any device."""
     ordered, order = keys.sort()
     changes = torch.ones_like(ordered, dtype=torch.int64)
     changes[1:] = ordered[1:] != ordered[:-1]
@@ -103,10 +105,10 @@ def coarsen(voxels: Voxels) -> tuple[Voxels, Tensor]:
 
 
 def coarsen_together(finest: Voxels, depth: int) -> tuple[list[Voxels], list[Tensor]]:
-    """`depth` times `coarsen`: the levels, finest first, and the parent rows between them.
+    """`coarsen` applied `depth` times: the levels, finest first, and the parent rows between them.
 
-    For GPUs: the host waits once for the numbers of voxels, not once a level. Every level is sorted from the finest
-    voxels, which is more work than from the level above, but needs no number of voxels in between.
+    For GPUs: the host waits once for the numbers of voxels instead of once per level. Each level is sorted from the finest
+    voxels, which is more work than from the level above but needs no intermediate number of voxels.
     """
     if not len(finest):
         nothing = finest.keys.new_empty(0)
@@ -122,20 +124,20 @@ def coarsen_together(finest: Voxels, depth: int) -> tuple[list[Voxels], list[Ten
     counts = (rank[:, -1] + 1).tolist()
     levels = [Voxels(keys[i, :count], stride) for i, (count, stride) in enumerate(zip(counts, strides, strict=True))]
     parents = [rows[0]]
-    for i in range(1, depth):  # all finest voxels of one voxel agree on its parent
+    for i in range(1, depth):  # all finest voxels of a voxel agree on its parent
         parents.append(rows.new_empty(counts[i - 1]).scatter_(0, rows[i - 1], rows[i]))
     return [finest, *levels], parents
 
 
 def stride_mask(stride: int) -> int:
-    """What to keep of a key to floor its coordinates to multiples of `stride`."""
-    # the bias 2^17 is a multiple of every stride in use, so clearing low bits is the floor, also below zero
+    """The mask that floors the coordinates of a key to multiples of `stride`."""
+    # the bias 2^17 is a multiple of all strides in use, so clearing low bits is the floor for negative coordinates too
     clear = stride - 1
     return ~((clear << (2 * BITS)) | (clear << BITS) | clear)
 
 
 def voxel_mean(values: Tensor, row: Tensor, count: int) -> Tensor:
-    """Plain mean (count, C) of the values (N, C) that fall into each voxel row."""
+    """Mean (count, C) of the values (N, C) in each voxel row."""
     if points_cpu.usable(values):
         total, size = points_cpu.sums(values, row, count)
         return total / size.unsqueeze(1)
@@ -143,11 +145,11 @@ def voxel_mean(values: Tensor, row: Tensor, count: int) -> Tensor:
 
 
 def voxel_mean_plain(values: Tensor, row: Tensor, count: int) -> Tensor:
-    """The twin of the loop on CPUs, for any device, and for gradients."""
+    """The plain implementation of points_cpu.sums, for any device and with gradients."""
     total, size = values.new_zeros(count, values.shape[1]), values.new_zeros(count)
     if values.device.type == "cpu":
         total = total.index_add_(0, row, values)
-    else:  # on CUDA, index_add_ sums in another order every time; index_put_ sorts the rows first
+    else:  # on CUDA, index_add_ sums in a different order each time; index_put_ sorts the rows first
         total = total.index_put_((row,), values, accumulate=True)
-    # not bincount, which makes the host wait; sums of ones are exact in any order
+    # not bincount, which waits for the device; sums of ones are exact in any order
     return total / size.index_add_(0, row, torch.ones_like(values[:, 0])).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What autograd needs around a backend that computes gradients by itself."""
+"""Autograd for backends that compute their own gradients."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,10 @@ KernelGradient = Callable[[Tensor, Tensor, Tensor, KernelMap], Tensor]  # (featu
 def differentiable(
     features: Tensor, kernel: Tensor, kernel_map: KernelMap, fused: Fused, kernel_gradient: KernelGradient
 ) -> Tensor:
-    """fused(features, kernel, kernel_map), with gradients where they are asked for: that of the features is `fused` on
-    the transposed map, that of the kernel is the backend's own."""
+    """fused(features, kernel, kernel_map), with gradients if required.
+
+    The gradient of the features is `fused` on the transposed map; that of the kernel is the backend's kernel_gradient.
+    """
     if torch.is_grad_enabled() and (features.requires_grad or kernel.requires_grad):
         return _Convolution.apply(features, kernel, kernel_map, fused, kernel_gradient)
     return fused(features, kernel, kernel_map)

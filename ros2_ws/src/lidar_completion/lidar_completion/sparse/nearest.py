@@ -1,6 +1,6 @@
 """Exact nearest-voxel tables: for every voxel, the row of the condition voxel nearest to it.
 
-Nearest by squared distance of the strided coordinates; of equally near ones the lexicographically smallest (x, y, z).
+Nearest by squared distance of the strided coordinates; ties go to the lexicographically smallest (x, y, z).
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lidar_completion.sparse.coordinates import LIMIT, Voxels
 
-# Moving a query by -(2^-20, 2^-28, 2^-36) voxels adds 2 * shift . p to every squared distance: less than the 1 that
-# separates two different integers, and ordered as (x, y, z) is, so a nearest search of real numbers breaks ties as we
-# want. float64 carries this exactly as long as the nearest voxel is closer than SHIFT_LIMIT.
+# Shifting a query by -(2^-20, 2^-28, 2^-36) voxels adds 2 * shift . p to each squared distance. That is less than the 1 between
+# two different integers and ordered like (x, y, z), so a nearest search on real numbers breaks ties as required. float64 is exact
+# for this while the nearest voxel is closer than SHIFT_LIMIT.
 SHIFT = np.array([2.0**-20, 2.0**-28, 2.0**-36])
 SHIFT_LIMIT = 700
-CHUNK = 1 << 24  # distances held at once by the plain search
+CHUNK = 1 << 24  # distances that the plain search holds at once
 ITEM_SPACING = (
     8 * LIMIT
 )  # along x between batch items: the nearest voxel of the same item is less than 2 sqrt(3) LIMIT away
@@ -27,8 +27,8 @@ ITEM_SPACING = (
 def nearest_rows(queries: Voxels, condition: Voxels) -> Tensor:
     """Row (V,) int64 in `condition` of the voxel nearest to each query voxel, within the same batch item.
 
-    On CPUs, a batch item without condition voxels is a ValueError. On GPUs the host does not wait to see one: its rows
-    are -1, which no gather accepts.
+    On CPUs, a batch item without condition voxels raises ValueError. On GPUs the host does not wait to find out: its rows
+    are -1, which gathers reject.
     """
     if len(condition) == 1:
         return torch.zeros(len(queries), dtype=torch.int64, device=queries.keys.device)
@@ -41,7 +41,7 @@ Search = Callable[[Tensor, Tensor], Tensor]
 
 
 def nearest_rows_together(queries: Voxels, condition: Voxels, search: Search) -> Tensor:
-    """`nearest_rows` of all batch items in one search and without waiting for the device."""
+    """`nearest_rows` of all batch items in one search, without waiting for the device."""
     if not len(condition):
         raise ValueError("there are no condition voxels")
     q, p = (spread_items(voxels.coordinates) for voxels in (queries, condition))
@@ -51,13 +51,13 @@ def nearest_rows_together(queries: Voxels, condition: Voxels, search: Search) ->
 
 
 def spread_items(coordinates: Tensor) -> Tensor:
-    """Coordinates (V, 4) int32 -> (V, 3) int64 with the batch items so far apart along x that none reaches into another."""
+    """Coordinates (V, 4) int32 -> (V, 3) int64 with batch items separated along x, so that they do not interact."""
     item, xyz = coordinates[:, 0].long(), coordinates[:, 1:].long()
     return torch.stack([item * ITEM_SPACING + xyz[:, 0], xyz[:, 1], xyz[:, 2]], dim=1)
 
 
 def nearest_rows_plain(queries: Tensor, condition: Tensor) -> Tensor:
-    """Brute force over all pairs: queries (V, 3), condition (C, 3), sorted, -> rows (V,) int64. The twin of the other searches."""
+    """The plain implementation, over all pairs: queries (V, 3), condition (C, 3), sorted, -> rows (V,) int64."""
     condition = condition.to(torch.int64)
     row = torch.arange(len(condition), device=condition.device)
     chunks = []
@@ -70,7 +70,7 @@ def nearest_rows_plain(queries: Tensor, condition: Tensor) -> Tensor:
 
 @cache
 def _search_of(device: torch.device) -> Search:
-    """The Triton search where it works on this device, else the plain one."""
+    """The Triton search if it works on this device, else the plain one."""
     from lidar_completion.sparse.convolution import backend_of
 
     if backend_of(device) != "triton":
@@ -96,7 +96,7 @@ def _per_item(search, queries: Tensor, condition: Tensor) -> Tensor:  # type: ig
     if items <= 1:
         return search(queries[:, 1:], condition[:, 1:])
     rows = []
-    for item in range(items):  # both are sorted by batch item, so the pieces lie one after the other
+    for item in range(items):  # both are sorted by batch item, so each item is contiguous
         start = int((condition[:, 0] < item).sum())
         mine = condition[condition[:, 0] == item, 1:]
         if not len(mine):

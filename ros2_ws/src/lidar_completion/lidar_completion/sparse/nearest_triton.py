@@ -1,7 +1,7 @@
-"""Exact nearest-voxel tables in Triton: brute force over the condition voxels, less those that are too far along x.
+"""Exact nearest-voxel tables in Triton: brute force over the condition voxels that are near enough along x.
 
-The twin of nearest.nearest_rows_plain. Both sides are sorted by x, so a block of queries is a thin slab: it looks first
-at the condition voxels beside it, and then only at those no further along x than its worst distance so far.
+The plain implementation is nearest.nearest_rows_plain. Both sides are sorted by x, so a block of queries is a thin slab: it
+starts with the condition voxels next to it, and then visits only those no farther along x than its worst distance so far.
 """
 
 import torch
@@ -13,10 +13,10 @@ BLOCK_Q, BLOCK_P = 64, 32
 
 
 def nearest_rows(queries: Tensor, condition: Tensor) -> Tensor:
-    """queries (V, 3), condition (C, 3), both int64 and sorted -> rows (V,) int64; of equally near ones the first."""
+    """queries (V, 3), condition (C, 3), both int64 and sorted -> rows (V,) int64; ties go to the first."""
     rows = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
     if len(queries):
-        q, p = (each.T.contiguous() for each in (queries, condition))  # x, y, z each in one piece
+        q, p = (each.T.contiguous() for each in (queries, condition))  # x, y and z contiguous
         with torch.cuda.device_of(rows):  # Triton launches on the current device
             _nearest_block[(triton.cdiv(len(queries), BLOCK_Q),)](
                 q, p, rows, len(queries), len(condition), BLOCK_Q=BLOCK_Q, BLOCK_P=BLOCK_P, num_warps=4
@@ -35,12 +35,12 @@ def _nearest_block(  # type: ignore[no-untyped-def]
     BLOCK_P: tl.constexpr,
 ):
     u = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    u = tl.minimum(u, num_queries - 1)  # the last block repeats the last query, and writes the same row again
+    u = tl.minimum(u, num_queries - 1)  # the last block repeats the last query and writes the same row again
     x, y, z = tl.load(queries + u), tl.load(queries + num_queries + u), tl.load(queries + 2 * num_queries + u)
     x_first, x_last = tl.min(x, axis=0), tl.max(x, axis=0)
 
     low = 0
-    high = num_condition  # searched: the first condition voxel with at least the first x of the block
+    high = num_condition  # binary search for the first condition voxel at or after the block's smallest x
     while low < high:
         middle = (low + high) // 2
         beyond = tl.load(condition + middle) >= x_first
@@ -53,7 +53,7 @@ def _nearest_block(  # type: ignore[no-untyped-def]
     best_row = tl.full((BLOCK_Q,), 0x7FFFFFFF, tl.int32)
     worst = tl.max(best, axis=0)
     for step in range(tiles):
-        tile = (home + step) % tiles  # the tile beside the block first: most of the others are then too far
+        tile = (home + step) % tiles  # the tile next to the block first: most others are then too far away
         first = tile * BLOCK_P
         before = x_first - tl.load(condition + tl.minimum(first + BLOCK_P, num_condition) - 1)
         behind = tl.load(condition + first) - x_last

@@ -1,7 +1,7 @@
-"""Loops over points and voxels for CPUs: points to keys, keys to sorted voxels, sums of a voxel's points, gates, heads.
+"""Loops over points and voxels on CPUs, compiled: points to keys, keys to sorted voxels, sums per voxel, gates, heads.
 
-Half a million points go through here a step, so every loop passes over them once. The twins are the plain operators of
-coordinates.py and the networks' layers.
+A step has half a million points, so each loop passes over them once. The plain implementations are in coordinates.py and
+networks/.
 """
 
 import math
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts, in_parallel
 
-AHEAD = 12  # points: their voxels' rows are asked for before they are needed, as they lie anywhere in memory
-MAP_BITS = 256  # cells a key: a box of at most so many is marked in a map of bits, which fits the caches
-WORTH_SHARING = 1 << 13  # points: fewer are done sooner than another thread is woken
-HEAD_OUTPUTS = 4  # at most, of `head`
-DIGIT_BITS = 11  # of a radix sort: 2048 counters stay in the first-level cache
+AHEAD = 12  # points: their voxels' rows are prefetched this far ahead, because they lie anywhere in memory
+MAP_BITS = 256  # cells per key up to which a box is marked in a bit map, which fits the caches
+WORTH_SHARING = 1 << 13  # points: with fewer, waking another thread costs more than it saves
+HEAD_OUTPUTS = 4  # maximum for `head`
+DIGIT_BITS = 11  # per pass of the radix sort: 2048 counters fit the first-level cache
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the loops can take these tensors: float32 on the CPU, and no gradient is wanted."""
+    """Whether the loops can process these tensors: float32, on the CPU, no gradient required."""
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return not learns and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def packed_keys(points: Tensor, voxel_size_m: float, bits: int) -> tuple[Tensor, int]:
-    """Keys (N,) int64 of the voxels of points (N, 3) float32, `bits` an axis, and the largest |coordinate|."""
+    """Keys (N,) int64 of the voxels of points (N, 3) float32, `bits` per axis, and the largest |coordinate|."""
     array, keys = points.detach().contiguous().numpy(), np.empty(len(points), np.int64)
     size = np.float32(voxel_size_m)
     largest = in_parallel(
@@ -86,16 +86,16 @@ def _bounds(points, first, last):  # type: ignore[no-untyped-def]
 
 
 def sorted_unique(keys: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:
-    """Sorted unique keys (V,) of keys (N,) int64, and each key's row (N,) int64 in them; None where they span too much space.
+    """Sorted unique keys (V,) of keys (N,) int64, and each key's row (N,) int64 in them; None if they span too much space.
 
-    Where the keys' box is small, a map of one bit a voxel, in which a voxel's row is the number of bits before its own;
-    else a radix sort over the bits that differ.
+    If the keys' bounding box is small, a bit map with one bit per voxel: a voxel's row is the number of bits set before it.
+    Otherwise a radix sort over the bits that differ.
     """
     if not len(keys):
         return keys, keys
     array = keys.numpy()
     box = _box(array, bits)
-    cells = math.prod(box[1].tolist())  # Python's integers do not overflow
+    cells = math.prod(box[1].tolist())  # Python integers do not overflow
     if cells <= MAP_BITS * len(array):
         return _by_map(array, bits, box, cells)
     order = _sorted_order(array, bits, *box, DIGIT_BITS)
@@ -106,7 +106,7 @@ def sorted_unique(keys: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:
 
 
 def sorted_order(keys: Tensor, bits: int) -> Tensor | None:
-    """The order (N,) int64 that sorts keys (N,) int64, equal ones as they come; None where they span too much space."""
+    """The order (N,) int64 that sorts keys (N,) int64, stable; None if they span too much space."""
     if not len(keys):
         return torch.zeros(0, dtype=torch.int64)
     order = _sorted_order(keys.numpy(), bits, *_box(keys.numpy(), bits), DIGIT_BITS)
@@ -115,7 +115,7 @@ def sorted_order(keys: Tensor, bits: int) -> Tensor | None:
 
 Box = tuple[
     np.ndarray, np.ndarray, np.ndarray
-]  # of the fields z, y, x, batch: smallest value, number of steps, log2 of a step
+]  # for the fields z, y, x, batch: smallest value, number of steps, log2 of a step
 
 
 def _box(keys: np.ndarray, bits: int) -> Box:
@@ -127,7 +127,7 @@ def _box(keys: np.ndarray, bits: int) -> Box:
 
 @compiled
 def _extent(keys, bits, first, last):  # type: ignore[no-untyped-def]
-    """Smallest and largest value of each field, and the bits in which any differs from the first key."""
+    """Smallest and largest value of each field, and the bits in which any key differs from the first."""
     mask = (np.int64(1) << bits) - 1
     found = np.zeros((3, 4), np.int64)
     for field in range(4):
@@ -162,7 +162,7 @@ def _cells(keys, bits, low, size, shift, cell, first, last):  # type: ignore[no-
 
 @compiled
 def _mark(cell, words):  # type: ignore[no-untyped-def]
-    """Sets a bit for every cell; the number of bits before each word, and of all."""
+    """Set a bit for each cell; returns the number of bits before each word, and in total."""
     for place in cell:
         words[place >> 6] |= np.uint64(1) << np.uint64(place & 63)
     before = np.empty(len(words) + 1, np.int64)
@@ -180,12 +180,12 @@ def _ranks(keys, words, before, row, unique, first, last):  # type: ignore[no-un
         place = row[i]
         below = (np.uint64(1) << np.uint64(place & 63)) - np.uint64(1)
         rank = before[place >> 6] + _bits(words[place >> 6] & below)  # type: ignore[call-arg]
-        row[i], unique[rank] = rank, keys[i]  # threads that meet here write the same key
+        row[i], unique[rank] = rank, keys[i]  # threads that collide here write the same key
 
 
 @intrinsic
 def _bits(typing, word):  # type: ignore[no-untyped-def]
-    """How many bits of a uint64 are set."""
+    """Number of set bits of a uint64."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.ctpop(args[0])
@@ -195,7 +195,7 @@ def _bits(typing, word):  # type: ignore[no-untyped-def]
 
 @compiled
 def _sorted_order(keys, bits, low, size, step, digit_bits):  # type: ignore[no-untyped-def]
-    """A key's coordinates, relative to the smallest, in front of its place in the input: sorted, and the places given back."""
+    """Sort words of (coordinates relative to the smallest, index in the input); returns the indices, or None if 63 bits do not suffice."""
     mask, n = (np.int64(1) << bits) - 1, len(keys)
     start = np.zeros(5, np.int64)
     while np.int64(1) << start[0] < n:
@@ -291,9 +291,9 @@ def _times_rows(features, table, row, out, first, last):  # type: ignore[no-unty
 
 
 def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: Tensor, bias: Tensor) -> Tensor:
-    """leaky_relu(hidden[row] + offset @ by_offset.T, 0.1) @ last.T + bias of every point: (N, outputs), HEAD_OUTPUTS at most.
+    """leaky_relu(hidden[row] + offset @ by_offset.T, 0.1) @ last.T + bias for each point: (N, outputs), at most HEAD_OUTPUTS outputs.
 
-    hidden (V, H): the first layer of each voxel's features, with its bias; row (N,) int64, offset (N, 3), by_offset (H, 3),
+    hidden (V, H): output of the first layer for each voxel's features, bias included; row (N,) int64, offset (N, 3), by_offset (H, 3),
     last (outputs, H), bias (outputs,).
     """
     out = torch.empty(len(row), len(last))
@@ -327,7 +327,7 @@ def _head(hidden, row, offset, weights, bias, out, first, end):  # type: ignore[
 
 @intrinsic
 def _prefetch_row(typing, array, row):  # type: ignore[no-untyped-def]
-    """Ask for a row of a contiguous array (V, H) float32, in lines of 64 bytes, without waiting."""
+    """Prefetch a row of a contiguous array (V, H) float32, in lines of 64 bytes."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         made, int32, int64 = (

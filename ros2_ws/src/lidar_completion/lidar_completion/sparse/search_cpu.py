@@ -1,6 +1,6 @@
-"""Searches for CPUs: merges of sorted keys and counting sorts for kernel maps, nearest tables of a whole pyramid.
+"""Searches on CPUs, compiled: kernel maps by merging sorted keys and by counting sort, nearest tables of a whole pyramid.
 
-The twins are the plain searches of kernel_map.py and nearest.py.
+The plain implementations are in kernel_map.py and nearest.py.
 """
 
 from itertools import accumulate
@@ -16,8 +16,8 @@ from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, list[int]]:
     """Input rows, output rows and counts of a centred cubic kernel on sorted keys (V,); shifts[k] moves a key by offset k.
 
-    Offsets k and K-1-k are mirror images; the one whose shift is negative is searched. Sorted, these come in runs along
-    z, whose matches lie next to each other, so that one merge serves a run. Every thread has a share of the keys.
+    Offsets k and K-1-k mirror each other; only the one with a negative shift is searched. Sorted, the shifts form runs along z
+    whose matches are adjacent, so one merge serves a run. Each thread has a share of the keys.
     """
     array, last = keys.numpy(), len(shifts) - 1
     searched = np.array(
@@ -27,7 +27,7 @@ def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, li
     shares = even_cuts(np.arange(len(array) + 1))
     found = np.empty((len(searched), 2, len(array)), np.int32)
     matched = in_parallel(_match, [(array, wanted, side, found, *share) for share in shares])
-    before = np.cumsum([np.zeros_like(searched), *matched], axis=0)  # pairs of each offset that earlier shares found
+    before = np.cumsum([np.zeros_like(searched), *matched], axis=0)  # pairs of each offset found by earlier shares
     counts = np.full(len(shifts), len(array))
     counts[searched] = counts[last - searched] = before[-1]
     starts = np.cumsum([0, *counts])
@@ -57,7 +57,7 @@ def _match(keys, shifts, side, found, first, last):  # type: ignore[no-untyped-d
                 wanted = keys[j] + shifts[k]
                 while keys[i] < wanted:
                     i += 1
-                place = first + counts[k]  # written in any case: a branch would be guessed wrong every third time
+                place = first + counts[k]  # written unconditionally: a branch would be mispredicted a third of the time
                 found[k, 0, place], found[k, 1, place] = i, j
                 counts[k] += keys[i] == wanted
     return counts
@@ -65,7 +65,7 @@ def _match(keys, shifts, side, found, first, last):  # type: ignore[no-untyped-d
 
 @compiled
 def first_at_least(ascending, low, high, wanted):  # type: ignore[no-untyped-def]
-    """The first place of low..high whose value is not below `wanted`; high where there is none."""
+    """The first index in low..high whose value is not below `wanted`; high if there is none."""
     while low < high:
         middle = (low + high) >> 1
         if ascending[middle] < wanted:
@@ -85,7 +85,7 @@ def _write_pairs(found, first, counts, places, mirrored, ins, outs):  # type: ig
 
 
 def order_by_octant(keys: Tensor, stride: int, bits: int) -> tuple[Tensor, list[int]]:
-    """The order (V,) that groups voxels by their octant x + 2y + 4z in the parent voxel, and the size of each group."""
+    """The order (V,) that groups voxels by octant x + 2y + 4z in the parent voxel, and the size of each group."""
     shift = stride.bit_length() - 1
     order, counts = _order_by_octant(keys.numpy(), shift, bits + shift, 2 * bits + shift)
     return torch.from_numpy(order), counts.tolist()
@@ -111,12 +111,13 @@ def nearest_tables(
 ) -> list[Tensor]:
     """For keys (V_level,) of one scan's levels, each voxel's nearest condition row (V_level,) int64; condition: keys (C,).
 
-    Ties as in nearest.py. A voxel of the coarsest level, `side` wide, holds the finer ones, and what is nearest to one of
-    them lies little farther from its centre than what is nearest to that: a short list serves all of them, of all levels.
+    Ties as in nearest.py. A cell is a voxel of the coarsest level, `side` wide, and contains the finer ones. What is nearest to any
+    of them lies only little farther from the cell's centre than what is nearest to the centre, so one short list of candidates
+    serves all voxels of the cell, on all levels.
     """
     cells, places = _unpack(levels[-1].numpy(), bits), _unpack(condition.numpy(), bits)
     centres = cells + (side - 1) / 2
-    half = (side - 1) / 2 * 3**0.5  # no voxel of a cell is farther from its centre
+    half = (side - 1) / 2 * 3**0.5  # the largest distance of a voxel in a cell from its centre
     distance, _ = cKDTree(places).query(centres, workers=torch.get_num_threads())
     reach = distance + 2 * half + 1e-3
     counts = np.zeros(len(cells) + 1, np.int64)
@@ -187,7 +188,7 @@ def _nearest_of_cell(keys, bits, cell, starts, near, places, table, first, last)
     for i in range(first, last):
         x, y, z = keys[i] >> 2 * bits & mask, keys[i] >> bits & mask, keys[i] & mask
         smallest = np.int64(1) << 62
-        for n in range(starts[cell[i]], starts[cell[i] + 1]):  # rows rise: of equally near ones the first stays
+        for n in range(starts[cell[i]], starts[cell[i] + 1]):  # rows rise, so the first of equally near ones is kept
             p = places[near[n]]
             squared = (p[0] - x) * (p[0] - x) + (p[1] - y) * (p[1] - y) + (p[2] - z) * (p[2] - z)
             if squared < smallest:
