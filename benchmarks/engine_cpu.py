@@ -1,9 +1,9 @@
-"""What the engine costs on this CPU: stages, layers, memory, scaling and backends, beside the GEMM peak of the same run.
+"""Cost of the engine on this CPU: stages, layers, memory, scaling and backends, with the GEMM peak of the same run.
 
     python benchmarks/engine_cpu.py [stages] [layers] [memory] [scaling] [backends]
         [--noise 1.0] [--width 1.0] [--bfloat16] [--repeats 3] [--steps 8] [--points 18000] [--threads N] [--json FILE]
 
-Every figure is a median by the clock; the CPU seconds a thread stand beside, which other work on the machine disturbs
+Each figure is a median of wall-clock times; CPU seconds per thread are given too, which other work on the machine disturbs
 less. Paper size: 18,000 points of an HDL-64 sweep (of LIDAR_COMPLETION_SHARED, else of a simulated ring pattern), 10
 copies, noise 1 m (t = 999) or 0.05 m (near the surface). `run_all.py` runs every part and puts the figures together.
 """
@@ -41,7 +41,7 @@ POINTS, COPIES, VOXEL_M = 18_000, 10, 0.05
 
 
 def real_sweep() -> Tensor:
-    """(N, 3): an HDL-64 sweep in range, or rings on the ground and walls where there is none."""
+    """(N, 3): an HDL-64 sweep within range, or simulated rings on ground and walls if there is none."""
     path = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared")) / "data/scans/hdl64_000123.ply"
     if path.is_file():
         points = torch.from_numpy(read_points(path).points)
@@ -282,7 +282,7 @@ def measure_scaling(run: Run) -> dict[str, Any]:
 
 
 def forward_of(networks: list[nn.Module], points: int) -> dict[str, float]:
-    """A forward of so many points, everything from points to noise; the second of two, as the first compiles."""
+    """One forward with this number of points, from points to noise; the second of two, because the first compiles."""
     scene, (encoder, denoiser) = Scene(1.0, points // COPIES), networks
     condition = encoder(VoxelisedCloud.from_points(scene.scan, VOXEL_M))
     cloud = scene.cloud()

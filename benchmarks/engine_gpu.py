@@ -1,4 +1,4 @@
-"""What the engine costs on a CUDA GPU, beside the roofline: ceilings measured in the same run, FLOP and bytes counted.
+"""Cost of the engine on a CUDA GPU, with the roofline: ceilings measured in the same run, FLOP and bytes counted.
 
     python benchmarks/engine_gpu.py [twins] [rows] [layers] [precision] [tune]     (default: all but tune)
     python benchmarks/engine_gpu.py counts                                         (needs no GPU: FLOP and bytes alone)
@@ -53,7 +53,7 @@ DATASHEET_BANDWIDTH = 4.8e12
 
 
 def real_sweep() -> Tensor:
-    """(N, 3): an HDL-64 sweep in range, or rings on the ground and walls where there is none."""
+    """(N, 3): an HDL-64 sweep within range, or simulated rings on ground and walls if there is none."""
     path = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared")) / "data/scans/hdl64_000123.ply"
     if path.is_file() and importlib.util.find_spec("plyfile"):
         from lidar_completion.point_cloud_files import read_points
@@ -414,7 +414,7 @@ def print_tuning() -> None:
 
 @torch.inference_mode()
 def print_counts(noise_m: float) -> None:
-    """FLOP and bytes of one conditional forward, counted on the CPU from the maps alone, beside the datasheet's floor."""
+    """FLOP and bytes of one conditional forward, counted on the CPU from the maps, with the datasheet's lower bound."""
     scan = scan_of(real_sweep())
     cloud, condition = (
         VoxelisedCloud.from_points(noised(scan, noise_m), VOXEL_M),

@@ -1,10 +1,10 @@
-"""Compare this implementation with golden files that the reference implementation wrote.
+"""Compare this implementation with golden files written by the published implementation.
 
     python tests/parity.py GOLDEN.npz... --weights WEIGHTS.py [--device cuda] [--gradient-tolerance 0.02]
 
-Takes any file of the golden form, of any width, point count, timestep and batch: denoisers (`eps_cond`), sparse
-primitives (`sp_C`) and solver steps (`1.timesteps`). WEIGHTS.py offers `fill(state_dict)`, which gives every tensor the
-values that the reference had. Prints the largest error of each output relative to its std; exits 1 above tolerance.
+Accepts golden files of any width, number of points, timestep and batch size: denoisers (`eps_cond`), sparse primitives
+(`sp_C`) and solver steps (`1.timesteps`). WEIGHTS.py has a function `fill(state_dict)` that sets every tensor to the values used
+for the golden files. Prints the largest error of each output relative to its std; exits 1 above tolerance.
 """
 
 import argparse
@@ -31,8 +31,8 @@ VOXEL_SIZE_M = 0.05
 REPLICATION = 10
 OUTPUT_TOLERANCE = 1e-4
 PRIMITIVE_TOLERANCE = 1e-5
-# Gradients jump where a ReLU's input changes sign, so two float32 implementations differ by how many of these sit
-# within rounding of zero: a matter of the file, not of its width.
+# Gradients jump where a ReLU's input changes sign, so two float32 implementations differ by the number of such inputs within
+# rounding error of zero. This depends on the file, not on its width.
 GRADIENT_TOLERANCE = {"denoiser_quarter_layers": 1e-4, "denoiser_quarter": 2e-2, "denoiser_full": 2e-3}
 OTHER_GRADIENT_TOLERANCE = 2e-2
 
@@ -58,7 +58,7 @@ Fill = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 def check_file(
     golden: Golden, fill: Fill, device: str = "cpu", gradient_tolerance: float = OTHER_GRADIENT_TOLERANCE
 ) -> list[Check]:
-    """All checks that one golden file allows; ValueError where it is of no known kind."""
+    """All checks for one golden file; ValueError if its kind is unknown."""
     if "eps_cond" in golden:
         return check_denoiser(golden, fill, device, gradient_tolerance)
     if "sp_C" in golden:
@@ -73,7 +73,7 @@ def check_file(
 
 
 def check_denoiser(golden: Golden, fill: Fill, device: str, gradient_tolerance: float) -> list[Check]:
-    """Voxels, every stage, match tables, both branches, refiner, loss and gradient norms, as far as the file has them."""
+    """Voxels, every stage, match tables, both branches, refiner, loss and gradient norms, if the file has them."""
     width = float(golden["cr"]) if "cr" in golden else 1.0
     architecture = Architecture(width=width, voxel_size_m=VOXEL_SIZE_M)
     encoder, denoiser, refiner = (
@@ -222,7 +222,7 @@ def check_gradients(
 
 
 def reorder(names: list[str], denoiser: dict[str, Tensor], encoder: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Parameters in the file's order: a name's first mention is the encoder's where it has one, its second the denoiser's."""
+    """Parameters in the file's order: the first occurrence of a name is the encoder's (if it has one), the second the denoiser's."""
     seen: set[str] = set()
     ordered = []
     for name in names:

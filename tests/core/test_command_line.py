@@ -31,27 +31,27 @@ def test_complete_writes_measured_and_completed_points(sweep, tiny_model, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".pcd", ".ply", ".bin", ".npy", ".npz"])
-def test_every_format_holds_what_it_can(tiny_model, tmp_path, suffix):
+def test_writes_every_format(tiny_model, tmp_path, suffix):
     points = np.random.default_rng(0).uniform(-20, 20, (3000, 3)).astype(np.float32)
     write_points(tmp_path / "sweep.bin", points, intensity=np.arange(3000, dtype=np.float32))
     options = ["--model", str(tiny_model), "--output", str(tmp_path / "out"), "--suffix", suffix]
     result = run(app, ["complete", str(tmp_path / "sweep.bin"), *options, "--max-points", "3100"])
     assert result.exit_code == 0, result.output
-    assert "taken out" in result.output
+    assert "removed" in result.output
     done = read_points(tmp_path / "out" / f"sweep{suffix}")
     assert len(done.points) == 3100
     if suffix != ".npy":
         np.testing.assert_array_equal(done.intensity[:3000], np.arange(3000))
 
 
-def test_the_filter_can_be_switched_off(sweep, tiny_model, tmp_path):
+def test_the_filter_can_be_disabled(sweep, tiny_model, tmp_path):
     options = ["complete", str(sweep), "--model", str(tiny_model), "--output", str(tmp_path / "out")]
     assert "free_space" in run(app, options).output
     assert "free_space" not in run(app, [*options, "--no-free-space-filter"]).output
     assert "+ 0 completed" in run(app, [*options, "--min-confidence", "0.6"]).output  # not calibrated: all say 0.5
 
 
-def test_the_refiner_can_be_left_out(sweep, tmp_path):
+def test_refiner_can_be_disabled(sweep, tmp_path):
     card = ModelCard(
         name="refined",
         architecture=Architecture(width=0.125, voxel_size_m=0.5),
@@ -67,7 +67,7 @@ def test_the_refiner_can_be_left_out(sweep, tmp_path):
     assert completed[1] > 3 * completed[0] > 0  # of six, some lie under the ground
 
 
-def test_a_broken_sweep_is_named_and_the_others_are_completed(sweep, tiny_model, tmp_path):
+def test_reports_a_broken_sweep_and_completes_the_others(sweep, tiny_model, tmp_path):
     broken = tmp_path / "broken.bin"
     broken.write_bytes(b"123")
     arguments = ["complete", str(broken), str(sweep), "--model", str(tiny_model), "--output", str(tmp_path / "out")]
@@ -77,7 +77,7 @@ def test_a_broken_sweep_is_named_and_the_others_are_completed(sweep, tiny_model,
     assert (tmp_path / "out" / "sweep.pcd").is_file()
 
 
-def test_a_missing_model_is_an_error_with_its_path(sweep, tmp_path):
+def test_rejects_a_missing_model(sweep, tmp_path):
     result = run(app, ["complete", str(sweep), "--model", str(tmp_path / "none")])
     assert result.exit_code == 2
     assert str(tmp_path / "none") in result.output
@@ -86,14 +86,14 @@ def test_a_missing_model_is_an_error_with_its_path(sweep, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "a_file"], "a_file: cannot be made"),
+        (["--output", "a_file"], "a_file: cannot be created"),
         (["--device", "meta"], "not one of auto, cpu"),
         (["--guidance", "nan"], "--guidance"),
         (["--seed", "-1"], "--seed"),
         (["--suffix", "xyz"], "--suffix"),
     ],
 )
-def test_unusable_options_end_with_a_message(sweep, tiny_model, tmp_path, monkeypatch, options, message):
+def test_rejects_unusable_options(sweep, tiny_model, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")
     result = run(app, ["complete", str(sweep), "--model", str(tiny_model), *options])
@@ -112,7 +112,7 @@ def test_other_packages_add_their_commands():
     assert {"bag", "evaluate"} <= {command.name for command in app.registered_commands}
 
 
-def test_convert_refuses_what_is_no_checkpoint(tmp_path):
+def test_convert_rejects_other_files(tmp_path):
     (tmp_path / "some.ckpt").write_bytes(b"no checkpoint")
     result = run(app, ["convert", str(tmp_path / "some.ckpt"), "--output", str(tmp_path / "out")])
     assert result.exit_code == 2

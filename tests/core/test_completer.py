@@ -185,7 +185,7 @@ def test_refiner_gives_six_points_per_point(tmp_path: Path):
 
 def test_refined_points_have_the_confidence_of_the_refiner(tmp_path: Path):
     card = ModelCard(
-        name="judging",
+        name="scoring",
         architecture=Architecture(width=0.125, voxel_size_m=0.5, point_confidence=True),
         pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
         networks=("encoder", "denoiser", "refiner"),

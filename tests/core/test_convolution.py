@@ -7,7 +7,7 @@ from lidar_completion.sparse.convolution import backend_of, convolve, unusable
 from lidar_completion.sparse.coordinates import Voxels, pack, unique_voxels
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid, kernel_map
 
-FAST = ["cpu"]  # Triton's twin test is test_convolution_triton.py
+FAST = ["cpu"]  # Triton is tested in test_convolution_triton.py
 
 
 def pyramid(n: int, items: int = 1, seed: int = 0) -> VoxelPyramid:
@@ -43,7 +43,7 @@ def inputs(table: KernelMap, c_in: int, c_out: int, dtype: torch.dtype) -> tuple
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "down", "up", "dilated", "strided"])
-def test_plain_path_is_the_definition(kind: str):
+def test_plain_convolution_matches_the_definition(kind: str):
     table = maps(60, 2)[kind]
     features, kernel = inputs(table, 3, 4, torch.float64)
     torch.testing.assert_close(convolve(features, kernel, table, "torch"), by_definition(features, kernel, table))
@@ -53,7 +53,7 @@ def test_plain_path_is_the_definition(kind: str):
 @pytest.mark.parametrize("kind", ["neighbours", "down", "up", "dilated", "strided"])
 @pytest.mark.parametrize(("n", "items"), [(1, 1), (40, 1), (3000, 3)])
 @pytest.mark.parametrize("channels", [(3, 8), (8, 16), (13, 7), (32, 24), (70, 64)])
-def test_twins_agree_in_values_and_gradients(backend: str, kind: str, n: int, items: int, channels: tuple[int, int]):
+def test_backends_agree_in_values_and_gradients(backend: str, kind: str, n: int, items: int, channels: tuple[int, int]):
     table = maps(n, items)[kind]
     features, kernel = inputs(table, *channels, torch.float32)
     weight = torch.randn(table.num_out, channels[1], generator=torch.Generator().manual_seed(3))
@@ -86,7 +86,7 @@ def test_inputs_that_are_not_contiguous(backend: str):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_the_same_answer_every_time(backend: str):
+def test_backend_is_deterministic(backend: str):
     table = maps(3000, 1)["neighbours"]
     for channels in ((8, 8), (64, 64)):
         features, kernel = inputs(table, *channels, torch.float32)
@@ -115,16 +115,16 @@ def test_training_after_inference_in_one_process(channels: tuple[int, int]):
     assert kernel.grad is not None
 
 
-def test_a_pointwise_kernel_is_a_matrix_product():
+def test_pointwise_kernel_is_a_matrix_product():
     features, kernel = torch.randn(5, 3), torch.randn(3, 2)
     torch.testing.assert_close(convolve(features, kernel, None), features @ kernel)  # type: ignore[arg-type]
 
 
-def test_the_backend_of_a_cpu():
+def test_backend_of_a_cpu():
     assert backend_of(torch.device("cpu")) == "cpu"
 
 
-def test_a_backend_that_cannot_be_used_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch):
+def test_rejects_an_unusable_backend_with_the_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     table = maps(10, 1)["neighbours"]
     features, kernel = inputs(table, 4, 4, torch.float32)
@@ -141,7 +141,7 @@ no_minkowski = unusable("minkowski", torch.device("cpu"))
 
 
 @pytest.mark.skipif(not no_minkowski, reason="MinkowskiEngine is installed")
-def test_minkowski_that_is_missing_is_an_error():
+def test_rejects_a_missing_minkowski_engine():
     table = maps(10, 1)["neighbours"]
     with pytest.raises(ValueError, match="import MinkowskiEngine failed"):
         convolve(*inputs(table, 4, 4, torch.float32), table, "minkowski")
@@ -162,7 +162,9 @@ def test_minkowski_agrees_in_values_and_gradients(kind: str):
 
 @pytest.mark.parametrize("channels", [(8, 16), (13, 7), (70, 64)])
 @pytest.mark.parametrize(("bias", "residual", "relu"), [(1, 0, 0), (0, 1, 1), (1, 1, 1), (0, 0, 1)])
-def test_bias_residual_and_relu_are_the_separate_sums(channels: tuple[int, int], bias: int, residual: int, relu: int):
+def test_fused_bias_residual_and_relu_equal_separate_operations(
+    channels: tuple[int, int], bias: int, residual: int, relu: int
+):
     table = maps(500, 2)["neighbours"]
     features, kernel = inputs(table, *channels, torch.float32)
     b = torch.randn(channels[1]) if bias else None
@@ -189,7 +191,7 @@ def test_bfloat16_sums_in_float32(kind: str):
 
 
 @pytest.mark.parametrize("channels", [(8, 16), (70, 64)])
-def test_two_threads_give_what_one_gives(channels: tuple[int, int]):
+def test_result_does_not_depend_on_the_number_of_threads(channels: tuple[int, int]):
     table = maps(3000, 2)["neighbours"]
     before, results = torch.get_num_threads(), []
     try:

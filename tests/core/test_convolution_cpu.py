@@ -1,4 +1,4 @@
-"""The compiled tiles beside plain PyTorch, in every shape that some processor would get."""
+"""Compiled tiles against plain PyTorch, for the tile shapes of all supported processors."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_bfloat16_tiles_are_bfloat16_products_summed_in_float32():
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("pair_products", [True, False])
-def test_a_pointwise_kernel_is_fused_too(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, pair_products: bool):
+def test_fused_pointwise_kernel(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, pair_products: bool):
     monkeypatch.setattr(convolution_cpu, "PAIR_PRODUCTS", pair_products and convolution_cpu.PAIR_PRODUCTS)
     features, kernel, bias = torch.randn(1000, 24), (torch.randn(24, 16) / 5).to(dtype), torch.randn(16)
     expected = (features.to(dtype).float() @ kernel.float() + bias).relu()

@@ -1,4 +1,4 @@
-"""Triton's kernels against their plain twins: interpreted on tiny clouds here, compiled on larger ones with -m gpu."""
+"""Triton kernels against the plain implementation: interpreted on tiny clouds, compiled on larger ones with -m gpu."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def both(table: KernelMap, c_in: int, c_out: int, features_dtype=torch.float32, 
     return rows
 
 
-def assert_twins(rows, tolerance: float) -> None:
+def assert_close_to_plain(rows, tolerance: float) -> None:
     for plain, fast in zip(*rows, strict=True):
         assert float((fast - plain).detach().abs().max()) <= tolerance * max(1.0, float(plain.detach().std()))
 
@@ -62,7 +62,7 @@ def assert_twins(rows, tolerance: float) -> None:
 )
 def test_values_and_gradients(kind: str, channels: tuple[int, int]):
     """(128, 128) takes three passes and several tiles; the others have channels that fill no block."""
-    assert_twins(both(tabled(pyramid(70, 2), kind), *channels), 1e-5)
+    assert_close_to_plain(both(tabled(pyramid(70, 2), kind), *channels), 1e-5)
 
 
 @interpreted
@@ -71,7 +71,7 @@ def test_half_precision(features_dtype: torch.dtype):
     """Not bfloat16, which Triton's interpreter multiplies as if its bits were integers."""
     rows = both(tabled(pyramid(40), "down"), 16, 24, features_dtype, torch.float16)
     assert [each.dtype for each in rows[1]] == [features_dtype, features_dtype, torch.float16]
-    assert_twins(rows, 5e-3)
+    assert_close_to_plain(rows, 5e-3)
 
 
 @interpreted
@@ -93,7 +93,7 @@ def test_epilogue(bias: int, residual: int, relu: int, channels: tuple[int, int]
 @interpreted
 def test_one_voxel_and_none():
     one, nothing = (submanifold_map_plain(Voxels(pack(torch.zeros(n, 3, dtype=torch.int64)))) for n in (1, 0))
-    assert_twins(both(one, 4, 5), 1e-5)
+    assert_close_to_plain(both(one, 4, 5), 1e-5)
     features, kernel = torch.zeros(0, 4, requires_grad=True), torch.ones(27, 4, 5, requires_grad=True)
     out = convolve(features, kernel, nothing, "triton")
     assert out.shape == (0, 5)
@@ -101,7 +101,7 @@ def test_one_voxel_and_none():
 
 
 @interpreted
-def test_double_precision_is_refused():
+def test_rejects_double_precision():
     table = tabled(pyramid(10), "down")
     with pytest.raises(ValueError, match=r"takes torch.float32, .*; the features are torch.float64"):
         convolve(torch.randn(table.num_in, 4).double(), torch.randn(8, 4, 4), table, "triton")
@@ -117,7 +117,7 @@ def test_inputs_that_are_not_contiguous():
 
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("n", [1, 64, 300])
-def test_a_plan_holds_every_pair_once(n: int, passes: int):
+def test_plan_contains_every_pair_once(n: int, passes: int):
     from lidar_completion.sparse.convolution_triton import plans
 
     table = tabled(pyramid(n), "neighbours")
@@ -183,7 +183,7 @@ assert "wgmma" in ptx and "cp.async" in ptx
 
 @pytest.mark.gpu
 @on_gpu
-def test_triton_is_what_a_gpu_gets():
+def test_gpu_uses_triton():
     assert backend_of(torch.device("cuda")) == "triton"
 
 
@@ -202,12 +202,12 @@ def test_triton_is_what_a_gpu_gets():
 )
 def test_gpu_values_and_gradients(kind, channels, features_dtype, kernel_dtype, tolerance):
     table = tabled(pyramid(40_000, 2, 30, "cuda"), kind)
-    assert_twins(both(table, *channels, features_dtype, kernel_dtype), tolerance)
+    assert_close_to_plain(both(table, *channels, features_dtype, kernel_dtype), tolerance)
 
 
 @pytest.mark.gpu
 @on_gpu
-def test_gpu_gives_the_same_answer_every_time():
+def test_gpu_is_deterministic():
     table = tabled(pyramid(40_000, 1, 30, "cuda"), "neighbours")
     first, *others = (both(table, 128, 128)[1] for _ in range(3))
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
@@ -216,7 +216,7 @@ def test_gpu_gives_the_same_answer_every_time():
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("items", [1, 3])
-def test_gpu_maps_and_nearest_tables_are_the_cpus(items: int):
+def test_gpu_maps_and_nearest_tables_equal_the_cpu(items: int):
     cpu, gpu = (pyramid(40_000, items, 60, device) for device in ("cpu", "cuda"))
     condition = some_voxels(3000, 9, 16, items, 0)
     for level in range(5):
@@ -255,7 +255,7 @@ def denoised(device: str) -> tuple[Tensor, int]:
 
 @pytest.mark.gpu
 @on_gpu
-def test_gpu_denoiser_is_the_cpus_and_waits_for_nothing():
+def test_gpu_denoiser_equals_the_cpu_and_never_waits():
     gpu, waits = denoised("cuda")
     cpu, _ = denoised("cpu")
     assert float((gpu - cpu).abs().max() / cpu.std()) < 1e-4

@@ -50,14 +50,14 @@ def test_moving_by_an_offset():
     assert torch.equal(pack(xyz) + key_offset(-3, 4, -1), pack(xyz + torch.tensor([-3, 4, -1])))
 
 
-def test_the_grid_ends_somewhere():
+def test_rejects_coordinates_beyond_the_grid():
     with pytest.raises(ValueError, match=f"the limit is {LIMIT - 1}"):
         pack(torch.tensor([[0, 0, LIMIT]]))
 
 
 @settings(max_examples=50, deadline=None)
 @given(coordinates)
-def test_coarsening_floors_below_zero_too(xyz: np.ndarray):
+def test_coarsening_floors_negative_coordinates(xyz: np.ndarray):
     voxels, _ = unique_voxels(pack(torch.from_numpy(xyz)))
     for stride in (2, 4, 8, 16):
         fine = voxels

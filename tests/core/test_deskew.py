@@ -16,7 +16,7 @@ def motion(linear: np.ndarray, angular: np.ndarray, seconds: float) -> np.ndarra
 
 
 @pytest.mark.parametrize("angular", [ANGULAR, np.zeros(3), 1e-12 * ANGULAR, 1e-4 * ANGULAR])
-def test_points_measured_underway_are_put_where_they_are(angular: np.ndarray):
+def test_deskews_points_measured_while_moving(angular: np.ndarray):
     random = np.random.default_rng(0)
     world, seconds = random.uniform(-40, 40, (200, 3)), random.uniform(-0.05, 0.05, 200)
     measured = np.empty_like(world)
@@ -34,13 +34,13 @@ def test_velocity_of_a_motion(angular: np.ndarray):
     np.testing.assert_allclose(turning, angular, atol=1e-9)
 
 
-def test_a_point_at_time_zero_stays_bit_for_bit():
+def test_points_at_time_zero_are_unchanged():
     points = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     np.testing.assert_array_equal(deskew(points, np.zeros(9), LINEAR, ANGULAR), points)
     np.testing.assert_array_equal(deskew(points[:0], np.zeros(0), LINEAR, ANGULAR), points[:0])
 
 
-def test_numbers_that_do_not_belong_together():
+def test_rejects_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"expected \(N, 3\) and \(N,\)"):
         deskew(np.zeros((4, 3)), np.zeros(3), LINEAR, ANGULAR)
     with pytest.raises(ValueError, match=r"expected \(3,\) each"):

@@ -83,7 +83,7 @@ def test_strided_maps_against_brute_force(size: int, stride: int):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8])
-def test_octants_of_the_fast_sort_and_its_twin(stride: int):
+def test_compiled_and_plain_octants_agree(stride: int):
     voxels = random_voxels(300, 9, 2, stride)
     order, counts = search_cpu.order_by_octant(voxels.keys, stride, BITS)
     octant = octants(voxels)
@@ -103,7 +103,7 @@ def test_rows_rise_within_an_offset():
 
 @pytest.mark.parametrize("n", [0, 1, 2, 40, 700])
 @pytest.mark.parametrize("items", [1, 3])
-def test_table_and_pairs_are_two_forms_of_one_map(n: int, items: int):
+def test_table_and_pairs_are_equivalent(n: int, items: int):
     fine = random_voxels(n, 6, items)
     coarse, parent = coarsen(fine)
     pairwise_and_table = [
@@ -123,7 +123,7 @@ def test_table_and_pairs_are_two_forms_of_one_map(n: int, items: int):
 
 @pytest.mark.parametrize("n", [0, 1, 2, 60, 900])
 @pytest.mark.parametrize("items", [1, 3])
-def test_levels_built_together_are_the_levels_built_one_by_one(n: int, items: int):
+def test_coarsen_together_equals_repeated_coarsen(n: int, items: int):
     finest = random_voxels(n, 40, items)
     levels, parents = coarsen_together(finest, 4)
     expected = VoxelPyramid.build(finest)
@@ -142,7 +142,7 @@ def test_transposed_swaps_the_pairs():
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
-def test_hardly_any_voxels(n: int):
+def test_maps_of_very_few_voxels(n: int):
     voxels = Voxels(pack(torch.tensor([[0, 0, 0], [1, 1, 1]])[:n]))
     pyramid = VoxelPyramid.build(voxels)
     for level, coarse in itertools.pairwise(range(5)):
@@ -153,13 +153,13 @@ def test_hardly_any_voxels(n: int):
         assert pyramid.up(level).num_in == len(pyramid.levels[coarse])
 
 
-def test_one_set_of_maps_for_everybody():
+def test_pyramid_builds_each_map_once():
     pyramid = VoxelPyramid.build(random_voxels(50, 4))
     assert pyramid.neighbours(1) is pyramid.neighbours(1)
     assert pyramid.up(0) is pyramid.up(0)
 
 
-def test_neighbours_across_the_batch_are_none():
+def test_no_neighbours_across_batch_items():
     """The last voxel of one item and the first of the next must not meet, whatever the key arithmetic gives."""
     limit = 131_071
     xyz = torch.tensor([[limit, limit, limit], [-limit, -limit, -limit]])

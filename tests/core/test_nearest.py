@@ -41,13 +41,13 @@ def test_ties_take_the_smallest_x_then_y_then_z():
     assert condition.coordinates[rows][:, 1:].tolist() == [[-16, 0, 0], [0, 0, 16]]
 
 
-def test_far_queries_are_exact_too():
+def test_distant_queries_are_exact():
     condition = voxels(random_xyz(50, 6, 16, 0), stride=16)
     queries = voxels(torch.cat([random_xyz(20, 6, 16, 1) + 20_000, random_xyz(20, 6, 16, 2) - 90_000]))
     assert nearest_rows(queries, condition).tolist() == by_definition(queries, condition)
 
 
-def test_fast_search_and_plain_twin_agree():
+def test_compiled_and_plain_search_agree():
     condition = voxels(random_xyz(1500, 30, 16, 3), stride=16)
     queries = voxels(random_xyz(4000, 500, 1, 4))
     plain = nearest_rows_plain(queries.coordinates[:, 1:], condition.coordinates[:, 1:])
@@ -61,7 +61,7 @@ def test_one_condition_voxel_and_no_queries():
     assert len(nearest_rows(voxels(torch.zeros(0, 3, dtype=torch.int64)), voxels(random_xyz(9, 5, 1, 0)))) == 0
 
 
-def test_a_batch_item_without_condition_is_an_error():
+def test_rejects_a_batch_item_without_condition():
     condition = voxels(random_xyz(5, 5, 16, 0), stride=16)
     queries = voxels(random_xyz(8, 5, 1, 0), torch.arange(8) % 2)
     with pytest.raises(ValueError, match="batch item 1 has voxels but no condition"):

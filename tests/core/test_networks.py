@@ -40,7 +40,7 @@ def denoise(encoder, denoiser, scan, points, t=300, batch=None):
 
 
 @torch.no_grad()
-def test_points_of_one_voxel_get_one_answer_unless_offsets_are_seen():
+def test_points_of_a_voxel_differ_only_with_point_offsets():
     points = torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.1, 0.0], [3.0, 0, 0]])
     for sees, same in ((False, True), (True, False)):
         encoder, denoiser = networks(dataclasses.replace(TINY, point_offsets=sees))
@@ -49,7 +49,7 @@ def test_points_of_one_voxel_get_one_answer_unless_offsets_are_seen():
 
 
 @torch.no_grad()
-def test_order_of_the_points_does_not_matter():
+def test_result_does_not_depend_on_the_order_of_points():
     encoder, denoiser = networks()
     points, order = cloud(500, 1), torch.randperm(500)
     eps = denoise(encoder, denoiser, cloud(50), points)
@@ -58,14 +58,14 @@ def test_order_of_the_points_does_not_matter():
 
 @torch.no_grad()
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_hardly_any_points(n: int):
+def test_networks_accept_very_few_points(n: int):
     encoder, denoiser = networks()
     assert denoise(encoder, denoiser, cloud(1), cloud(n)).shape == (n, 3)
     assert torch.isfinite(denoise(encoder, denoiser, cloud(n), cloud(1))).all()
 
 
 @torch.no_grad()
-def test_a_batch_is_its_scans_one_by_one():
+def test_batch_equals_separate_scans():
     encoder, denoiser = networks()
     scans, points = [cloud(60, s) for s in (0, 1)], [cloud(400, s) for s in (2, 3)]
     items = [torch.arange(2).repeat_interleave(n) for n in (60, 400)]
@@ -75,7 +75,7 @@ def test_a_batch_is_its_scans_one_by_one():
 
 
 @torch.no_grad()
-def test_gates_on_condition_voxels_are_gates_on_every_voxel():
+def test_gates_on_condition_voxels_equal_gates_on_all_voxels():
     """The exact saving: computing a gate a condition voxel and gathering it equals computing it a voxel."""
     encoder, denoiser = networks()
     points = VoxelisedCloud.from_points(cloud(500, 1), 0.5)
@@ -99,14 +99,14 @@ def test_five_tables_serve_eight_gates():
 
 
 @torch.no_grad()
-def test_many_points_at_the_origin_are_one_point_at_the_origin():
+def test_repeated_points_at_the_origin_equal_one_point():
     encoder, _ = networks()
     one, many = (encoder(VoxelisedCloud.from_points(torch.zeros(n, 3), 0.5)) for n in (1, 180))
     assert torch.equal(one.features, many.features)
     assert torch.equal(one.voxels.keys, many.voxels.keys)
 
 
-def test_every_parameter_learns():
+def test_every_parameter_gets_a_gradient():
     encoder, denoiser = networks()
     encoder.train(), denoiser.train()
     loss = denoise(encoder, denoiser, cloud(200), cloud(500, 1)).square().mean()
@@ -132,20 +132,20 @@ def test_refiner_moves_points_by_less_than_a_metre():
 
 
 @torch.no_grad()
-def test_a_refiner_of_ours_parts_the_points_of_a_voxel_and_judges_all_of_them():
+def test_refiner_with_offsets_and_confidence():
     torch.manual_seed(0)
-    judging = dataclasses.replace(TINY, point_offsets=True, point_confidence=True)
-    refiner, points = Refiner(judging).eval(), VoxelisedCloud.from_points(cloud(100), 5.0)
+    scoring = dataclasses.replace(TINY, point_offsets=True, point_confidence=True)
+    refiner, points = Refiner(scoring).eval(), VoxelisedCloud.from_points(cloud(100), 5.0)
     refiner.last[2].bias[3] = 7.0  # the logit of the first offset, which no tanh may limit
-    answers = refiner(points)
-    assert answers.shape == (100, 6, 4)
-    assert answers[..., :3].abs().max() <= 1
-    assert answers[:, 0, 3].min() > 1
+    outputs = refiner(points)
+    assert outputs.shape == (100, 6, 4)
+    assert outputs[..., :3].abs().max() <= 1
+    assert outputs[:, 0, 3].min() > 1
     first, second = (points.point_row == points.point_row.mode().values).nonzero().squeeze(1)[:2]
-    assert not torch.equal(answers[first], answers[second])
+    assert not torch.equal(outputs[first], outputs[second])
 
 
-def test_timestep_embedding_by_definition():
+def test_timestep_embedding_matches_its_definition():
     frequencies = torch.exp(-torch.arange(6) * torch.log(torch.tensor(10000.0)) / 5)
     expected = torch.cat([torch.sin(250 * frequencies), torch.cos(250 * frequencies)])
     torch.testing.assert_close(timestep_embedding(torch.tensor([250]), 12)[0], expected, atol=2e-5, rtol=0)
@@ -169,7 +169,7 @@ def trained_like(network: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [0.125, 0.25, 1.0])
-def test_folding_the_batch_norms_changes_nothing(width: int):
+def test_folding_batch_norms_keeps_the_output(width: int):
     torch.manual_seed(0)
     architecture = Architecture(width=width, voxel_size_m=0.5)
     scan, points = VoxelisedCloud.from_points(cloud(60), 0.5), VoxelisedCloud.from_points(cloud(300, 1), 0.5)
@@ -184,7 +184,7 @@ def test_folding_the_batch_norms_changes_nothing(width: int):
 
 
 @torch.no_grad()
-def test_bfloat16_stays_within_two_percent():
+def test_bfloat16_error_is_below_two_percent():
     torch.manual_seed(0)
     architecture = Architecture(width=1.0, voxel_size_m=0.5)
     scan, points = VoxelisedCloud.from_points(cloud(60), 0.5), VoxelisedCloud.from_points(cloud(300, 1), 0.5)
@@ -214,7 +214,7 @@ def test_local_features_describe_points_and_scan_from_the_centre_of_their_voxel(
     torch.testing.assert_close(cloud.point_offset, points - points.round())
 
 
-def test_own_architecture_has_ten_inputs_and_four_outputs():
+def test_local_features_and_confidence_change_inputs_and_outputs():
     own = Architecture(
         own_channels=(8, 8, 8, 16, 16, 16, 8, 8, 8), voxel_size_m=0.5, local_features=True, point_confidence=True
     )
@@ -228,7 +228,7 @@ def test_own_architecture_has_ten_inputs_and_four_outputs():
 
 @pytest.mark.parametrize("confidence", [False, True])
 @pytest.mark.parametrize("head_width", [20, 64])
-def test_the_head_in_one_loop_is_its_layers(confidence: bool, head_width: int):
+def test_compiled_head_equals_its_layers(confidence: bool, head_width: int):
     architecture = dataclasses.replace(TINY, point_offsets=True, point_confidence=confidence, head_width=head_width)
     _, denoiser = networks(architecture)
     points = VoxelisedCloud.from_points(cloud(700, 1), 0.5)
@@ -251,7 +251,7 @@ def test_both_branches_of_guidance_can_share_the_stem():
 @pytest.mark.parametrize(
     ("n", "scan", "extent_m"), [(1, 2, 3), (2, 300, 20), (600, 2, 40), (3000, 400, 12), (500, 500, 2)]
 )
-def test_tables_of_a_pyramid_are_those_of_its_levels(n: int, scan: int, extent_m: float):
+def test_nearest_tables_of_a_pyramid_equal_those_of_its_levels(n: int, scan: int, extent_m: float):
     points = VoxelisedCloud.from_points(cloud(n, 1, extent_m), 0.5)
     encoder, _ = networks()
     with torch.no_grad():

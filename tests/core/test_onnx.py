@@ -67,7 +67,7 @@ def agree(folder: Path, scan: VoxelisedCloud, points: VoxelisedCloud, within: fl
 
 
 @pytest.mark.parametrize(("n", "extent_m"), [(1, 1), (2, 30), (7, 0.1), (300, 100), (2000, 4), (1500, 20)])
-def test_any_number_of_points_as_in_pytorch(folder: Path, n: int, extent_m: float):
+def test_onnx_agrees_with_pytorch_for_any_number_of_points(folder: Path, n: int, extent_m: float):
     agree(folder, cloud(max(1, n // 8), extent_m, 1), cloud(n, extent_m))
 
 
@@ -76,7 +76,7 @@ def test_other_architectures(architecture: dict[str, object], tmp_path: Path):
     agree(exported(tmp_path, **architecture), cloud(50, 5, 1), cloud(400, 5))
 
 
-def test_weights_of_half_the_size(folder: Path, tmp_path: Path):
+def test_float16_weights_halve_the_file(folder: Path, tmp_path: Path):
     half = Path(shutil.copytree(folder, tmp_path / "half"))
     export_model(half, half=True)
     for name in ("encoder.onnx", "denoiser.onnx"):
@@ -98,7 +98,7 @@ def test_standard_operators_dynamic_sizes_and_conventions(folder: Path, name: st
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_the_whole_pipeline_on_either_backend(folder: Path, guidance: float):
+def test_pipeline_agrees_on_both_backends(folder: Path, guidance: float):
     random = np.random.default_rng(0)
     sweep = random.uniform(-20, 20, (500, 3)).astype(np.float32)
     results = [
@@ -109,7 +109,7 @@ def test_the_whole_pipeline_on_either_backend(folder: Path, guidance: float):
     np.testing.assert_allclose(results[0].points, results[1].points, atol=1e-3)
 
 
-def test_a_model_with_a_base_exports_what_it_adds_and_runs_whole(tmp_path: Path):
+def test_model_with_a_base_exports_only_its_own_networks(tmp_path: Path):
     whole, base, added = exported(tmp_path / "whole"), tmp_path / "base", tmp_path / "added"
     card, networks = load_model(whole)
     save_model(base, card, {name: networks[name] for name in ("encoder", "denoiser")})
@@ -122,7 +122,7 @@ def test_a_model_with_a_base_exports_what_it_adds_and_runs_whole(tmp_path: Path)
         load_onnx_networks(added, load_model(added)[0], CPU)
 
 
-def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path, tmp_path: Path):
+def test_rejects_missing_or_outdated_exports(folder: Path, tiny_model: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"onnx.json: no such file; export the model"):
         SceneCompleter.load(tiny_model, device="cpu", backend="onnx")
     other = exported(tmp_path)
@@ -140,7 +140,7 @@ def test_a_model_that_is_not_or_wrongly_exported(folder: Path, tiny_model: Path,
         SceneCompleter.load(other, device="cpu", backend="onnx")
 
 
-def test_a_damaged_graph(tmp_path: Path):
+def test_rejects_a_damaged_graph(tmp_path: Path):
     folder = exported(tmp_path)
     path = folder / "denoiser.onnx"
     path.write_bytes(path.read_bytes()[:1000])
@@ -148,7 +148,7 @@ def test_a_damaged_graph(tmp_path: Path):
         load_onnx_networks(folder, load_model(folder)[0], CPU)
 
 
-def test_own_features_and_confidence_agree(tmp_path: Path):
+def test_local_features_and_confidence_agree(tmp_path: Path):
     own = exported(
         tmp_path,
         own_channels=(8, 8, 8, 16, 16, 16, 8, 8, 8),
@@ -178,7 +178,7 @@ def test_providers_of_a_device(caplog: pytest.LogCaptureFixture):
     assert "run on the CPU" in caplog.text
 
 
-def test_as_many_threads_as_pytorch(folder: Path):
+def test_uses_as_many_threads_as_pytorch(folder: Path):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

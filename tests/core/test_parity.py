@@ -37,7 +37,7 @@ def test_large_golden_file(name: str, shared: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("spoiled", ["k3s1d2_F", "tr_k2s2_2to1_F", "k2s2_C", "tf_sparse_F"])
-def test_a_wrong_figure_is_found(spoiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_detects_a_wrong_value(spoiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arrays = dict(np.load(GOLDEN / "primitives.npz"))
     change = 1 if spoiled.endswith("_C") else 1e-3 * arrays[spoiled].std()
     arrays[spoiled] = arrays[spoiled].copy()
@@ -47,21 +47,21 @@ def test_a_wrong_figure_is_found(spoiled: str, tmp_path: Path, capsys: pytest.Ca
     assert "FAIL" in capsys.readouterr().out
 
 
-def test_a_wrong_solver_step_is_found(tmp_path: Path):
+def test_detects_a_wrong_solver_step(tmp_path: Path):
     arrays = dict(np.load(GOLDEN / "dpm_solver.npz"))
     arrays["4.prev"] = arrays["4.prev"] + 1e-3
     np.savez(tmp_path / "spoiled.npz", **arrays)
     assert parity.main([str(tmp_path / "spoiled.npz"), *WEIGHTS]) == 1
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+def test_rejects_an_unknown_file(tmp_path: Path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match=r"no eps_cond, sp_C or \*.timesteps among its arrays: x"):
         parity.main([str(tmp_path / "other.npz"), *WEIGHTS])
 
 
 def test_several_scans_in_one_file_are_compared_scan_by_scan(tmp_path: Path):
-    """A batch of two copies of the golden scene must give the golden answer twice."""
+    """A batch of the golden scene twice must give the golden values twice."""
     arrays = dict(np.load(GOLDEN / "denoiser_quarter_layers.npz"))
     both = {name: np.stack([arrays[name]] * 2) for name in ("scan", "points", "eps_cond", "eps_uncond")}
     np.savez(tmp_path / "two.npz", t=np.repeat(arrays["t"], 2), cr=arrays["cr"], **both)

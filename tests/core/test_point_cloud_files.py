@@ -48,7 +48,7 @@ def test_bare_coordinates_have_no_intensity(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 63), st.sampled_from([".bin", ".ply", ".pcd", ".npy", ".npz"]))
-def test_a_truncated_file_is_refused_by_name(tmp_path_factory, lost, suffix):
+def test_rejects_truncated_files(tmp_path_factory, lost, suffix):
     path = tmp_path_factory.mktemp("truncated") / f"cloud{suffix}"
     write_points(path, a_cloud(200)[0])
     whole = path.read_bytes()
@@ -58,7 +58,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path_factory, lost, suffix):
         read_points(path)
 
 
-def test_extra_fields_are_kept_where_the_format_has_room(tmp_path):
+def test_keeps_extra_fields_if_the_format_has_them(tmp_path):
     points, _ = a_cloud()
     provenance = (np.arange(len(points)) % 2).astype(np.uint8)
     write_points(tmp_path / "cloud.ply", points, provenance=provenance, row=np.arange(len(points)))
@@ -73,7 +73,7 @@ def test_extra_fields_are_kept_where_the_format_has_room(tmp_path):
     np.testing.assert_array_equal(Pcd.from_path(tmp_path / "cloud.pcd").pc_data["provenance"], provenance)
 
 
-def test_nan_rows_are_read_as_they_are(tmp_path):
+def test_keeps_nan_rows(tmp_path):
     points, _ = a_cloud()
     points[3] = np.nan
     for suffix in (".bin", ".ply", ".pcd", ".npy"):
@@ -89,13 +89,13 @@ def test_nan_rows_are_read_as_they_are(tmp_path):
         (lambda folder: folder, "expected one of .bin"),
     ],
 )
-def test_a_wrong_path_is_named(tmp_path, make, expected):
+def test_rejects_a_wrong_path(tmp_path, make, expected):
     (tmp_path / "cloud.txt").write_text("1 2 3")
     with pytest.raises(PointCloudFileError, match=expected):
         read_points(make(tmp_path))
 
 
-def test_foreign_content_is_refused(tmp_path):
+def test_rejects_foreign_content(tmp_path):
     for suffix in (".ply", ".pcd", ".npy", ".npz"):
         (tmp_path / f"junk{suffix}").write_bytes(os.urandom(500))
         with pytest.raises(PointCloudFileError, match=f"junk{suffix}"):
@@ -111,7 +111,7 @@ def test_foreign_content_is_refused(tmp_path):
         read_points(tmp_path / "pickled.npz")
 
 
-def test_writing_refuses_what_a_format_cannot_hold(tmp_path):
+def test_rejects_fields_that_a_format_cannot_hold(tmp_path):
     points, intensity = a_cloud()
     with pytest.raises(PointCloudFileError, match="'provenance'"):
         write_points(tmp_path / "cloud.bin", points, provenance=intensity)

@@ -1,4 +1,4 @@
-"""The compiled loops over points beside their plain twins."""
+"""Compiled loops over points against the plain implementations."""
 
 import pytest
 import torch
@@ -53,13 +53,13 @@ def test_means_of_voxels(n: int):
     torch.testing.assert_close(voxel_mean(cloud, row, len(voxels)), voxel_mean_plain(cloud, row, len(voxels)))
 
 
-def test_gradients_take_the_plain_way():
+def test_gradients_use_the_plain_implementation():
     cloud = points(30, 2).requires_grad_()
     voxels, row = voxelise(cloud.detach(), 0.5)
     assert torch.autograd.grad(voxel_mean(cloud, row, len(voxels)).sum(), cloud)[0].abs().min() > 0
 
 
-def test_a_point_too_far_away():
+def test_rejects_points_beyond_the_grid():
     with pytest.raises(ValueError, match="140000 voxels from the origin"):
         voxelise(torch.tensor([[0.0, 0.0, -7000.0]]), 0.05)
 
@@ -86,7 +86,7 @@ def test_order_of_keys(n: int, extent: int):
 
 
 @pytest.mark.parametrize("extent", [20, 300])
-def test_many_keys_by_a_map_and_by_sorting(extent: int):
+def test_bit_map_and_radix_sort_agree(extent: int):
     generator = torch.Generator().manual_seed(extent)
     keys = pack(torch.randint(-extent, extent + 1, (30_000, 3), generator=generator) * 4 + 1)
     (ours, row), (plain, plain_row) = unique_voxels(keys, 4), unique_voxels_plain(keys, 4)

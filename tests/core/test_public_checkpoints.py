@@ -43,7 +43,7 @@ def prefixed(**prefixes: str) -> OrderedDict[str, torch.Tensor]:
 
 
 class Scheduler:
-    """A class that Lightning files hold beside the tensors."""
+    """A class as Lightning files contain it along with the tensors."""
 
     def __init__(self) -> None:
         self.gamma, self.steps = 0.5, [1, 2]
@@ -100,7 +100,7 @@ def test_a_refiner_in_its_own_file(tmp_path: Path):
         convert_public_checkpoints([files[0], files[0]], tmp_path / "twice")
 
 
-def test_the_student_is_taken_where_its_teacher_is_in_the_file_too(tmp_path: Path):
+def test_prefers_the_student_over_its_teacher(tmp_path: Path):
     both = prefixed(denoiser="generator")
     both.update(
         {name.replace("generator", "model"): value + 1 for name, value in prefixed(denoiser="generator").items()}
@@ -212,13 +212,15 @@ def forged(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, coun
         ((2,), (1,), -1, "makes no sense"),
     ],
 )
-def test_forged_tensors(size: tuple[int, ...], stride: tuple[int, ...], offset: int, message: str, tmp_path: Path):
+def test_rejects_forged_tensors(
+    size: tuple[int, ...], stride: tuple[int, ...], offset: int, message: str, tmp_path: Path
+):
     file = archive_with(tmp_path / "forged.pt", forged(size, stride, offset), {"0": bytes(16)})
     with pytest.raises(ModelError, match=f"forged.pt: .*{message}"):
         read_tensors(file)
 
 
-def test_a_storage_that_is_too_short_or_missing(tmp_path: Path):
+def test_rejects_short_or_missing_storages(tmp_path: Path):
     with pytest.raises(ModelError, match="storage 0 has 8 bytes, expected 4 x 4"):
         read_tensors(archive_with(tmp_path / "short.pt", forged((4,), (1,)), {"0": bytes(8)}))
     with pytest.raises(ModelError, match="damaged"):
@@ -230,14 +232,14 @@ def test_a_storage_that_is_too_short_or_missing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_truncated_files(share: float, tmp_path: Path):
+def test_rejects_truncated_checkpoints(share: float, tmp_path: Path):
     whole = lightning_file(tmp_path / "whole.ckpt", prefixed(encoder="partial_enc")).read_bytes()
     (tmp_path / "part.ckpt").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ModelError, match=r"part.ckpt: not a zip archive .*truncated"):
         read_public_checkpoint(tmp_path / "part.ckpt")
 
 
-def test_other_files(tmp_path: Path):
+def test_rejects_other_files(tmp_path: Path):
     with pytest.raises(ModelError, match=r"nothing.ckpt: no such file"):
         read_public_checkpoint(tmp_path / "nothing.ckpt")
     torch.save(golden_weights("encoder"), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -258,7 +260,7 @@ def test_other_files(tmp_path: Path):
         read_tensors(tmp_path / "noise.pt")
 
 
-def test_missing_and_ill_shaped_tensors(tmp_path: Path):
+def test_rejects_missing_and_misshaped_tensors(tmp_path: Path):
     whole = prefixed(encoder="partial_enc", denoiser="model")
     changes = (
         ({"model.stem.0.kernel": None}, "1 tensors of the denoiser are missing, the first is stem.0.kernel"),

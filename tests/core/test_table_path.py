@@ -1,6 +1,6 @@
-"""What a GPU does, on the CPU in plain operators: maps as tables, levels coarsened together, one nearest search for a batch.
+"""The GPU's code path in plain operators on the CPU: maps as tables, coarsen_together, one nearest search per batch.
 
-The golden figures of the reference must come out the same way.
+It must reproduce the golden values of the published code.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from lidar_completion.sparse.nearest import nearest_rows, nearest_rows_plain, ne
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def test_golden_figures_by_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_golden_values_with_table_maps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(kernel_map, "submanifold_map", kernel_map.submanifold_map_plain)
     monkeypatch.setattr(kernel_map, "child_map", kernel_map.child_map_plain)
     monkeypatch.setattr(
@@ -43,13 +43,13 @@ def voxels(n: int, extent: int, stride: int, items: int, seed: int) -> Voxels:
 
 
 @pytest.mark.parametrize("items", [1, 3, 400])
-def test_one_nearest_search_for_a_batch(items: int):
+def test_batched_nearest_search(items: int):
     condition, queries = voxels(60 + 2 * items, 4, 16, items, 0), voxels(400, 3000, 8, items, 1)
     together = nearest_rows_together(queries, condition, nearest_rows_plain)
     assert torch.equal(together, nearest_rows(queries, condition))
 
 
-def test_an_item_without_condition_gets_no_row():
+def test_item_without_condition_gets_row_minus_one():
     condition, queries = voxels(40, 4, 16, 1, 0), voxels(50, 60, 1, 2, 1)
     rows = nearest_rows_together(queries, condition, nearest_rows_plain)
     second = queries.coordinates[:, 0] == 1

@@ -17,6 +17,21 @@ app = typer.Typer(
 )
 
 
+SUFFIXES = (".pcd", ".ply", ".bin", ".npy", ".npz")
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")]
+Guidance = Annotated[float | None, typer.Option(min=0, max=100, help="guidance weight; default: the model card's")]
+Replication = Annotated[
+    int | None, typer.Option(min=1, help="start points per point of the downsampled sweep; default: the model card's")
+]
+Refine = Annotated[bool, typer.Option(help="run the refiner, if the model has one: six points for each completed one")]
+FreeSpaceFilter = Annotated[bool, typer.Option(help="remove completed points in space that the sensor saw to be free")]
+MinConfidence = Annotated[float, typer.Option(min=0, max=1, help="remove completed points with a lower confidence")]
+MaxPoints = Annotated[
+    int | None,
+    typer.Option(min=1, help="limit on the points of a completion, measured points first; default: no limit"),
+]
+
+
 @app.command()
 def complete(
     scans: Annotated[list[Path], typer.Argument(help="sweep files: .bin .ply .pcd .npy .npz")],
@@ -26,77 +41,56 @@ def complete(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     backend: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for wide layers (torch)")] = "float32",
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="denoising steps; default: the model card's")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, max=100, help="guidance weight; default: the model card's")
-    ] = None,
-    replication: Annotated[
-        int | None,
-        typer.Option(min=1, help="start points per point of the downsampled sweep; default: the model card's"),
-    ] = None,
-    refine: Annotated[
-        bool, typer.Option(help="run the refiner, if the model has one: six points for each completed one")
-    ] = True,
-    free_space_filter: Annotated[
-        bool, typer.Option(help="remove completed points in space that the sensor saw to be free")
-    ] = True,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="remove completed points with a lower confidence")
-    ] = 0.0,
-    max_points: Annotated[
-        int | None,
-        typer.Option(min=1, help="limit on the points of a completion, measured points first; default: no limit"),
-    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    replication: Replication = None,
+    refine: Refine = True,
+    free_space_filter: FreeSpaceFilter = True,
+    min_confidence: MinConfidence = 0.0,
+    max_points: MaxPoints = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="seed of the noise")] = 0,
 ) -> None:
     """Complete sweeps from files; each completion has x, y, z, provenance, confidence and, if the sweep has it, intensity."""
     from tqdm import tqdm
 
-    from lidar_completion.completer import SceneCompleter
-    from lidar_completion.errors import SweepError
-    from lidar_completion.point_cloud_files import PointCloudFileError, read_points, write_points
+    from lidar_completion.completer import Options, SceneCompleter
     from lidar_completion.visibility import FreeSpaceRules, TrustRules
 
-    if suffix not in (".pcd", ".ply", ".bin", ".npy", ".npz"):
-        raise _stop(f"--suffix {suffix}: expected .pcd, .ply, .bin, .npy or .npz")
+    if suffix not in SUFFIXES:
+        raise _stop(f"--suffix {suffix}: expected one of {', '.join(SUFFIXES)}")
     completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend, precision=precision))
     trust = TrustRules(FreeSpaceRules() if free_space_filter else None, min_confidence=min_confidence)
+    options = Options(steps=steps, guidance=guidance, replication=replication, refine=refine, trust=trust)
+    options |= Options(max_points=max_points, seed=seed)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _stop(f"--output {output}: cannot be created ({error.strerror}); choose another folder") from error
-    failed = 0
-    for path in tqdm(scans, unit="sweep", disable=len(scans) < 2):
-        try:
-            sweep = read_points(path)
-            done = completer.complete(
-                sweep.points,
-                intensity=sweep.intensity,
-                steps=steps,
-                guidance=guidance,
-                replication=replication,
-                refine=refine,
-                trust=trust,
-                max_points=max_points,
-                seed=seed,
-            )
-        except (SweepError, PointCloudFileError) as error:
-            typer.echo(f"{path}: {error}", err=True)
-            failed += 1
-            continue
-        target = output / (path.stem + suffix)
-        fields = {"intensity": done.intensity, "provenance": done.provenance, "confidence": done.confidence}
-        held = {".bin": ("intensity",), ".npy": ()}.get(suffix, tuple(fields))
-        write_points(target, done.points, **{name: fields[name] for name in held if fields[name] is not None})
-        measured = len(done.measured_rows)
-        seconds = done.timings["total"]
-        typer.echo(f"{target}: {measured} measured + {len(done.points) - measured} completed points, {seconds:.2f} s")
-        if removed := ", ".join(f"{reason} {count}" for reason, count in done.removed.items() if count):
-            typer.echo(f"  removed: {removed}")
+    progress = tqdm(scans, unit="sweep", disable=len(scans) < 2)
+    failed = sum(not _complete_file(completer, scan, output / (scan.stem + suffix), options) for scan in progress)
     if failed:
         raise _stop(f"{failed} of {len(scans)} sweeps were not completed")
+
+
+def _complete_file(completer, scan: Path, target: Path, options) -> bool:  # type: ignore[no-untyped-def]
+    """Complete one file; False, after a message, if it cannot be read or completed."""
+    from lidar_completion.errors import SweepError
+    from lidar_completion.point_cloud_files import PointCloudFileError, read_points, write_points
+
+    try:
+        sweep = read_points(scan)
+        result = completer.complete(sweep.points, intensity=sweep.intensity, **options)
+    except (SweepError, PointCloudFileError) as error:
+        typer.echo(f"{scan}: {error}", err=True)
+        return False
+    fields = {"intensity": result.intensity, "provenance": result.provenance, "confidence": result.confidence}
+    held = {".bin": ("intensity",), ".npy": ()}.get(target.suffix, tuple(fields))
+    write_points(target, result.points, **{name: fields[name] for name in held if fields[name] is not None})
+    measured, seconds = len(result.measured_rows), result.timings["total"]
+    typer.echo(f"{target}: {measured} measured + {len(result.points) - measured} completed points, {seconds:.2f} s")
+    if removed := ", ".join(f"{reason} {count}" for reason, count in result.removed.items() if count):
+        typer.echo(f"  removed: {removed}")
+    return True
 
 
 @app.command()
