@@ -135,7 +135,7 @@ def _read_bin(path: Path, columns: int) -> PointCloud:
     size, row = path.stat().st_size, 4 * columns
     if size % row:
         raise PointCloudFileError(
-            f"{path}: expected a multiple of {row} bytes ({columns} float32 a point), found {size} bytes; "
+            f"{path}: expected a multiple of {row} bytes ({columns} float32 per point), found {size} bytes; "
             f"the file is truncated (copy it again) or has another number of columns (set bin_columns)"
         )
     values = np.fromfile(path, dtype="<f4").reshape(-1, columns)

@@ -1,4 +1,4 @@
-"""What `colcon test` checks of an installed package; the repository's own tests are in tests/."""
+"""Smoke test of the installed package for `colcon test`; the full tests are in tests/ of the repository."""
 
 import torch
 

@@ -28,7 +28,7 @@ WIDE_WEIGHTS = 1024  # weights with at least this many numbers may be stored in 
 CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
-    "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) where the card has local_features: "
+    "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) if the card has local_features: "
     "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.from_points_and_scan)",
     "point_row": "(N,) the voxel of each point at level 0",
     "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L for a missing one; then at least one "

@@ -78,7 +78,7 @@ def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]
 def clear_distance(image: Tensor, max_gap: int) -> Tensor:
     """How far each direction of a range image (rows, columns) was seen to be free, metres; 0 where no ray went.
 
-    image: nearest return of each bin, inf where there is none; rows by rising elevation, columns once around. A bin gets the
+    image: nearest return of each bin, inf if there is none; rows by rising elevation, columns once around. A bin gets the
     smaller of the returns above and below it if these are at most `max_gap` rows apart, else a return at most one row away.
     """
     nearer = torch.minimum(image, torch.minimum(image.roll(1, 1), image.roll(-1, 1)))
