@@ -96,7 +96,7 @@ def test_a_refiner_in_its_own_file(tmp_path: Path):
     assert card.name == "lidiff"
     with pytest.raises(ModelError, match="no encoder and no denoiser; a model needs both"):
         convert_public_checkpoints(files[1:], tmp_path / "half")
-    with pytest.raises(ModelError, match="holds another denoiser; give each network once"):
+    with pytest.raises(ModelError, match="holds another denoiser; pass each network once"):
         convert_public_checkpoints([files[0], files[0]], tmp_path / "twice")
 
 
@@ -207,9 +207,9 @@ def forged(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, coun
         ((2,), (4,), 0, "reaches beyond its storage"),
         ((4,), (1,), 1, "reaches beyond its storage"),
         ((10**12,), (0,), 0, "reaches beyond its storage"),
-        ((2, 2), (1,), 0, "makes no sense"),
-        ((-1,), (1,), 0, "makes no sense"),
-        ((2,), (1,), -1, "makes no sense"),
+        ((2, 2), (1,), 0, "is invalid"),
+        ((-1,), (1,), 0, "is invalid"),
+        ((2,), (1,), -1, "is invalid"),
     ],
 )
 def test_rejects_forged_tensors(
