@@ -114,6 +114,20 @@ def test_an_entry_that_cannot_be_is_refused_when_the_recipe_is_read(entry, messa
         load_recipe(None, [entry])
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("pipeline.noise_least=0.07", "pipeline.noise_min=0.07"),
+        ("pipeline.noise_most=0.7", "pipeline.noise_max=0.7"),
+        ("noise_prediction.even_levels=true", "noise_prediction.uniform_in_sigma=true"),
+        ("distillation.even_levels=true", "distillation.uniform_in_sigma=true"),
+    ],
+)
+def test_accepts_old_names_of_entries(old, new):
+    with pytest.warns(DeprecationWarning, match="is deprecated; write"):
+        assert load_recipe(None, [old]) == load_recipe(None, [new])
+
+
 @pytest.mark.parametrize("text", ["a: [1, 2", "- 1", "\x00"])
 def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)

@@ -27,6 +27,7 @@ def deskew(points: np.ndarray, seconds: np.ndarray, linear_m_s: np.ndarray, angu
     if speed * np.abs(seconds).max(initial=0.0) < STILL:
         return (p + t * linear).astype(np.float32)
     axis, angle = angular / speed, speed * t
+    # scipy's RigidTransform.from_exp_coords (from 1.16, not in Ubuntu 24.04) gives the same in four times the time
     sine, versine = np.sin(angle), 1.0 - np.cos(angle)
     along = (linear @ axis) * axis
     across, sideways = linear - along, np.cross(axis, linear)
