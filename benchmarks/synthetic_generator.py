@@ -15,7 +15,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from lidar_completion_synthetic import SENSORS, raycast, simulate_sweep, street, training_pairs
+from lidar_completion_synthetic import RECIPES, SensorMix, mix_of, raycast, simulate_sweep, street, training_pairs
 from lidar_completion_synthetic.ground_truth import visible_surface
 
 
@@ -26,7 +26,9 @@ def main() -> None:
         "worlds": (worlds, options.worlds),
         "worlds with their ground truth": (worlds_with_truth, options.worlds),
     }
-    print(f"{options.sensor}, {options.sweeps_per_world} sweeps per world, {os.cpu_count()} cores\n")
+    print(
+        f"{options.sensor}, recipe {options.recipe}, {options.sweeps_per_world} sweeps per world, {os.cpu_count()} cores\n"
+    )
     print("| | processes | wall-clock s | processor s | per second | per second of processor time |")
     print("|---|---|---|---|---|---|")
     for name, (produce, count) in work.items():
@@ -46,7 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2], metavar="N,N"
     )
-    parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
+    parser.add_argument("--sensor", default="HDL-64E", help="name or file of a sensor, or mix")
+    parser.add_argument("--recipe", default="town", choices=list(RECIPES))
     return parser.parse_args()
 
 
@@ -55,18 +58,20 @@ def arguments() -> argparse.Namespace:
 
 
 def pairs(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
-    stream = training_pairs(1 + worker, options.sweeps_per_world, options.sensor, seed_step=workers, threads=1)
+    stream = training_pairs(
+        1 + worker, options.sweeps_per_world, options.sensor, seed_step=workers, threads=1, recipe=options.recipe
+    )
     for _ in range(count):
         next(stream)
 
 
 def worlds(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
     for number in range(count):
-        street(1 + worker + number * workers)
+        street(1 + worker + number * workers, recipe=options.recipe)
 
 
 def worlds_with_truth(count: int, worker: int, workers: int, options: argparse.Namespace) -> None:
-    stream = training_pairs(1 + worker, 1, options.sensor, seed_step=workers, threads=1)
+    stream = training_pairs(1 + worker, 1, options.sensor, seed_step=workers, threads=1, recipe=options.recipe)
     for _ in range(count):
         next(stream)  # one sweep a world
 
@@ -96,9 +101,9 @@ def _work(produce, count, worker, workers, options, barrier, times) -> None:
 
 def stages(options: argparse.Namespace) -> dict[str, list[float]]:
     """Processor seconds of each stage, one value per world."""
-    sensor = SENSORS[options.sensor]
+    source = mix_of(options.sensor)
     raycast.set_threads(1)
-    next(training_pairs(0, 1, sensor, threads=1))
+    next(training_pairs(0, 1, source, threads=1))
     spent: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable):
@@ -108,11 +113,13 @@ def stages(options: argparse.Namespace) -> dict[str, list[float]]:
         return result
 
     for seed in range(1, options.worlds + 1):
-        world = timed("world", lambda: street(seed))  # noqa: B023 (called at once)
-        timed("ground truth of the whole world", lambda: visible_surface(world, sensor))  # noqa: B023
         rng = np.random.default_rng(seed)
+        mounting = source.draw(rng) if isinstance(source, SensorMix) else source
+        world = timed("world", lambda: street(seed, recipe=options.recipe))  # noqa: B023 (called at once)
+        timed("ground truth of the whole world", lambda: visible_surface(world, mounting))  # noqa: B023
+        pose = mounting.pose_of(world.pose_at(0.0, mounting.height_m))
         for name, far in (("sweep", None), ("sweep to 50 m", 50.0)):
-            timed(name, lambda: simulate_sweep(world, world.pose_at(0.0), sensor, rng, max_range_m=far))  # noqa: B023
+            timed(name, lambda: simulate_sweep(world, pose, mounting, rng, max_range_m=far))  # noqa: B023
     return spent
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/synthetic_pictures.py docs/pictures
     python benchmarks/synthetic_pictures.py beside --beside $LIDAR_COMPLETION_SHARED/data/sequences/90/velodyne/000008.bin
+    python benchmarks/synthetic_pictures.py docs/pictures --recipe varied --sensor mix --suffix _varied
     python benchmarks/synthetic_pictures.py docs/pictures --beside hdl32_target.ply --sensor HDL-32E --suffix _hdl32
 
 --beside puts a real sweep first for comparison. Do not publish such a picture if the licence of the real data forbids it.
@@ -19,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion_synthetic import SENSORS, TEST_SEED, simulate_sweep, street
+from lidar_completion_synthetic import RECIPES, SENSORS, TEST_SEED, SensorMix, mix_of, simulate_sweep, street
 from lidar_completion_synthetic.ground_truth import visible_surface
 
 
@@ -49,20 +50,29 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--beside", type=Path)
     parser.add_argument("--scenes", type=int, default=10)
-    parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
+    parser.add_argument("--sensor", default="HDL-64E", help="name or file of a sensor, or mix")
+    parser.add_argument("--recipe", default="town", choices=list(RECIPES))
     parser.add_argument("--suffix", default="", help="appended to the file names")
     options = parser.parse_args()
-    sensor, shown = SENSORS[options.sensor], []
+    source, shown = mix_of(options.sensor), []
+    sensor = SENSORS["HDL-32E"] if isinstance(source, SensorMix) else source.sensor  # of the range images
     view_deg = (sensor.field_of_view_deg[0] - 0.5, sensor.field_of_view_deg[1] + 1.5)
     rows = min(150, round((view_deg[1] - view_deg[0]) / np.median(np.diff(sensor.elevations_deg)) * 1.5))
     if options.beside:
         real = read_points(options.beside).points
         shown.append(("real", real[np.isfinite(real).all(axis=1)], np.zeros((0, 3))))
     for seed in range(TEST_SEED, TEST_SEED + options.scenes):
-        world = street(seed)
-        sweep = simulate_sweep(world, world.pose_at(0.0, sensor.height_m), sensor, np.random.default_rng(seed))
-        truth = (visible_surface(world, sensor)[::3] - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]
-        shown.append((f"{seed}, {world.kind}", sweep.points, truth))
+        world, rng = street(seed, recipe=options.recipe), np.random.default_rng(seed)
+        mounting = source.draw(rng) if isinstance(source, SensorMix) else source
+        pose = mounting.pose_of(world.pose_at(0.0, mounting.height_m))
+        sweep = simulate_sweep(world, pose, mounting, rng)
+        truth = (visible_surface(world, mounting)[::3] - sweep.pose[:3, 3]) @ sweep.pose[:3, :3]
+        title = f"{seed}, {world.kind}"
+        if isinstance(source, SensorMix):
+            title += (
+                f"\n{mounting.sensor.name}, {mounting.height_m:.1f} m, {mounting.tilt_deg:.0f} deg, {mounting.vehicle}"
+            )
+        shown.append((title, sweep.points, truth))
     options.folder.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(
         4, (len(shown) + 1) // 2, figsize=(2.6 * ((len(shown) + 1) // 2), 10.8), layout="constrained"

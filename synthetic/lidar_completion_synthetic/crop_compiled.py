@@ -8,18 +8,20 @@ from numba import njit
 
 
 @njit(cache=True)
-def crop_to_pose(points, pose, max_range_m):
-    """World points (M, 3) float32 within the range of a pose (4, 4) and above -4 m, in the frame of the pose."""
+def crop_to_pose(points, pose, up, max_range_m):
+    """World points (M, 3) float32 within the range of a pose (4, 4) and above -4 m, in the frame of the pose.
+
+    up (3,): direction along which the height above the sensor is measured.
+    """
     kept = np.empty((len(points), 3), np.float32)
     count = 0
     for n in range(len(points)):
         dx, dy, dz = points[n, 0] - pose[0, 3], points[n, 1] - pose[1, 3], points[n, 2] - pose[2, 3]
         if dx * dx + dy * dy + dz * dz >= max_range_m * max_range_m:
             continue
-        z = dx * pose[0, 2] + dy * pose[1, 2] + dz * pose[2, 2]
-        if z > -4.0:
+        if dx * up[0] + dy * up[1] + dz * up[2] > -4.0:
             kept[count, 0] = dx * pose[0, 0] + dy * pose[1, 0] + dz * pose[2, 0]
             kept[count, 1] = dx * pose[0, 1] + dy * pose[1, 1] + dz * pose[2, 1]
-            kept[count, 2] = z
+            kept[count, 2] = dx * pose[0, 2] + dy * pose[1, 2] + dz * pose[2, 2]
             count += 1
     return kept[:count].copy()

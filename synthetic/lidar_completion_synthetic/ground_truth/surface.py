@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..lidar import SpinningLidar
+from ..lidar import Mounting, SpinningLidar, mounting_of
 from ..world import World
 from .ground_compiled import PATCH, see_ground
 from .solids_compiled import see_solids
@@ -18,7 +18,7 @@ from .voxels import one_per_voxel
 
 def visible_surface(
     world: World,
-    sensor: SpinningLidar,
+    sensor: str | SpinningLidar | Mounting,
     *,
     voxel_m: float = 0.1,
     seen_within_m: float = 50.0,
@@ -29,30 +29,31 @@ def visible_surface(
 ) -> np.ndarray:
     """Points (M, 3) float32, world frame, metres: one per voxel on static surfaces that the drive sees.
 
-    seen_within_m: range from the pose that sees a point. pose_step_m: distance between the poses of the drive. lanes: "own" (the path
+    The vertical field of view is that of the mounted sensor; it tilts with it. seen_within_m: range from the pose that sees a point. pose_step_m: distance between the poses of the drive. lanes: "own" (the path
     of the ego vehicle) or "both" (also the opposite lane). least_angle_sr: smallest solid angle that a voxel face must cover from some
     pose. An HDL-64E has one ray per 2e-5 sr, so at 3e-7 about half of the voxels at the limit receive a ray while the vehicle passes;
     flat ground ends at 38 m, and a wall seen head on is kept up to 50 m. around (C, 2): only surfaces within seen_within_m of one of
     these places, which is faster; the points there are the same as without it.
     """
-    views = _viewpoints(world, sensor, pose_step_m, lanes)
+    mounting = mounting_of(sensor)
+    views = _viewpoints(world, mounting, pose_step_m, lanes)
     around = np.ascontiguousarray(views[:, :2] if around is None else around, dtype=np.float64)
-    low, high = np.sin(np.radians(sensor.field_of_view_deg))
+    low, high = np.sin(np.radians(mounting.sensor.field_of_view_deg))
     view = (float(low), float(high), float(seen_within_m), least_angle_sr / voxel_m**2)
     solids = world.solids
-    chosen = solids_in_view(solids.to_world, views, view, around)
+    chosen = solids_in_view(solids.to_world, views, view, around, np.radians(mounting.tilt_deg))
     on_solids, count = see_solids(solids.arrays, solids.to_world, world.ground.arrays, views, view, chosen)
     on_ground = _ground_points(world, views, view, around, voxel_m)
     return one_per_voxel(np.concatenate([on_solids[:count], on_ground]), voxel_m)
 
 
-def _viewpoints(world: World, sensor: SpinningLidar, step_m: float, lanes: str) -> np.ndarray:
+def _viewpoints(world: World, mounting: Mounting, step_m: float, lanes: str) -> np.ndarray:
     """Sensor positions and up axes (K, 6) along the drive."""
     if lanes not in ("own", "both"):
         raise ValueError(f"lanes: expected 'own' or 'both', found {lanes!r}")
     half = world.drive_length_m / 2
-    height = sensor.height_m + float(sensor.eyes_m.mean())
-    poses = np.array([world.pose_at(along, height) for along in np.arange(-half, half, step_m)])
+    height = mounting.height_m + float(mounting.sensor.eyes_m.mean())
+    poses = np.array([mounting.pose_of(world.pose_at(along, height)) for along in np.arange(-half, half, step_m)])
     views = np.concatenate([poses[:, :3, 3], poses[:, :3, 2]], axis=1)
     if lanes == "both":
         _, lateral = world.streets[0].offsets(views[:, 0], views[:, 1])

@@ -18,10 +18,10 @@ MARGIN_M = 1.0  # no patch of lattice points is wider
 
 
 @njit(cache=True)
-def solids_in_view(to_world, views, view, around):
-    """Indices of the solids that may be in range of `around` and of a viewpoint, and below its highest beam."""
+def solids_in_view(to_world, views, view, around, tilt):
+    """Indices of the solids that may be in range of `around` and of a viewpoint, and below its highest beam. tilt: of the sensor, rad."""
     chosen = np.zeros(len(to_world), np.bool_)
-    slope = np.tan(np.arcsin(view[1]) + 0.12)  # margin for the pitch of the vehicle
+    slope = np.tan(np.arcsin(view[1]) + 0.12 + tilt)  # margin for the pitch of the vehicle
     for p in range(len(to_world)):
         m = to_world[p]
         reach = np.sqrt((m[:, :3] ** 2).sum())

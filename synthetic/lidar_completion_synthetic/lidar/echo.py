@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import ndtr
 
@@ -9,19 +11,28 @@ from ..objects import SURFACE_TABLE, Material
 from .sensors import SpinningLidar
 
 
+@dataclass
+class Hits:
+    """First hits of R rays: distance in metres, solid and cosine of the incidence angle as in `raycast.cast`; material, label and tone
+    as in `World.surface`."""
+
+    distance: np.ndarray
+    solid: np.ndarray
+    cosine: np.ndarray
+    material: np.ndarray
+    label: np.ndarray
+    tone: np.ndarray
+
+
 def echo(
-    sensor: SpinningLidar,
-    distance: np.ndarray,
-    cosine: np.ndarray,
-    material: np.ndarray,
-    tone: np.ndarray,
-    rng: np.random.Generator,
+    sensor: SpinningLidar, hits: Hits, firing: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intensity (R,) float32 in [0, 0.99] and whether there is a return (R,); weak echoes (far, dark, grazing) are lost.
 
-    distance: metres; cosine: of the incidence angle; material, tone: see `World.surface`; all (R,). Neighbouring rays share a part of
-    the random number, so that returns are lost in patches.
+    firing (R,): index of each ray among all firings of a turn. Neighbouring firings share a part of the random number, so that returns
+    are lost in patches.
     """
+    distance, cosine, material, tone = hits.distance, hits.cosine, hits.material, hits.tone
     surface = SURFACE_TABLE[material]
     spread = rng.standard_normal(len(distance), dtype=np.float32)
     reflectivity = np.clip(surface[:, 0] * tone + surface[:, 1] * spread, 0.0, 1.0)
@@ -35,13 +46,13 @@ def echo(
     )
     fade = np.clip(1.15 - distance / 70, 0.2, 1.0)
     intensity = np.where(retro, 0.99, reflectivity * (0.7 + 0.3 * cosine) * fade)
-    luck = _patchy_uniform(sensor, rng)
+    luck = _patchy_uniform(sensor, rng)[firing]
     intensity = np.where(luck < lost + 0.05, 0.0, intensity)  # the weakest detected echoes have intensity 0
     return np.clip(np.round(intensity, 2), 0, 0.99).astype(np.float32), luck >= lost
 
 
 def _patchy_uniform(sensor: SpinningLidar, rng: np.random.Generator) -> np.ndarray:
-    """Uniform numbers (R,) in [0, 1]; neighbouring rays share two thirds of the variance."""
+    """Uniform numbers (rings * columns,) in [0, 1]; neighbouring firings share two thirds of the variance."""
     white = rng.standard_normal((sensor.rings, sensor.columns), dtype=np.float32)
     shared = np.zeros_like(white)
     for rings, columns in ((2, 6), (5, 24)):

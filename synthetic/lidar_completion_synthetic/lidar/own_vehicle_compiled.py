@@ -8,19 +8,19 @@ from numba import njit
 
 
 @njit(cache=True)
-def nearest_box(boxes, beams, eye):
-    """Distance (R,) at which rays from (0, 0, eye) enter the first of the boxes (B, 6), lower and upper corner; inf without a hit.
+def nearest_box(boxes, beams, starts, highest):
+    """Distance (R,) at which rays from starts (R, 3) enter the first of the boxes (B, 6), lower and upper corner; inf without a hit.
 
-    Rays less than 9 degrees below the horizon never hit the car and are skipped.
+    Rays whose z component is `highest` or more are skipped.
     """
     nearest = np.full(len(beams), np.inf)
     for r in range(len(beams)):
-        if beams[r, 2] >= -0.15:
+        if beams[r, 2] >= highest:
             continue
         for b in range(len(boxes)):
             near, far = 0.0, np.inf
             for axis in range(3):
-                start = eye[r] if axis == 2 else 0.0
+                start = starts[r, axis]
                 way = beams[r, axis] if beams[r, axis] != 0.0 else 1e-300
                 t0, t1 = (boxes[b, axis] - start) / way, (boxes[b, 3 + axis] - start) / way
                 near, far = max(near, min(t0, t1)), min(far, max(t0, t1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +17,7 @@ class SpinningLidar:
     eye_heights_m: height above the sensor origin at which each beam leaves the sensor (empty: 0). range_noise_m: standard deviation.
     height_m: sensor origin above the road. sensitivity: factor on the strength of the echoes. beam_spread_deg: standard deviation of the
     fixed mounting errors of the beams. own_car: the roof of the carrying car blocks rays.
+    approximate: the beam table is nominal.
     """
 
     name: str
@@ -29,8 +32,11 @@ class SpinningLidar:
     sensitivity: float = 1.0
     beam_spread_deg: float = 0.0
     own_car: bool = True
+    approximate: bool = False
 
     def __post_init__(self) -> None:
+        if not self.elevations_deg or tuple(sorted(self.elevations_deg)) != self.elevations_deg:
+            raise ValueError(f"{self.name}: elevations_deg: expected one beam or more from the lowest to the highest")
         if self.eye_heights_m and len(self.eye_heights_m) != self.rings:
             raise ValueError(
                 f"{self.name}: eye_heights_m: expected {self.rings} values, one a ring, found {len(self.eye_heights_m)}"
@@ -51,30 +57,46 @@ class SpinningLidar:
         return np.asarray(self.eye_heights_m) if self.eye_heights_m else np.zeros(self.rings)
 
 
-def _fan(low: float, high: float, beams: int) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.linspace(low, high, beams))
+def load_sensor(path: str | Path) -> SpinningLidar:
+    """Sensor of a TOML file: the fields of SpinningLidar, `approximate`, and beams as `elevations_deg` or as `fans`.
+
+    A fan has low_deg, high_deg, beams and optionally eye_heights_m (of its lowest and its highest beam). Raises ValueError if the file
+    does not describe a sensor.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text())
+        fans = table.pop("fans", [])
+        if fans:
+            table["elevations_deg"] = [e for f in fans for e in np.linspace(f["low_deg"], f["high_deg"], f["beams"])]
+            heights = [
+                h
+                for f in fans
+                if "eye_heights_m" in f
+                for h in np.linspace(f["eye_heights_m"][0], f["eye_heights_m"][1], f["beams"])
+            ]
+            table["eye_heights_m"] = heights
+        for name in ("elevations_deg", "eye_heights_m"):
+            table[name] = tuple(float(v) for v in table.get(name, ()))
+        return SpinningLidar(**{"own_car": False, **table})
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected a sensor file such as {SENSOR_FOLDER}/VLP-16.toml, found: {error}"
+        ) from error
 
 
+SENSOR_FOLDER = Path(__file__).parents[1] / "sensors"
 SENSORS: dict[str, SpinningLidar] = {
-    # Two blocks of lasers at two heights. Angles and heights are line fits to each ring of real sweeps; the data sheet says -24.33 to
-    # -8.83 degrees in steps of 1/2 degree and -8.33 to 2 in steps of 1/3.
-    "HDL-64E": SpinningLidar(
-        "HDL-64E", _fan(-25.0, -9.03, 32) + _fan(-8.71, 1.94, 32), 2083, _fan(0.116, 0.126, 32) + _fan(0.198, 0.209, 32),
-        range_noise_m=0.01, beam_spread_deg=0.05,
-    ),
-    # own_car describes the car that recorded the HDL-64E sweeps; no other sensor is blocked.
-    "HDL-32E": SpinningLidar("HDL-32E", _fan(-30.67, 10.67, 32), 2170, max_range_m=70.0, beam_spread_deg=0.02, own_car=False),
-    "VLP-16": SpinningLidar("VLP-16", _fan(-15.0, 15.0, 16), 1808, max_range_m=100.0, range_noise_m=0.015, own_car=False),
-    "OS1-128": SpinningLidar("OS1-128", _fan(-22.5, 22.5, 128), 1024, max_range_m=100.0, range_noise_m=0.015, own_car=False),
-}  # fmt: skip
+    sensor.name: sensor for sensor in map(load_sensor, sorted(SENSOR_FOLDER.glob("*.toml")))
+}
 
 
-def sensor_of(sensor: str | SpinningLidar) -> SpinningLidar:
-    """The named sensor, or the sensor itself. Raises ValueError for an unknown name."""
+def sensor_of(sensor: str | Path | SpinningLidar) -> SpinningLidar:
+    """The sensor of this name or TOML file, or the sensor itself. Raises ValueError for an unknown name."""
     if isinstance(sensor, SpinningLidar):
         return sensor
-    if sensor not in SENSORS:
-        raise ValueError(
-            f"sensor: expected one of {', '.join(SENSORS)}, found {sensor!r}; pass a SpinningLidar for another"
-        )
-    return SENSORS[sensor]
+    if sensor in SENSORS:
+        return SENSORS[str(sensor)]
+    if str(sensor).endswith(".toml"):
+        return load_sensor(sensor)
+    raise ValueError(f"sensor: expected a file (.toml) or one of {', '.join(SENSORS)}, found {str(sensor)!r}")

@@ -27,6 +27,11 @@ def fence(rng: np.random.Generator, length: float) -> Parts:
     return join(posts, _slats(length, height, *SLATS[str(kind)]))
 
 
+def guard_rail(rng: np.random.Generator, length: float) -> Parts:
+    """Guard rail of this length."""
+    return _guard_rail(length, np.arange(-length / 2, length / 2 + 0.1, rng.uniform(1.6, 2.6)))
+
+
 def _wall(length: float, height: float, half_depth: float) -> Parts:
     """Wall with a pier at each end."""
     ends = [(x, 0, height * 0.55) for x in (-length / 2, length / 2)]

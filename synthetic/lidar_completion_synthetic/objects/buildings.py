@@ -120,3 +120,39 @@ def shed(rng: np.random.Generator) -> Parts:
     half = (width / 2, depth / 2, height / 2 + 0.3)
     walls = solids(BOX, (0, depth / 2, height / 2 - 0.3), half, Material.FACADE, BUILDING)
     return join(walls, solids(BOX, (0, 0, 1.0), (width / 2 - 0.3, 0.03, 1.0), Material.METAL, BUILDING))
+
+
+def stepped_building(rng: np.random.Generator, width: float, depth: float, height: float) -> Parts:
+    """House whose upper floors are set back, or with a lower annex beside it."""
+    low = height * rng.uniform(0.4, 0.75)
+    if rng.random() < 0.5 or width < 7.0:
+        base = solids(
+            BOX, (0, depth / 2, low / 2 - 0.5), (width / 2, depth / 2, low / 2 + 0.5), Material.FACADE, BUILDING
+        )
+        back = rng.uniform(1.0, min(3.0, depth / 3))
+        upper = building(rng, max(width * rng.uniform(0.6, 0.95), 3.0), depth - back, height).placed(0, back, 0, 0)
+        return join(base, _windows(rng, width, low), upper)
+    split = min(width * rng.uniform(0.5, 0.75), width - 3.0)
+    main = building(rng, split, depth, height).placed((split - width) / 2, 0, 0, 0)
+    forward = rng.uniform(-1.5, 3.0)
+    annex = building(rng, width - split, depth * 0.6, max(low, 2.6)).placed(split / 2, forward, 0, 0)
+    return join(main, annex)
+
+
+def hall(rng: np.random.Generator, width: float, depth: float, height: float) -> Parts:
+    """Industrial hall or warehouse: bare walls, gates, a loading ramp, pilasters."""
+    half = (width / 2, depth / 2, height / 2 + 0.5)
+    parts = [solids(BOX, (0, depth / 2, height / 2 - 0.5), half, Material.FACADE, BUILDING)]
+    gates = np.arange(-width / 2 + 4, width / 2 - 3.9, rng.uniform(6, 14))
+    if len(gates):
+        centre = np.column_stack([gates, 0 * gates, 0 * gates + 2.0])
+        parts.append(solids(BOX, centre, (1.8, 0.08, 2.0), Material.METAL, BUILDING))
+    if rng.random() < 0.4:
+        parts.append(solids(BOX, (0, -1.2, 0.3), (width / 3, 1.2, 0.6), Material.PAVEMENT, BUILDING))
+    x = np.arange(-width / 2, width / 2 + 0.1, rng.uniform(4, 8))
+    centre = np.column_stack([x, 0 * x, 0 * x + height / 2])
+    parts.append(solids(BOX, centre, (0.15, 0.2, height / 2), Material.FACADE, BUILDING))
+    if rng.random() < 0.3:
+        canopy = (rng.uniform(-width / 4, width / 4), -2.0, rng.uniform(3.2, 4.5))
+        parts.append(solids(BOX, canopy, (rng.uniform(3, 8), 2.0, 0.12), Material.METAL, BUILDING))
+    return join(*parts).toned(rng.uniform(0.5, 1.5), Material.FACADE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..raycast import BOX, CYLINDER, ELLIPSOID
-from .materials import BICYCLE, MOVING_BICYCLIST, MOVING_PERSON, Material
+from .materials import BICYCLE, MOTORCYCLE, MOVING_BICYCLIST, MOVING_PERSON, PERSON, Material
 from .solids import Parts, join, rotation, solids, tube
 
 
@@ -59,3 +59,37 @@ def cyclist(rng: np.random.Generator, label: int = MOVING_BICYCLIST) -> Parts:
         solids(ELLIPSOID, (0.20, 0, 1.63 * h), (0.11, 0.09, 0.13), Material.CLOTH, label),
     )
     return join(bicycle(rng, label), body)
+
+
+def motorcycle(rng: np.random.Generator, label: int = MOTORCYCLE) -> Parts:
+    """Motorcycle or scooter on its stand."""
+    r = rng.uniform(0.24, 0.32)
+    wheels = solids(
+        CYLINDER, [(0.65, 0, r), (-0.65, 0, r)], (r, r, 0.06), Material.RUBBER, label, rotation(0, 0, np.pi / 2)
+    )
+    body = solids(
+        BOX, [(-0.1, 0, 0.55), (-0.3, 0, 0.8), (0.5, 0, 0.75)], [(0.45, 0.14, 0.2), (0.4, 0.13, 0.06), (0.06, 0.18, 0.3)],
+        Material.PAINT, label,
+    )  # fmt: skip
+    return join(wheels, body, tube((0.45, -0.35, 1.05), (0.45, 0.35, 1.05), 0.02, Material.METAL, label))
+
+
+def bicycle_rack(rng: np.random.Generator) -> Parts:
+    """A row of hoops with bicycles at some of them."""
+    parts = []
+    for place in range(int(rng.integers(2, 7))):
+        y = 0.7 * place
+        parts.append(solids(BOX, (0, y, 0.4), (0.35, 0.02, 0.4), Material.MESH, BICYCLE))
+        if rng.random() < 0.6:
+            parts.append(bicycle(rng).placed(0.1, y + 0.15, 0, rng.normal(0, 0.1)))
+    return join(*parts)
+
+
+def standing_people(rng: np.random.Generator) -> Parts:
+    """One to four people who stand together."""
+    people = []
+    count = int(rng.integers(1, 5))
+    for _ in range(count):
+        x, y = rng.normal(0, 0.2 + 0.2 * count, 2)
+        people.append(person(rng, PERSON).placed(x, y, 0, rng.uniform(0, 6)))
+    return join(*people)

@@ -47,8 +47,7 @@ def small_object(rng: np.random.Generator) -> Parts:
     """Bollard, traffic cone, bin, row of dustbins, junction box, or bench."""
     kind = rng.choice(list(SMALL_OBJECTS), p=list(SMALL_OBJECTS.values()))
     if kind == "bollard":
-        h = rng.uniform(0.6, 1.1)
-        return solids(CYLINDER, (0, 0, h / 2), (0.07, 0.07, h / 2), Material.METAL, POLE)
+        return bollard(rng)
     if kind == "cone":
         h = rng.uniform(0.5, 0.8)
         foot = solids(BOX, (0, 0, 0.02), (0.18, 0.18, 0.02), Material.PLASTIC, OTHER_OBJECT)
@@ -62,6 +61,12 @@ def small_object(rng: np.random.Generator) -> Parts:
         half = rng.uniform((0.3, 0.15, 0.4), (0.7, 0.25, 0.75))
         return solids(BOX, (0, 0, half[2]), half, Material.METAL, OTHER_OBJECT)
     return _bench()
+
+
+def bollard(rng: np.random.Generator) -> Parts:
+    """Bollard, 0.6-1.1 m high."""
+    h = rng.uniform(0.6, 1.1)
+    return solids(CYLINDER, (0, 0, h / 2), (0.07, 0.07, h / 2), Material.METAL, POLE)
 
 
 def _bench() -> Parts:

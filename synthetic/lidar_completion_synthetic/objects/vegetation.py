@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..raycast import BOX, ELLIPSOID
-from .materials import TRUNK, VEGETATION, Material
+from .materials import POLE, TRUNK, VEGETATION, Material
 from .solids import Parts, join, random_rotations, solids, tube
 
 
@@ -53,6 +53,76 @@ def _broad_crown(rng: np.random.Generator, count: int, top: np.ndarray, low: flo
     centre = lobes[which] + _ball(rng, count, 0.4) * crown * 0.62 + (top[0], top[1], (height + low) / 2)
     centre[:, 2] = np.maximum(centre[:, 2], low * 0.75)
     return centre
+
+
+def bare_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Leafless tree: trunk, limbs and twigs."""
+    height = rng.uniform(4.0, 11) * scale
+    radius = height * rng.uniform(0.014, 0.024)
+    fork = rng.uniform(0.25, 0.6)
+    top = np.array([*rng.normal(0, 0.03, 2), 1.0]) * height * rng.uniform(0.7, 0.9)
+    wood = [tube((0, 0, -0.3), top, radius, Material.BARK, TRUNK)]
+    for _ in range(int(rng.integers(5, 11))):
+        start = top * rng.uniform(fork, 1.0)
+        limb = (rng.normal(size=3) * (1, 1, 0.25) + (0, 0, 0.9)) * height * rng.uniform(0.1, 0.2)
+        wood.append(tube(start, start + limb, radius * 0.35, Material.BARK, TRUNK))
+        for _ in range(int(rng.integers(1, 4))):
+            twig = start + limb * rng.uniform(0.4, 1.0)
+            out = (rng.normal(size=3) * (1, 1, 0.5) + (0, 0, 0.5)) * height * 0.08
+            wood.append(tube(twig, twig + out, radius * 0.15, Material.BARK, VEGETATION))
+    return join(*wood)
+
+
+def high_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Tree with a bare trunk of 3-6 m, above which the crown begins."""
+    height = rng.uniform(8, 14) * scale
+    low, radius = rng.uniform(3.0, 6.0) * scale, height * rng.uniform(0.012, 0.022)
+    top = np.array([*rng.normal(0, 0.02, 2), 0.7]) * height
+    crown = _broad_crown(rng, int(rng.integers(90, 220)), top, low, height)
+    return join(tube((0, 0, -0.3), top, radius, Material.BARK, TRUNK), _clumps(rng, crown, 1.0, 0.15, 0.45))
+
+
+def column_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Poplar or cypress: a narrow crown from near the ground to the top."""
+    height, width = rng.uniform(4, 12) * scale, rng.uniform(0.35, 0.9)
+    z = rng.uniform(0.3, height, int(rng.integers(70, 160)))
+    angle, radius = rng.uniform(0, 2 * np.pi, len(z)), width * np.sqrt(rng.random(len(z))) * (1.1 - z / height)
+    centre = np.column_stack([radius * np.cos(angle), radius * np.sin(angle), z])
+    trunk = tube((0, 0, -0.2), (0, 0, height * 0.8), 0.1, Material.BARK, TRUNK)
+    return join(trunk, _clumps(rng, centre, 1.0, 0.12, 0.3))
+
+
+def sapling(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Young tree, 2-4.5 m, with a stake and a small or no crown."""
+    height = rng.uniform(2.0, 4.5) * scale
+    parts = [tube((0, 0, -0.1), (0, 0, height), rng.uniform(0.02, 0.05), Material.BARK, TRUNK)]
+    if rng.random() < 0.5:
+        parts.append(tube((0.25, 0, 0), (0.22, 0, height * 0.6), 0.03, Material.WOOD, POLE))
+    count = int(rng.integers(0, 40))
+    if count:
+        size = np.array((0.5, 0.5, 0.8)) * rng.uniform(0.5, 1.1)
+        centre = _ball(rng, count, 0.2) * size + (0, 0, height)
+        parts.append(_clumps(rng, centre, 1.0, 0.06, 0.2))
+    return join(*parts)
+
+
+def stump(rng: np.random.Generator, scale: float = 1.0) -> Parts:
+    """Stump or pollarded trunk, 0.4-4 m high."""
+    height = rng.uniform(0.4, 4.0) * scale
+    return tube((0, 0, -0.2), (0, 0, height), rng.uniform(0.1, 0.3), Material.BARK, TRUNK)
+
+
+def flat_hedge(rng: np.random.Generator, length: float) -> Parts:
+    """Hedge, 0.5-3.5 m high: a core under a thinner layer of clumps than `hedge` has."""
+    height, depth = float(np.exp(rng.uniform(np.log(0.5), np.log(3.5)))), rng.uniform(0.25, 0.7)
+    half = (length / 2, depth * 0.85, height * 0.47)
+    core = solids(BOX, (0, 0, height * 0.47), half, Material.FOLIAGE, VEGETATION)
+    count = int(min(length * height * 6, 220))
+    y = rng.choice((-1.0, 1.0), count) * depth
+    centre = np.column_stack([rng.uniform(-length / 2, length / 2, count), y, rng.uniform(0.05, height, count)])
+    top = rng.random(count) < 0.25
+    centre[top, 1:] = np.column_stack([rng.uniform(-depth, depth, top.sum()), np.full(top.sum(), height)])
+    return join(core, _clumps(rng, centre + rng.normal(0, 0.04, centre.shape), 1.0, 0.08, 0.2))
 
 
 def bush(rng: np.random.Generator, scale: float = 1.0) -> Parts:

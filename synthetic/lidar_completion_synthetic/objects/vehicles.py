@@ -229,6 +229,27 @@ def truck(rng: np.random.Generator, label: int = TRUCK) -> Parts:
     return join(body, glass, wheels).toned(_paint(rng), Material.PAINT)
 
 
+def bus(rng: np.random.Generator, label: int = OTHER_VEHICLE) -> Parts:
+    """City bus or coach with rows of windows."""
+    length, half_w, height = rng.uniform(9, 13), 1.27, rng.uniform(2.9, 3.6)
+    body = solids(BOX, (0, 0, (0.3 + height) / 2), (length / 2, half_w, (height - 0.3) / 2), Material.PAINT, label)
+    x = np.arange(-length / 2 + 1.0, length / 2 - 0.8, 1.5)
+    sides = np.concatenate([np.column_stack([x, 0 * x + s * half_w, 0 * x + height * 0.62]) for s in (-1, 1)])
+    windows = solids(BOX, sides, (0.65, 0.015, 0.45), Material.WINDOW, label)
+    ends = [(s * length / 2, 0, height * 0.6) for s in (-1, 1)]
+    screens = solids(BOX, ends, (0.015, half_w * 0.9, 0.6), Material.WINDOW, label)
+    wheels = _wheels(length * 0.3, -length * 0.28, half_w, 0.48, label)
+    return join(body, windows, screens, wheels).toned(_paint(rng), Material.PAINT)
+
+
+def trailer(rng: np.random.Generator, label: int = OTHER_VEHICLE) -> Parts:
+    """Caravan or box trailer with a drawbar."""
+    half_l, half_w, height = rng.uniform(1.0, 2.8), rng.uniform(0.7, 1.1), rng.uniform(1.0, 2.6)
+    body = solids(BOX, (0, 0, (0.5 + height) / 2), (half_l, half_w, (height - 0.5) / 2), Material.PAINT, label)
+    bar = solids(BOX, (half_l + 0.5, 0, 0.5), (0.5, 0.05, 0.05), Material.METAL, label)
+    return join(body, bar, _wheels(0.0, 0.0, half_w, 0.32, label)).toned(_paint(rng), Material.PAINT)
+
+
 def _wheels(front: float, rear: float, half_width: float, radius: float, label: int) -> Parts:
     """Four wheels with axles at x = front and rear."""
     centre = [(x, s * (half_width - 0.09), radius) for x in (front, rear) for s in (-1, 1)]

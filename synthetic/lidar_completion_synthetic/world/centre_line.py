@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .recipe import STREET_KINDS
+from .recipe import StreetKind
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Street:
         return self.phase < 4.0
 
 
-def draw_streets(rng: np.random.Generator, kind: str, half_length_m: float) -> tuple[Street, ...]:
+def draw_streets(rng: np.random.Generator, kind: StreetKind, half_length_m: float) -> tuple[Street, ...]:
     """The main street along x, followed by its cross streets."""
     main = _draw_street(rng, kind, (0.0, 0.0), 0.0, 5.0)
     crossings = []
@@ -67,15 +67,14 @@ def draw_streets(rng: np.random.Generator, kind: str, half_length_m: float) -> t
 
 
 def _draw_street(
-    rng: np.random.Generator, kind: str, start: tuple[float, float], heading: float, bend: float
+    rng: np.random.Generator, kind: StreetKind, start: tuple[float, float], heading: float, bend: float
 ) -> Street:
     """A street of this kind. bend: standard deviation of the curve's amplitude, metres."""
-    settings = STREET_KINDS[kind]
-    sidewalk = rng.uniform(*settings.sidewalk, 2)
-    half_width = rng.uniform(*settings.half_width)
+    sidewalk = rng.uniform(*kind.sidewalk, 2)
+    half_width = rng.uniform(*kind.half_width)
     side = -1 if rng.random() < 0.85 else 1  # mostly right-hand traffic
     lane = side * min(half_width * 0.45, rng.uniform(1.3, 2.0))
     amplitude, period, phase = rng.normal(0, bend), rng.uniform(90, 260), rng.uniform(0, 2 * np.pi)
     right, left = np.where(rng.random(2) < 0.9, sidewalk, 0)
-    kerb = float(rng.uniform(0.04, 0.16)) if kind != "country" else 0.0
+    kerb = float(rng.uniform(0.04, 0.16)) if not kind.rural else 0.0
     return Street(start, heading, amplitude, period, phase, half_width, (float(right), float(left)), kerb, lane)

@@ -9,7 +9,7 @@ from .. import raycast
 from ..objects import SURFACE_TABLE, Parts
 from .centre_line import Street, draw_streets
 from .furnish import furnish
-from .recipe import STREET_KINDS
+from .recipe import WorldRecipe, recipe_of
 from .terrain import draw_ground
 from .world import PATH_STEP_M, World
 
@@ -19,6 +19,7 @@ BORDER_M = 10  # of ground beyond the furnished area
 def street(
     seed: int,
     *,
+    recipe: str | WorldRecipe = "town",
     kind: str | None = None,
     half_length_m: float = 110.0,
     half_depth_m: float = 75.0,
@@ -26,24 +27,36 @@ def street(
 ) -> World:
     """A street world drawn from a seed.
 
-    kind: one of STREET_KINDS; None draws it. half_length_m, half_depth_m: extent of the world along and across the main street, to
-    each side. traffic: factor on the number of moving objects. Raises ValueError for an unknown kind.
+    recipe: "town", "varied", or a WorldRecipe. kind: a kind of street of the recipe; None draws it. half_length_m, half_depth_m: extent of the world along and across the main street, to
+    each side. traffic: factor on the number of moving objects. Raises ValueError for an unknown recipe or kind.
     """
+    recipe = recipe_of(recipe)
     rng = np.random.default_rng([seed, 20240])
     if kind is None:
-        kind = str(rng.choice(list(STREET_KINDS), p=[k.probability for k in STREET_KINDS.values()]))
-    if kind not in STREET_KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(STREET_KINDS)}, found {kind!r}")
-    streets = draw_streets(rng, kind, half_length_m)
-    ground = draw_ground(rng, streets, kind, half_length_m + BORDER_M, half_depth_m + BORDER_M)
+        kind = str(rng.choice(list(recipe.kinds), p=[k.probability for k in recipe.kinds.values()]))
+    if kind not in recipe.kinds:
+        raise ValueError(f"kind: expected one of {', '.join(recipe.kinds)}, found {kind!r}")
+    streets = draw_streets(rng, recipe.kinds[kind], half_length_m)
+    ground = draw_ground(
+        rng, streets, recipe.kinds[kind], half_length_m + BORDER_M, half_depth_m + BORDER_M,
+        *_terrain_factors(recipe, seed),
+    )  # fmt: skip
     path = _drive(streets[0], ground, half_length_m)
-    parts, movers, velocity, thing = furnish(rng, streets, ground, kind, half_length_m, half_depth_m, traffic)
+    parts, movers, velocity, thing = furnish(rng, streets, ground, recipe, kind, half_length_m, half_depth_m, traffic)
     parts = _clear_of_drive(parts, path)
     solids = raycast.make_solids(parts.shape, parts.to_world, SURFACE_TABLE[parts.material, 2])
     return World(
         seed, ground, solids, parts.material, parts.label, parts.tone, movers, velocity, thing, path, len(path) // 2,
-        streets, kind, dict(kind=kind, half_length_m=half_length_m, half_depth_m=half_depth_m, traffic=traffic),
+        streets, kind, dict(
+            recipe=recipe.name, kind=kind, half_length_m=half_length_m, half_depth_m=half_depth_m, traffic=traffic
+        ),
     )  # fmt: skip
+
+
+def _terrain_factors(recipe: WorldRecipe, seed: int) -> tuple[float, float]:
+    """Factors on hills and banks."""
+    rng = np.random.default_rng([seed, 20241])
+    return float(rng.uniform(*recipe.relief)), float(rng.uniform(*recipe.banks))
 
 
 def _drive(main: Street, ground: raycast.Ground, half_length_m: float) -> np.ndarray:

@@ -41,8 +41,8 @@ def _place_house(
     rng = site.rng
     x, y, yaw = here.at(along, front)
     cx, cy, _ = here.at(along, front + depth / 2)
-    if rng.random() < 0.93 and site.occupy(cx, cy, min(width, depth) * 0.45):
-        site.put(objects.building(rng, width, depth, height * rng.uniform(0.85, 1.15)), x, y, yaw + here.facing)
+    if rng.random() < site.settings.houses and site.occupy(cx, cy, min(width, depth) * 0.45):
+        site.put(site.building(width, depth, height * rng.uniform(0.85, 1.15)), x, y, yaw + here.facing)
     elif rng.random() < 0.4:
         site.put(objects.shed(rng), x, y, yaw + here.facing)
 
@@ -55,7 +55,7 @@ def _fill_gap(site: Site, here: StreetSide, along: float, front: float) -> None:
         return
     choice = rng.random()
     if choice < 0.35:
-        site.put(objects.tree(rng, 0.8), x, y, 0)
+        site.put(site.tree(0.8), x, y, 0)
     elif choice < 0.6:
         site.put(objects.shed(rng), x, y, yaw + here.facing)
     elif choice < 0.85:
@@ -70,11 +70,11 @@ def _place_garden(
     if rng.random() < settings.fences:
         length = width * rng.uniform(0.5, 1.0)
         x, y, yaw = here.at(middle + rng.uniform(-0.2, 0.2) * width, walk + 0.4)
-        make = objects.hedge if (style < 0.45) ^ (rng.random() < 0.2) else objects.fence
-        site.put(make(rng, length), x, y, yaw)
+        hedge = (style < 0.45) ^ (rng.random() < 0.2)
+        site.put(objects.hedge(rng, length) if hedge else site.fence(length), x, y, yaw)
     for _ in range(rng.poisson(min(back, 8) * width * 0.02)):
         x, y, _ = here.at(middle + rng.uniform(-0.5, 0.5) * width, walk + rng.uniform(0.8, back))
         site.put(objects.bush(rng), x, y, rng.uniform(0, 6))
     if back > 3 and rng.random() < settings.trees * 0.7:
         x, y, _ = here.at(middle + rng.uniform(-0.5, 0.5) * width, walk + rng.uniform(1.5, back))
-        site.put(objects.tree(rng, rng.uniform(0.5, 0.9)), x, y, 0)
+        site.put(site.tree(rng.uniform(0.5, 0.9)), x, y, 0)

@@ -59,7 +59,7 @@ def _place_trees(site: Site, here: StreetSide) -> None:
     for along in np.arange(here.start + rng.uniform(0, every), here.reach, every):
         x, y, _ = here.at(along + rng.normal(0, 0.8), beyond + rng.uniform(0, 0.5))
         if site.clearance(x, y, ignore=here.number) > 1 and rng.random() < 0.8:
-            site.put(objects.tree(rng, rng.uniform(0.7, 1.1)), x, y, rng.uniform(0, 6))
+            site.put(site.tree(rng.uniform(0.7, 1.1)), x, y, rng.uniform(0, 6))
 
 
 def _place_on_sidewalk(site: Site, here: StreetSide) -> None:

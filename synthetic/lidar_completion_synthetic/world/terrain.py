@@ -8,22 +8,29 @@ from scipy.ndimage import gaussian_filter
 from .. import raycast
 from ..objects import Material
 from .centre_line import Street
+from .recipe import StreetKind
 
 CELL_M = 0.2
 CROWN = 0.022  # cross slope of the carriageway
 
 
 def draw_ground(
-    rng: np.random.Generator, streets: tuple[Street, ...], kind: str, half_x: float, half_y: float
+    rng: np.random.Generator,
+    streets: tuple[Street, ...],
+    kind: StreetKind,
+    half_x: float,
+    half_y: float,
+    relief: float = 1.0,
+    banks: float = 1.0,
 ) -> raycast.Ground:
-    """Height field over [-half_x, half_x] x [-half_y, half_y] metres."""
+    """Height field over [-half_x, half_x] x [-half_y, half_y] metres. relief, banks: factors on hills and on banks beside the street."""
     nx, ny = int(2 * half_x / CELL_M) + 1, int(2 * half_y / CELL_M) + 1
     x = (np.arange(nx, dtype=np.float32) * CELL_M - half_x)[:, None]
     y = (np.arange(ny, dtype=np.float32) * CELL_M - half_y)[None, :]
-    height = _hills(rng, x, y)
-    meadow = rng.random() < 0.7 or kind == "country"
+    height = _hills(rng, x, y, relief)
+    meadow = rng.random() < 0.7 or kind.rural
     material = np.full((nx, ny), Material.GRASS if meadow else Material.PAVEMENT, np.uint8)
-    edge, walk = _lay_streets(rng, streets, kind, x, y, height, material)
+    edge, walk = _lay_streets(rng, streets, banks * (2.0 if kind.rural else 1.0), x, y, height, material)
     material[(edge >= 0) & (edge < walk)] = Material.PAVEMENT
     lowered = _driveways(rng, x, y)
     height += np.float32(streets[0].kerb) * _smooth_step(edge, CELL_M) * lowered
@@ -34,7 +41,7 @@ def draw_ground(
 def _lay_streets(
     rng: np.random.Generator,
     streets: tuple[Street, ...],
-    kind: str,
+    banks: float,
     x: np.ndarray,
     y: np.ndarray,
     height: np.ndarray,
@@ -60,7 +67,7 @@ def _lay_streets(
         material[on] = Material.ASPHALT
         material[dash] = Material.MARKING
         if number == 0:
-            bank = rng.normal(0, 0.09, 2) * (2.0 if kind == "country" else 1.0)
+            bank = rng.normal(0, 0.09, 2) * banks
             far = np.clip(beyond - 3.0, 0, 12.0)
             height += (far * np.where(lateral > 0, bank[1], bank[0])).astype(np.float32)
     return edge, walk
@@ -79,8 +86,8 @@ def _smooth_step(d: np.ndarray, width: float) -> np.ndarray:
     return u * u * (3 - 2 * u)
 
 
-def _hills(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Uniform slope plus three waves, (X, Y) float32."""
+def _hills(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, relief: float) -> np.ndarray:
+    """Uniform slope plus three waves, times relief, (X, Y) float32."""
     slope = rng.normal(0, (0.02, 0.025))
     height = slope[0] * x + slope[1] * y
     for _ in range(3):
@@ -89,7 +96,7 @@ def _hills(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray
         # sin(a + b) from the sines of each axis is cheap on a raster
         a, b = k * np.cos(turn) * x + rng.uniform(0, 6), k * np.sin(turn) * y
         height = height + rng.normal(0, 0.0035 * wave) * (np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b))
-    return height.astype(np.float32)
+    return (height * relief).astype(np.float32)
 
 
 def _driveways(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
