@@ -255,6 +255,16 @@ def test_min_confidence_drops_points(source, tiny_model):
 
 
 @pytest.mark.slow
+def test_tilted_synthetic_scene_keeps_its_ground():
+    """The height limits of the rules do not cut the tilted ground."""
+    upright = SyntheticScenes(1, "VLP-16").load(0)
+    tilted = SyntheticScenes(1, "VLP-16", height_m=1.0, tilt_deg=15.0, every_ring=2, world="town").load(0)
+    assert len(tilted.sweep) < 0.8 * len(upright.sweep)
+    assert tilted.truth[:, 2].min() < -6.0
+    assert len(tilted.truth) > 0.3 * len(upright.truth)
+    assert SyntheticScenes(1).describe() != SyntheticScenes(1, tilt_deg=5.0).describe()
+
+
 def test_evaluates_synthetic_scenes():
     scene = SyntheticScenes(1).load(0)
     figures = evaluate_scene(scene, scene.sweep).completed

@@ -7,13 +7,14 @@ from scipy.spatial import cKDTree
 from synthetic_geometry import distance_to_solid
 from synthetic_worker import COARSE, SMALL
 
-from lidar_completion_synthetic import objects, raycast, simulate_sweep, street
+from lidar_completion_synthetic import mounting_of, objects, raycast, simulate_sweep, street
 from lidar_completion_synthetic.ground_truth import one_per_voxel, visible_surface
 from lidar_completion_synthetic.ground_truth.lattice_compiled import SPACING_M, face_size, world_point
 from lidar_completion_synthetic.ground_truth.plain import visible_plain
 from lidar_completion_synthetic.ground_truth.solids_compiled import see_solids
 from lidar_completion_synthetic.ground_truth.surface import _viewpoints
 from lidar_completion_synthetic.ground_truth.voxels import one_per_voxel_plain
+from lidar_completion_synthetic.lidar import tilted
 
 
 def test_truth_lies_on_static_surfaces_with_one_point_per_voxel(world, truth):
@@ -39,6 +40,14 @@ def test_truth_contains_what_sweeps_see(world, truth):
         points = sweep.points @ sweep.pose[:3, :3].T + sweep.pose[:3, 3]
         missing.append(tree.query(points)[0] > 0.2)
     assert np.concatenate(missing).mean() < 0.03
+
+
+def test_truth_of_tilted_sensor_contains_what_its_sweeps_see(world):
+    mounting = tilted(mounting_of(COARSE), 12.0, 60.0)
+    tree = cKDTree(visible_surface(world, mounting, least_angle_sr=0.0))
+    pose = mounting.pose_of(world.pose_at(2.0))
+    sweep = simulate_sweep(world, pose, mounting, np.random.default_rng(0), noise=False, moving=False, max_range_m=40.0)
+    assert (tree.query(sweep.points @ pose[:3, :3].T + pose[:3, 3])[0] > 0.2).mean() < 0.04
 
 
 def test_truth_has_no_points_inside_houses(world, truth):
@@ -82,7 +91,7 @@ def random_lattice_points(world, count: int, rng: np.random.Generator) -> tuple[
 def test_compiled_visibility_matches_plain_implementation():
     """The compiled search probes patches and every fourth viewpoint, so it finds almost nothing more and some points less."""
     world = street(4, kind="gardens", **SMALL)
-    views = _viewpoints(world, COARSE, 4.0, "own")
+    views = _viewpoints(world, mounting_of(COARSE), 4.0, "own")
     low, high = np.sin(np.radians(COARSE.field_of_view_deg))
     view = (float(low), float(high), 30.0, 0.0)
     points, normals, solid = random_lattice_points(world, 4000, np.random.default_rng(0))

@@ -12,8 +12,18 @@ import pytest
 import synthetic_worker
 from synthetic_worker import COARSE, SMALL, fingerprint
 
-from lidar_completion_synthetic import TEST_SEED, raycast, test_pair, training_pair, training_pairs
+from lidar_completion_synthetic import (
+    TEST_SEED,
+    TEST_SETS,
+    mounting_of,
+    raycast,
+    test_pair,
+    training_pair,
+    training_pairs,
+)
 from lidar_completion_synthetic.crop_compiled import crop_to_pose
+from lidar_completion_synthetic.lidar import tilted
+from lidar_completion_synthetic.objects import rotation
 from lidar_completion_synthetic.pairs import crop_to_pose_plain
 
 
@@ -59,7 +69,8 @@ def test_cache_returns_identical_pairs(tmp_path):
     again = pairs(cache=tmp_path)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
     for a, b, c in zip(plain, first, again, strict=True):
-        for name in vars(a):
+        assert a.setup == b.setup == c.setup
+        for name in set(vars(a)) - {"setup"}:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
             np.testing.assert_array_equal(getattr(a, name), getattr(c, name))
     assert next(training_pairs(30, 1, "VLP-16", cache=tmp_path, threads=1, **SMALL)).sensor == "VLP-16"
@@ -79,5 +90,40 @@ def test_training_rejects_test_seeds():
 
 def test_compiled_crop_matches_plain_implementation(world):
     points = np.random.default_rng(0).uniform(-60, 60, (5000, 3)).astype(np.float32)
-    pose = world.pose_at(3.0)
-    np.testing.assert_allclose(crop_to_pose(points, pose, 30.0), crop_to_pose_plain(points, pose, 30.0), atol=1e-4)
+    pose = tilted(mounting_of(COARSE), 10.0, 30.0).pose_of(world.pose_at(3.0))
+    up = np.array((0.0, 0.0, 1.0))
+    expected = crop_to_pose_plain(points, pose, up, 30.0)
+    np.testing.assert_allclose(crop_to_pose(points, pose, up, 30.0), expected, atol=1e-4)
+
+
+def test_pair_of_mix_records_its_setup():
+    pair = training_pair(8, "mix", threads=1, recipe="varied", **SMALL)
+    again = training_pair(8, "mix", threads=1, recipe="varied", **SMALL)
+    np.testing.assert_array_equal(pair.sweep, again.sweep)
+    np.testing.assert_array_equal(pair.truth, again.truth)
+    setup = pair.setup
+    assert setup == again.setup
+    assert setup.sensor == pair.sensor
+    assert 0.4 <= setup.height_m <= 2.5
+    assert 0.0 <= setup.tilt_deg <= 15.0
+    assert setup.recipe == "varied"
+    assert len({training_pair(seed, "mix", threads=1, **SMALL).setup.sensor for seed in range(5)}) > 1
+
+
+def test_tilted_truth_is_in_sensor_frame():
+    """Rotated back by the tilt, the ground near the sensor is level and at the height of the sensor."""
+    pair = test_pair(2, COARSE, tilt_deg=15.0, height_m=1.0, threads=1, **SMALL)
+    assert pair.setup.tilt_deg == pytest.approx(15.0)
+    upright = rotation(0.0, np.radians(pair.setup.pitch_deg), np.radians(pair.setup.roll_deg))
+    near = pair.truth[np.linalg.norm(pair.truth, axis=1) < 4.0] @ upright.T
+    assert -1.4 < np.median(near[:, 2]) < -0.7
+    normal = np.linalg.svd(near[near[:, 2] < -0.7] - near[near[:, 2] < -0.7].mean(axis=0))[2][2]
+    assert abs(normal[2]) > np.cos(np.radians(8.0))
+
+
+@pytest.mark.parametrize("name", list(TEST_SETS))
+def test_test_sets_change_only_what_they_name(name):
+    pair = test_pair(1, COARSE, threads=1, **TEST_SETS[name], **SMALL)
+    assert pair.seed == TEST_SEED + 1
+    for key, value in TEST_SETS[name].items():
+        assert getattr(pair.setup, key) == pytest.approx(value)

@@ -13,7 +13,7 @@ from street_drive import poses_along_x, write_drive
 
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
-from lidar_completion_training.configuration import RecipeError, load_recipe
+from lidar_completion_training.configuration import DataRecipe, RecipeError, load_recipe, training_data
 from lidar_completion_training.stream import samples
 
 
@@ -112,3 +112,14 @@ def test_truth_lies_around_the_sweep_by_the_references_rules(drives):
 def test_what_is_missing_is_named(drives, entries, message):
     with pytest.raises(RecipeError, match=message):
         first(1, [*drives, *entries] if "maps" in entries[0] else entries)
+
+
+def test_stream_draws_pairs_from_the_sensor_mix():
+    recipe = DataRecipe(sensor="mix", world="varied", sweeps_per_world=1, workers=0)
+    first, second = next(samples(recipe, 3)), next(samples(recipe, 3))
+    assert torch.equal(first.sweep, second.sweep)
+    assert len(first.truth) > 1000
+    assert "OS1-64" in training_data(recipe)
+    for wrong in ({"sensor": "HDL-65"}, {"sensor": "missing.toml"}, {"world": "mars"}):
+        with pytest.raises(RecipeError, match=r"data\.(sensor|world)"):
+            samples(DataRecipe(workers=0, **wrong), 0)

@@ -17,6 +17,7 @@ from lidar_completion.errors import ModelError
 from lidar_completion.model.card import ModelCard, Pipeline, load_card
 from lidar_completion.networks import Architecture
 from lidar_completion.settings import at_least, check_bounds, current_names
+from lidar_completion_synthetic import SensorMix, mix_of
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -40,7 +41,8 @@ class DataRecipe:
     """Where sweeps and their truth come from: synthetic streets made while training, or recorded drives with maps."""
 
     source: str = "synthetic"  # or "drives"
-    sensor: str = "HDL-64E"
+    sensor: str = "HDL-64E"  # name or TOML file of a sensor, "mix", or the TOML file of a mix
+    world: str = "town"  # recipe of the synthetic worlds: "town" or "varied"
     sweeps_per_world: int = at_least(1, 16)
     workers: int = at_least(0, 1)
     first_seed: int = at_least(0, 0)
@@ -306,4 +308,7 @@ def training_data(recipe: DataRecipe) -> str:
     """What a card says of the data."""
     if recipe.source == "drives":
         return "drives " + ", ".join(Path(drive).name for drive in recipe.drives)
-    return f"synthetic streets (lidar_completion_synthetic), {recipe.sensor}"
+    source = mix_of(recipe.sensor)
+    seen = source.describe() if isinstance(source, SensorMix) else source.sensor.name
+    worlds = "" if recipe.world == "town" else f"{recipe.world} worlds, "
+    return f"synthetic streets (lidar_completion_synthetic), {worlds}{seen}"

@@ -19,7 +19,7 @@ from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
 from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
-from lidar_completion_synthetic import SENSORS, training_pairs
+from lidar_completion_synthetic import RECIPES, mix_of, training_pairs
 from lidar_completion_training.configuration import DataRecipe, RecipeError
 
 
@@ -44,8 +44,12 @@ class PairStream(IterableDataset):
     worker processes over all training processes (step x workers), so a resumed run sees what it would have seen."""
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
-        if recipe.sensor not in SENSORS:
-            raise RecipeError(f"data.sensor is {recipe.sensor!r}; it can be one of {', '.join(SENSORS)}")
+        try:
+            mix_of(recipe.sensor)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"data.sensor: {error}") from error
+        if recipe.world not in RECIPES:
+            raise RecipeError(f"data.world is {recipe.world!r}; it can be one of {', '.join(RECIPES)}")
         self.recipe = recipe
         self.first_sample = first_sample
         self.step = step
@@ -67,6 +71,7 @@ class PairStream(IterableDataset):
             self.recipe.sensor,
             seed_step=series,
             threads=1,
+            recipe=self.recipe.world,
         )
         for place, pair in enumerate(pairs):
             if place >= skip:

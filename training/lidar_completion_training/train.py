@@ -334,7 +334,7 @@ def picture_sample(recipe: DataRecipe) -> Sample:
 def _test_sample(recipe: DataRecipe, scene: int) -> Sample:
     from lidar_completion_synthetic import test_pair
 
-    pair = test_pair(scene, recipe.sensor, threads=1)
+    pair = test_pair(scene, recipe.sensor, threads=1, recipe=recipe.world)
     return sample_of(pair.sweep, pair.truth, recipe.view_cell_m, pair.origin)
 
 

@@ -89,15 +89,15 @@ class SensorMix:
             sectors = tuple((float(rng.uniform(0, 360)), float(rng.uniform(*SECTOR_WIDTH_DEG))) for _ in range(count))
         return Faults(every, int(rng.integers(every)), float(loss), float(visibility), sectors)
 
-    def describe(self) -> dict[str, object]:
-        """Sensors and ranges, for a model card."""
+    def describe(self) -> str:
+        """Sensors and ranges in one line, for a model card."""
         heights, tilts = np.array(list(self.heights_m)), np.array(list(self.tilts_deg))
-        return {
-            "sensors": sorted(sensor_of(s).name for s, weight in self.sensors.items() if weight > 0),
-            "height_m": [float(heights.min()), float(heights.max())],
-            "tilt_deg": [float(tilts.min()), float(tilts.max())],
-            "every_ring": sorted(EVERY_RING_WEIGHTS) if self.faults else [1],
-        }
+        names = ", ".join(sorted(sensor_of(s).name for s, weight in self.sensors.items() if weight > 0))
+        rings = f"; thinned to every n-th ring, n = {', '.join(map(str, EVERY_RING_WEIGHTS))}" if self.faults else ""
+        return (
+            f"{self.name} of {names}; height {heights.min():g}-{heights.max():g} m; tilt {tilts.min():g}-{tilts.max():g} deg"
+            + rings
+        )
 
 
 def load_mix(path: str | Path) -> SensorMix:

@@ -65,7 +65,7 @@ def mounting_of(sensor: str | Path | SpinningLidar | Mounting, height_m: float |
 
 def tilted(mounting: Mounting, tilt_deg: float, direction_deg: float) -> Mounting:
     """The mounting tilted by an angle towards a direction: 0 forward (nose down), 90 to the left."""
-    direction = np.radians(direction_deg)
-    pitch = np.arcsin(np.sin(np.radians(tilt_deg)) * np.cos(direction))
-    roll = -np.arcsin(np.sin(np.radians(tilt_deg)) * np.sin(direction) / np.cos(pitch))
+    tilt, direction = np.radians(tilt_deg), np.radians(direction_deg)
+    pitch = np.arctan2(np.sin(tilt) * np.cos(direction), np.cos(tilt))
+    roll = -np.arcsin(np.sin(tilt) * np.sin(direction))
     return replace(mounting, roll_deg=float(np.degrees(roll)), pitch_deg=float(np.degrees(pitch)))

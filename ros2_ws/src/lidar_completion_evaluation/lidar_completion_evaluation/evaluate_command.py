@@ -48,7 +48,11 @@ Kitti360Drive = Annotated[str | None, Option("--kitti-360-drive", help="drive of
 BinColumns = Annotated[int, Option(min=3, help="float32 values per point of .bin files: 4 KITTI, 5 nuScenes")]
 Moving = Annotated[str, Option(help="how moving objects leave the truth: auto, labels, visibility, keep")]
 Deskew = Annotated[bool, Option(help="deskew the sweeps of the truth")]
-Sensor = Annotated[str, Option(help="sensor of the synthetic scenes: HDL-64E, HDL-32E, VLP-16, OS1-128")]
+Sensor = Annotated[str, Option(help="sensor of the synthetic scenes: a name such as VLP-16, or a TOML file")]
+Height = Annotated[float | None, Option(help="height of the sensor in the synthetic scenes, metres")]
+Tilt = Annotated[float, Option(help="tilt of the sensor in the synthetic scenes, degrees")]
+EveryRing = Annotated[int, Option(min=1, help="keep every n-th ring in the synthetic scenes")]
+World = Annotated[str, Option(help="worlds of the synthetic scenes: town or varied")]
 W1 = Annotated[bool, Option(help="also the true earth mover's distance: up to minutes per scene and row")]
 Pictures = Annotated[bool, Option(help="draw every scene for the report")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N")]
@@ -79,6 +83,10 @@ def evaluate_command(
     moving: Moving = "keep",
     deskew: Deskew = False,
     sensor: Sensor = "HDL-64E",
+    height: Height = None,
+    tilt: Tilt = 0.0,
+    every_ring: EveryRing = 1,
+    world: World = "town",
     w1: W1 = False,
     pictures: Pictures = True,
     device: Device = "auto",
@@ -95,7 +103,9 @@ def evaluate_command(
         if benchmark:
             source: DataOptions = made.BenchmarkData(made.find_benchmark(benchmark), Path(data), every, scenes)
         elif data == "synthetic-test":
-            source = made.SyntheticData(sensor, scenes or 100, published_rules is not False)
+            source = made.SyntheticData(
+                sensor, scenes or 100, published_rules is not False, height, tilt, every_ring, world
+            )
         else:
             drive = DriveOptions(poses, topic, odometry_topic, kitti_360_drive, bin_columns)
             source = made.DriveData(Path(data), drive, moving, deskew, bool(published_rules), every or 5, scenes)

@@ -36,13 +36,20 @@ class DataOptions(Interface):
 class SyntheticData:
     """Held-back scenes of the synthetic street world."""
 
-    sensor: str = "HDL-64E"
+    sensor: str = "HDL-64E"  # name or TOML file
     scenes: int = 100
     view_cells: bool = True  # restrict the truth to the cells that the sweep touches, as published
+    height_m: float | None = None
+    tilt_deg: float = 0.0
+    every_ring: int = 1
+    world: str = "town"
     name: str = "synthetic-test"
 
     def open(self, work: Path) -> SceneSource:
-        return SyntheticScenes(self.scenes, self.sensor, rules=PUBLISHED_RULES if self.view_cells else DRIVE_RULES)
+        rules = PUBLISHED_RULES if self.view_cells else DRIVE_RULES
+        return SyntheticScenes(
+            self.scenes, self.sensor, self.height_m, self.tilt_deg, self.every_ring, self.world, rules=rules
+        )
 
 
 @dataclass(frozen=True)

@@ -84,43 +84,58 @@ class SyntheticScenes(SceneSource):
     """
 
     count: int = 100
-    sensor: str = "HDL-64E"
+    sensor: str = "HDL-64E"  # name or TOML file
+    height_m: float | None = None  # of the sensor above the road; None: its usual height
+    tilt_deg: float = 0.0  # the direction of the tilt depends on the scene
+    every_ring: int = 1  # the sweep keeps only every n-th ring
+    world: str = "town"  # recipe of the worlds
     drive_by_m: tuple[float, ...] = (-30.0, -20.0, -10.0, -5.0, 5.0, 10.0, 20.0, 30.0)
     rules: MapRules = PUBLISHED_RULES
     rays: RayRules = field(default_factory=RayRules)
 
     def __post_init__(self) -> None:
         self.names = [f"synthetic-{index:04d}" for index in range(self.count)]
+        if self.tilt_deg:  # the rules limit z in the sensor frame, where the ground is tilted
+            reach = self.rules.max_range_m * float(np.sin(np.radians(self.tilt_deg)))
+            self.rules = replace(self.rules, min_z_m=self.rules.min_z_m - reach, max_z_m=self.rules.max_z_m + reach)
 
     def load(self, index: int) -> Scene:
         from lidar_completion_synthetic import test_pair
 
-        pair = test_pair(index, self.sensor)
+        pair = test_pair(
+            index, self.sensor, height_m=self.height_m, tilt_deg=self.tilt_deg, every_ring=self.every_ring,
+            recipe=self.world,
+        )  # fmt: skip
         sweep = in_range(pair.sweep, self.rules)
         surface = in_window(pair.truth, self.rules)
-        observed = observe([(np.zeros(3), pair.sweep), *self._drive_by(pair)], [surface, sweep], self.rays)
+        observed = observe([(np.zeros(3), pair.sweep), *self._drive_by(pair, index)], [surface, sweep], self.rays)
         return Scene(self.names[index], sweep, _in_view(surface, pair.sweep, self.rules), observed, self.rules)
 
-    def _drive_by(self, pair: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _drive_by(self, pair: Any, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rays of further sweeps along the drive, in the frame of the pair's sweep."""
-        from lidar_completion_synthetic import SENSORS, simulate_sweep, street
+        from lidar_completion_synthetic import scene_mounting, simulate_sweep, street
 
-        sensor, world = SENSORS[self.sensor], street(pair.seed)
+        world = street(pair.seed, recipe=self.world)
+        mounting = scene_mounting(index, self.sensor, self.height_m, self.tilt_deg)
         along = np.arange(-world.drive_length_m / 2, world.drive_length_m / 2, 1.0)
-        places = np.array([world.pose_at(value, sensor.height_m)[:3, 3] for value in along])
+        places = np.array([world.pose_at(value, mounting.height_m)[:3, 3] for value in along])
         here = along[np.argmin(np.linalg.norm(places - pair.pose[:3, 3], axis=1))]
         rays = []
         for number, ahead in enumerate(self.drive_by_m):
-            pose = world.pose_at(here + ahead, sensor.height_m)
+            pose = mounting.pose_of(world.pose_at(here + ahead, mounting.height_m))
             sweep = simulate_sweep(
-                world, pose, sensor, np.random.default_rng([pair.seed, number, 12]), speed_m_s=0.0, moving=False
+                world, pose, mounting, np.random.default_rng([pair.seed, number, 12]), speed_m_s=0.0, moving=False
             )
             T_pair_sweep = np.linalg.inv(pair.pose) @ sweep.pose
             rays.append((T_pair_sweep[:3, 3], transform(T_pair_sweep, sweep.points)))
         return rays
 
     def describe(self) -> dict[str, Any]:
-        return {"data": "synthetic-test", "sensor": self.sensor, "rules": asdict(self.rules)}
+        options = {
+            "height_m": self.height_m, "tilt_deg": self.tilt_deg, "every_ring": self.every_ring, "world": self.world,
+        }  # fmt: skip
+        changed = {name: value for name, value in options.items() if value != getattr(SyntheticScenes, name)}
+        return {"data": "synthetic-test", "sensor": self.sensor, **changed, "rules": asdict(self.rules)}
 
     def settings(self) -> dict[str, Any]:
         return {**self.describe(), "drive_by_m": self.drive_by_m, "rays": asdict(self.rays)}
