@@ -100,7 +100,7 @@ def five_million_points(message):
 
 RUBBISH = {
     "nothing to complete: empty": (set_message(width=0, row_step=0, data=b""), "none of 0 points"),
-    "nothing to complete: all NaN": (all_nan, "(0 finite)"),
+    "nothing to complete: all NaN": (all_nan, "points is finite"),
     "no x field": (lambda message: setattr(message, "fields", message.fields[1:]), "no x field"),
     "point_step 0": (set_message(point_step=0, row_step=0), "point_step 0"),
     "data too short": (lambda message: setattr(message, "data", message.data[:-1]), "data too short"),
