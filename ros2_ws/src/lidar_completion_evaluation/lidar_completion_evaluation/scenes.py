@@ -53,7 +53,9 @@ class Scene:
 
 def _in_view(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
     """The part of the surface (M, 3) that is the truth; the rest still occupies observed space."""
-    return surface if rules.view_cell_m is None else surface[in_view_cells(surface, sweep, rules)]
+    if rules.view_cell_m is None:
+        return surface
+    return surface[in_view_cells(surface, sweep, rules.view_cell_m, rules.max_range_m)]
 
 
 class SceneSource(ABC):

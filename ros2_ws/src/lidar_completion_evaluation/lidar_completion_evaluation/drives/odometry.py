@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -68,7 +68,7 @@ def with_estimated_poses(drive: AnyDrive, cache: str | Path, *, progress: bool =
     return replace(drive, T_map_sensor=read_pose_file(cache).T_map_sensor)
 
 
-def _kiss_icp():
+def _kiss_icp() -> Any:
     try:
         from kiss_icp.config import KISSConfig
         from kiss_icp.config.config import DataConfig, MappingConfig
@@ -85,9 +85,10 @@ def _deskewed(drive: Drive, index: int, poses: np.ndarray) -> DriveSweep:
     """The sweep as seen at mid-sweep, with the mean velocity between its neighbours."""
     sweep = drive.read(index)
     first, last = max(index - 1, 0), min(index + 1, len(drive) - 1)
-    if sweep.sweep_time is None or sweep.duration_s is None or first == last:
+    stamps_ns = drive.stamps_ns
+    if sweep.sweep_time is None or sweep.duration_s is None or stamps_ns is None or first == last:
         return sweep
-    seconds = (drive.stamps_ns[last] - drive.stamps_ns[first]) / 1e9
+    seconds = (stamps_ns[last] - stamps_ns[first]) / 1e9
     motion = velocity(np.linalg.inv(poses[first]) @ poses[last], seconds)
     return replace(sweep, points=deskew(sweep.points, (sweep.sweep_time - 0.5) * sweep.duration_s, *motion))
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -135,17 +136,17 @@ def _write(
             stamp = int(stamps_ns[index])
             message = _cloud(store.types, drive.read(index), _header(store.types, stamp, frame))
             writer.write(clouds, stamp, store.serialize_cdr(message, POINT_CLOUD))
-            if odometry is not None:
+            if odometry is not None and T_map_sensor is not None:
                 message = _odometry(store.types, T_map_sensor[index], _header(store.types, stamp, "map"), frame)
                 writer.write(odometry, stamp, store.serialize_cdr(message, ODOMETRY))
 
 
-def _header(types, stamp_ns: int, frame: str):
+def _header(types: Any, stamp_ns: int, frame: str) -> Any:
     stamp = types["builtin_interfaces/msg/Time"](stamp_ns // NANOSECONDS, stamp_ns % NANOSECONDS)
     return types["std_msgs/msg/Header"](stamp, frame)
 
 
-def _cloud(types, sweep: DriveSweep, header):
+def _cloud(types: Any, sweep: DriveSweep, header: Any) -> Any:
     count = len(sweep.points)
     rows = np.zeros((count, 4), "<f4")
     rows[:, :3] = sweep.points
@@ -165,7 +166,7 @@ def _cloud(types, sweep: DriveSweep, header):
     )
 
 
-def _odometry(types, T_map_sensor: np.ndarray, header, child_frame: str):
+def _odometry(types: Any, T_map_sensor: np.ndarray, header: Any, child_frame: str) -> Any:
     x, y, z, w = map(float, Rotation.from_matrix(T_map_sensor[:3, :3]).as_quat())
     position = types["geometry_msgs/msg/Point"](*map(float, T_map_sensor[:3, 3]))
     pose = types["geometry_msgs/msg/Pose"](position, types["geometry_msgs/msg/Quaternion"](x, y, z, w))

@@ -69,14 +69,8 @@ def bag(
     if (poses or odometry_topic or report) and not evaluate:
         raise typer.BadParameter("requires --evaluate", param_hint="--poses, --odometry-topic, --report")
     parameters = {name: value for name, value in (("device", device), ("steps", steps)) if value is not None}
-    options = {
-        "topic": topic,
-        "rate": rate,
-        "model": model,
-        "parameters": parameters,
-        "storage": storage,
-        "wait_for_node": wait_for_node,
-    }
+    node = {"model": model, "parameters": parameters, "wait_for_node": wait_for_node}
+    options = {"topic": topic, "rate": rate, "storage": storage, **node}
     name = bag.resolve().stem
     try:
         with _one_interrupt():

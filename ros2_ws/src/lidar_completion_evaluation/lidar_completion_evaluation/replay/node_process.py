@@ -39,12 +39,12 @@ def running_node(player: Player, topic: str, options: NodeOptions) -> Iterator[N
     if options.wait or _is_running(player):
         if options.model or options.parameters:
             raise ReplayError("a node lidar_completion is already running: stop it, or omit the model and parameters")
-        player.wait_for_node(lambda: None)
+        player.wait_until_active(lambda: None)
         yield
         return
     process = _start(topic, options)
     try:
-        player.wait_for_node(lambda: _check_alive(process))
+        player.wait_until_active(lambda: _check_alive(process))
         yield
     finally:
         _stop(process)

@@ -16,6 +16,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import PointCloud2
@@ -53,7 +54,7 @@ class Player(Node):
         self._counts_before: dict[str, int] = {}
         self._heard_s = 0.0
         self._changed = threading.Condition()
-        self._publisher = None
+        self._publisher: Publisher | None = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._receive_diagnostics, 50)
 
     @property
@@ -73,6 +74,7 @@ class Player(Node):
 
     def play(self, bag_time_ns: int, cdr: bytes) -> int:
         """Publish one sweep and return its index. Raises struct.error for a truncated message."""
+        assert self._publisher is not None, "connect first"
         stamp_ns, points = cloud_head(cdr)
         with self._changed:
             now = time.monotonic()
@@ -88,7 +90,7 @@ class Player(Node):
 
     # --- waiting; each writes and reports what has arrived meanwhile ---
 
-    def wait_for_node(self, check: Callable[[], None]) -> None:
+    def wait_until_active(self, check: Callable[[], None]) -> None:
         """Wait until a node is active; `check` may raise to end the wait."""
         active = lambda: self.node_values.get("state") == "active"  # noqa: E731
         self._await("the node to become active", active, ACTIVATION_S, check)
@@ -150,7 +152,7 @@ class Player(Node):
     def _connected(self) -> bool:
         values = self.node_values
         ends = int(values["input publishers"]) > 0 and int(values["output subscribers"]) > 0
-        return ends and self._publisher.get_subscription_count() > 0
+        return ends and self._publisher is not None and self._publisher.get_subscription_count() > 0
 
     def _counts(self) -> dict[str, int]:
         return {name: int(self.node_values[name]) for name in ("sweeps in", *DONE)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 MAX_MARKS = 500
 COLUMNS = 500  # of a level bar
 WIDTH_INCH = 11.0
-SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "lidar_completion", "font.family": "sans-serif"}
+SVG_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lidar_completion", "font.family": "sans-serif"}
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 TEXT, GRID, BAD = "#4b5563", "#e5e7eb", "#d1373f"
 
@@ -74,12 +75,15 @@ def time_chart(
     figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
     axes = style(figure.subplots())
     for each in series:
-        marker = {"linestyle": "none", "marker": "o", "markersize": 3.2} if each.dots else {"linewidth": 1.6}
+        marker: dict[str, Any] = (
+            {"linestyle": "none", "marker": "o", "markersize": 3.2} if each.dots else {"linewidth": 1.6}
+        )
         rasterized = len(each.times) > MAX_MARKS
         axes.plot(each.times, each.values, color=each.colour, label=each.name, rasterized=rasterized, **marker)
     for number, (name, value) in enumerate(levels):
         axes.axhline(value, color="#7b86a0", linestyle="--", linewidth=1)
         axes.annotate(name, (1.0 - 0.12 * number, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=TEXT)  # fmt: skip
+    axes.margins(y=0.12)
     if from_zero:
         axes.set_ylim(bottom=0)
     if marks is not None and len(marks):

@@ -133,7 +133,7 @@ def _also(summary: Summary) -> list[dict[str, str]]:
 
 def _paired(summary: Summary, row: RowSummary) -> dict[str, Any] | None:
     paired = summary.against_baseline(row)
-    if paired is None:
+    if paired is None or summary.best_baseline is None:
         return None
     interval, base = paired.difference, summary.best_baseline.figures["completed"]["cd"].mean
     verdict = "better" if interval.upper < 0 else "worse" if interval.lower > 0 else "open"
@@ -264,7 +264,7 @@ def _scene_cards(summary: Summary, output: Path, each: int) -> list[dict[str, An
 
 
 def _scene_pictures(summary: Summary, output: Path, scene: str) -> list[dict[str, Any]]:
-    pictures = [
+    pictures: list[dict[str, Any]] = [
         {"title": "sweep over the truth", "image": png_file_url(picture_file(output, "sweep", scene)), "figures": []}
     ]
     for row in summary.rows:

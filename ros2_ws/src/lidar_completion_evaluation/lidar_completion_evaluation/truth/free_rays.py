@@ -5,7 +5,7 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
-def free_rays(state, origin, ends):  # pragma: no cover (compiled)
+def free_rays(state: np.ndarray, origin: np.ndarray, ends: np.ndarray) -> None:  # pragma: no cover (compiled)
     """Mark every voxel between the origin (3,) and each end (N, 3) as free (1) in state (X, Y, Z) uint8; voxel units."""
     step = np.empty(3, np.int64)
     voxel = np.empty(3, np.int64)

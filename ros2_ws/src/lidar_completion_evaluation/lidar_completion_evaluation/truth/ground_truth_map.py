@@ -181,7 +181,7 @@ def _batch_points(
 
 def _write_batch(path: Path, points: np.ndarray, rules: MapRules) -> None:
     with atomic_write(path) as partial:
-        np.savez(partial, **_tiles(points, rules))
+        np.savez(partial, **_tiles(points, rules))  # type: ignore[arg-type]
 
 
 def _tiles(points: np.ndarray, rules: MapRules) -> dict[str, np.ndarray]:

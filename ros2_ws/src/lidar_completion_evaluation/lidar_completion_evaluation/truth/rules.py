@@ -68,7 +68,7 @@ def truth_for_sweep(
             raise ValueError(
                 "sweep: expected the points of the sweep, found None; the rules restrict the truth to its view cells"
             )
-        inside &= in_view_cells(points, sweep, rules)
+        inside &= in_view_cells(points, sweep, rules.view_cell_m, rules.max_range_m)
     return points[inside].astype(np.float32)
 
 
@@ -116,13 +116,12 @@ def cell_keys(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
     return (index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2]
 
 
-def in_view_cells(points: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
-    """Which points (M, 3) share a cubic cell with a point of the sweep (N, 3), both in the sensor frame; (M,) bool.
+def in_view_cells(points: np.ndarray, sweep: np.ndarray, edge_m: float, max_range_m: float) -> np.ndarray:
+    """Which points (M, 3) share a cubic cell of this edge with a point of the sweep (N, 3), sensor frame; (M,) bool.
 
     As in the published evaluation, the grid starts half a cell below the minimum of the sweep's points within max_range_m.
     """
-    edge = rules.view_cell_m
-    near = np.linalg.norm(sweep, axis=1) < rules.max_range_m  # False for points that are not finite
-    start = sweep[near].min(axis=0) - edge / 2
-    seen = np.unique(cell_keys(sweep[near] - start, edge))
-    return np.isin(cell_keys(points - start, edge), seen)
+    near = np.linalg.norm(sweep, axis=1) < max_range_m  # False for points that are not finite
+    start = sweep[near].min(axis=0) - edge_m / 2
+    seen = np.unique(cell_keys(sweep[near] - start, edge_m))
+    return np.isin(cell_keys(points - start, edge_m), seen)

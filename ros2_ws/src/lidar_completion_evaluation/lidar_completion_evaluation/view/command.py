@@ -73,7 +73,9 @@ def _run(view: BrowserView, source: SweepSource | None, topic: str | None) -> No
         time.sleep(1.0)
 
 
-def _source(paths, model, device, topic, poses, odometry_topic, truth, work) -> SweepSource:
+def _source(  # type: ignore[no-untyped-def]
+    paths, model, device, topic, poses, odometry_topic, truth, work
+) -> SweepSource:
     from lidar_completion_evaluation.drives.open import open_sweeps
     from lidar_completion_evaluation.view.sweeps import DriveSweeps, FileSweeps
 
@@ -89,7 +91,9 @@ def _is_drive(path: Path) -> bool:
     return path.is_dir() or path.suffix in (".mcap", ".db3")
 
 
-def _with_truth(path: Path, completer, topic, poses, odometry_topic, work: Path) -> SweepSource:
+def _with_truth(  # type: ignore[no-untyped-def]
+    path: Path, completer, topic, poses, odometry_topic, work: Path
+) -> SweepSource:
     """The sweeps of a drive with the exact surface beside it, as in the shipped sample, or else with its own map."""
     from lidar_completion_evaluation.drives.open import open_drive
     from lidar_completion_evaluation.truth.ground_truth_map import build_map

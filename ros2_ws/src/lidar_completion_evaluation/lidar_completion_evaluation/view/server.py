@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -93,22 +94,23 @@ class BrowserView:
         if sweep is None:
             return
         shown = sweep.confidence >= self._min_confidence.value
-        by_distance = sweep.distance_m is not None and self._colour.value == BY_DISTANCE
-        colours = error_colours(sweep.distance_m) if by_distance else confidence_colours(sweep.confidence)
+        colours = confidence_colours(sweep.confidence)
+        if sweep.distance_m is not None and self._colour.value == BY_DISTANCE:
+            colours = error_colours(sweep.distance_m)
         empty = np.zeros((0, 3), np.float32)
         self._cloud("/measured", sweep.measured if self._show_measured.value else empty, MEASURED_COLOUR)
         shown &= self._show_completed.value
         self._cloud("/completed", sweep.completed[shown], colours[shown])
-        truth_shown = sweep.truth is not None and self._show_truth.value
-        self._cloud("/truth", sweep.truth if truth_shown else empty, TRUTH_COLOUR)
+        truth = sweep.truth if sweep.truth is not None and self._show_truth.value else empty
+        self._cloud("/truth", truth, TRUTH_COLOUR)
         self._title.content = _title(sweep, shown)
 
-    def _cloud(self, name: str, points: np.ndarray, colours) -> None:
+    def _cloud(self, name: str, points: np.ndarray, colours: Any) -> None:
         colours = np.broadcast_to(np.asarray(colours, np.uint8), (len(points), 3))
         size = self._point_size.value
         self._server.scene.add_point_cloud(name, points, colours, point_size=size, point_shape="rounded")
 
-    def _look(self, client, preset: str) -> None:
+    def _look(self, client: Any, preset: str) -> None:
         if client is not None:
             client.camera.up_direction = (0.0, 0.0, 1.0)
             client.camera.position, client.camera.look_at = PRESETS[preset]

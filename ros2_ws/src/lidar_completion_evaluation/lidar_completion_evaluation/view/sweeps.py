@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -80,7 +80,7 @@ class DriveSweeps:
 
 
 def sweep_of_message(
-    message, title: str, completer: SceneCompleter | None = None, truth: np.ndarray | None = None
+    message: Any, title: str, completer: SceneCompleter | None = None, truth: np.ndarray | None = None
 ) -> ViewedSweep:
     """A PointCloud2 of rclpy or rosbags: a completion of the node, or a sweep."""
     columns = columns_of_message(message)
@@ -140,7 +140,7 @@ def truth_of_surface(drive: Drive, surface: np.ndarray) -> Callable[[int], np.nd
     return lambda index: truth_for_sweep(surface, drive.T_map_sensor[index])
 
 
-def columns_of_message(message) -> dict[str, np.ndarray]:
+def columns_of_message(message: Any) -> dict[str, np.ndarray]:
     """The fields (N,) of a PointCloud2 by name, in its own types."""
     kinds = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
     order = ">" if message.is_bigendian else "<"
