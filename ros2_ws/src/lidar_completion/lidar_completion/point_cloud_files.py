@@ -14,6 +14,8 @@ import numpy as np
 
 from lidar_completion.files import atomic_write
 
+KITTI_COLUMNS = 4
+MAX_NEGATIVE_INTENSITIES = 0.05  # share; more means that coordinates are read as intensities
 # Names of the intensity field, in the spellings found so far
 INTENSITY_NAMES = ("intensity", "scalar_intensity", "scalar_Intensity", "i", "reflectivity", "remission")
 COMPLETION_NAMES = ("provenance", "confidence")
@@ -139,6 +141,12 @@ def _read_bin(path: Path, columns: int) -> PointCloud:
             f"the file is truncated (copy it again) or has another number of columns (set bin_columns)"
         )
     values = np.fromfile(path, dtype="<f4").reshape(-1, columns)
+    if columns == KITTI_COLUMNS and len(values) and (values[:, 3] < 0).mean() > MAX_NEGATIVE_INTENSITIES:
+        raise PointCloudFileError(
+            f"{path}: expected {columns} float32 per point (x, y, z, intensity), found negative intensities in "
+            f"{100 * (values[:, 3] < 0).mean():.0f} % of the points; the file has another number of columns: set "
+            "bin_columns (5 for nuScenes, 3 for x, y, z)"
+        )
     return PointCloud(np.ascontiguousarray(values[:, :3]), values[:, 3].copy() if columns > 3 else None)
 
 

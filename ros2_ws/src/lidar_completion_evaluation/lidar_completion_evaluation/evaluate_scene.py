@@ -128,7 +128,9 @@ def _published_figures(
         "f_as_published": f_score,
     }
     if not settings.brief:
-        result |= {f"iou_{voxel}": metrics.voxel_iou(points, truth, voxel) for voxel in metrics.PUBLISHED_IOU_VOXELS_M}
+        for voxel in metrics.PUBLISHED_IOU_VOXELS_M:
+            result[f"iou_{voxel}"] = metrics.voxel_iou(points, truth, voxel)
+            result[f"iou_as_published_{voxel}"] = metrics.voxel_iou_as_published(points, truth, voxel)
         result["jsd_3d"] = metrics.jensen_shannon_3d(points, truth)
     if settings.published_emd:
         result["emd_as_published"] = _or_none(lambda: metrics.emd_as_published(points, truth))

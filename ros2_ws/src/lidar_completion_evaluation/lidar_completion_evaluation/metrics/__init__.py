@@ -26,6 +26,7 @@ from lidar_completion_evaluation.metrics.occupancy import (
     jensen_shannon_3d,
     jensen_shannon_birds_eye,
     voxel_iou,
+    voxel_iou_as_published,
 )
 from lidar_completion_evaluation.metrics.published_emd import emd_as_published
 from lidar_completion_evaluation.metrics.transport import Transport, wasserstein_1
@@ -49,5 +50,6 @@ __all__ = [
     "precision_recall_f_as_published",
     "share_of",
     "voxel_iou",
+    "voxel_iou_as_published",
     "wasserstein_1",
 ]
