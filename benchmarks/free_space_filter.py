@@ -1,9 +1,9 @@
-"""What the free-space filter, the ground rule and a least confidence do to completions of real drives, and how true confidence is there.
+"""Effect of the free-space filter, the ground filter and a minimum confidence on completions of real drives, and calibration there.
 
     python benchmarks/free_space_filter.py [--model models/edge] [--every 5] [--maps FOLDER] [--drives 90,91] [--synthetic 0]
 
-Every sweep is completed once; each row of the table takes points out of the same completion. Violations are judged by the
-rays of up to ten sweeps around the judged one, of which the filter has seen one.
+Every sweep is completed once; each row of the table filters the same completion. Violations are found with the rays of
+up to ten sweeps around the evaluated one, of which the filter uses one.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--maps", type=Path, help="folder where the drives' maps are kept")
     parser.add_argument("--drives", type=lambda text: text.split(",") if text else [], default=["90", "91"])
-    parser.add_argument("--synthetic", type=int, default=0, help="synthetic test scenes to judge too")
+    parser.add_argument("--synthetic", type=int, default=0, help="also evaluate this many synthetic test scenes")
     parser.add_argument("--picture", type=Path, help="reliability diagram to write")
     return parser.parse_args()
 

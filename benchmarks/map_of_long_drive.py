@@ -1,9 +1,9 @@
-"""Builds the map of a drive of thousands of synthetic sweeps, kills it half way, goes on; prints peak memory and speed.
+"""Builds the map of a drive of thousands of synthetic sweeps, kills it half way, resumes; prints peak memory and speed.
 
     python benchmarks/map_of_long_drive.py [--sweeps 5000] [--moving visibility]
 
-A few sweeps of the synthetic street are cast once and driven through again and again, each time farther along the map, so
-that the drive is long without waiting for the generator: what is measured is the map.
+A few synthetic sweeps are generated once and repeated farther along the map, so that the time is that of the map and not
+of the generator.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import numpy as np
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation.drives.drive import Drive, DriveSweep
 
-CAST = 40  # sweeps that are really cast, one metre apart
+CAST = 40  # generated sweeps, one metre apart
 
 
 @dataclass(frozen=True)
 class LongDrive(Drive):
-    """The cast sweeps of a folder, one lap after the other."""
+    """The generated sweeps of a folder, repeated."""
 
     folder: Path = field(default=Path())
 

@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Load:
-    """A process per core that does nothing but count."""
+    """One busy process per core."""
 
     def __init__(self) -> None:
         self.from_s = self.to_s = float("inf")  # time.time()

@@ -1,10 +1,10 @@
-"""Real sweeps at 10 Hz through the real node process over real DDS, with a latency budget, for minutes.
+"""Plays real sweeps at 10 Hz through a node process over DDS, with a latency budget, for minutes.
 
     python benchmarks/node_soak.py [--minutes 10] [--budgets 300,500,1000] [--drive FOLDER | --bag BAG] [--model models/edge]
 
 Prints a table and writes it to benchmarks/results/node_soak.txt: memory of the node, lost answers, latencies, choices.
-Every sweep has one of four fates: lost by DDS on its way in (best effort), dropped by the node (replaced by a newer one, or
-too old to be begun), answered, or refused. A *lost answer* is one that the node published and that did not arrive here.
+Every sweep is lost by DDS on its way in (best effort), dropped by the node (replaced by a newer one, or too old), answered,
+or refused. A *lost answer* was published by the node and did not arrive.
 """
 
 import argparse
@@ -46,13 +46,13 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))
 DRIVE = SHARED / "data" / "sequences" / "91" / "velodyne"
 PERIOD_S = 0.1
-SETTLED_S = 60.0  # memory is looked at from then on
+SETTLED_S = 60.0  # memory is measured from then on
 LAYOUT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity")])
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the node says about one sweep (its label)."""
+    """The node's label of one sweep."""
 
     stamp_s: float
     latency_ms: float  # from the arrival at the node to the publication
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass
 class Run:
-    """What was seen during a run."""
+    """The record of a run."""
 
     published_s: dict[int, float] = field(default_factory=dict)  # by stamp in ns
     received_s: dict[int, float] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def drive(
     parameters: dict[str, object],
     at: dict[float, Callable[[], None]] | None = None,
 ) -> Run:
-    """Play the sweeps in a loop at 10 Hz through a node process of its own; `at`: what to do at which second."""
+    """Play the sweeps in a loop at 10 Hz through a new node process; `at`: actions by second."""
     use_shared_memory_profile(os.environ)
     context, run, pending = rclpy.Context(), Run(), sorted((at or {}).items())
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
@@ -250,7 +250,7 @@ TABLE_HEAD = (
     f"{'over %':>6} {'outside p99':>11} {'changes':>7} {'MiB 2nd min':>11} {'last':>7} {'growth %':>8}  steps x replication"
 )
 NOTE = (
-    "lost in, lost out: by DDS; dropped: replaced by a newer sweep or too old to be begun; p50, p99, over: from the arrival at the "
+    "lost in, lost out: by DDS; dropped: replaced by a newer sweep or too old to start; p50, p99, over: from the arrival at the "
     "node to the publication; outside: from publishing a sweep to receiving its completion; changes: of the choice"
 )
 
@@ -271,7 +271,7 @@ def row(budget_ms: int, run: Run) -> str:
 
 
 def memory(run: Run) -> tuple[float, float]:
-    """MiB in the second minute and in the last one, medians: a sweep in work needs more than one that is done.
+    """MiB in the second minute and in the last one, medians: a sweep being processed needs more memory.
 
     Of a run of less than three minutes: its second and its last third.
     """

@@ -52,11 +52,11 @@ class TablesError(ValueError):
 
 @dataclass
 class TableRow:
-    """One row: a label, one model folder a seed (none: a trivial row of that name), and how the models are used."""
+    """One row: a label, one model folder per seed (or the name of a baseline), and how the models are used."""
 
     label: str = ""
     models: list[str] = field(default_factory=list)
-    trivial: str = ""
+    baseline: str = ""
     steps: int | None = None
     guidance: float | None = None
     refined: bool = True
@@ -103,7 +103,7 @@ def main() -> None:
     parts = [HEAD.format(date=datetime.date.today(), tables=options.tables.name)]
     for source, output in sources(options):
         if not options.tables_only:
-            judge_all(tables, source, output, options)
+            evaluate_all(tables, source, output, options)
         shown = [markdown(table, summary_of(table, source, output, options.device), options.device) for table in tables]
         parts.append(f"# {output.name}\n\n" + "\n\n".join(shown))
         text = "\n\n".join(parts) + "\n"
@@ -112,8 +112,8 @@ def main() -> None:
     print(text)
 
 
-def judge_all(tables: list[PaperTable], source: SceneSource, output: Path, options: argparse.Namespace) -> None:
-    """Judge what is missing, the scenes that all tables want before those that only some do."""
+def evaluate_all(tables: list[PaperTable], source: SceneSource, output: Path, options: argparse.Namespace) -> None:
+    """Evaluate what is missing; the scenes that all tables need come first."""
     for count in sorted({table.scenes for table in tables}):
         chosen = {
             method.name: method
@@ -134,12 +134,12 @@ def judge_all(tables: list[PaperTable], source: SceneSource, output: Path, optio
 
 
 def summary_of(table: PaperTable, source: SceneSource, output: Path, device: str) -> Summary:
-    """What has been judged for one table so far."""
+    """The stored results of one table."""
     return summarise(first_scenes(source, table.scenes), methods_of(table, device), output, settings=SETTINGS)
 
 
 def methods_of(table: PaperTable, device: str) -> list[Method]:
-    """The rows of a table, each model once; the trivial ones always."""
+    """The rows of a table, each model once; the baselines always."""
     found = {method.name: method for row in table.rows for method in row.methods(device)}
     return [*baseline_methods(), *found.values()]
 
@@ -151,8 +151,8 @@ def first_scenes(source: SceneSource, count: int) -> SceneSource:
 
 HEAD = """{date}, rows of {tables}. Completed points alone. [a, b]: 95 % bootstrap interval over scenes (for a drive too narrow:
 neighbouring sweeps are alike); ±: standard deviation over seeds, where a row has several; s: median seconds of a scene, on a
-machine that did other work beside, not always as much. EMD\\* is the published figure, no earth
-mover's distance. Beside: what the paper publishes on SemanticKITTI (CD / JSD / EMD / s), another network on other data."""
+machine with other load, so only roughly comparable. EMD\\* is the published figure, not an earth
+mover's distance. Last column: what the paper publishes on SemanticKITTI (CD / JSD / EMD / s), another network on other data."""
 
 
 def read_tables(path: Path) -> list[PaperTable]:
@@ -162,13 +162,15 @@ def read_tables(path: Path) -> list[PaperTable]:
     except (OmegaConfBaseException, OSError) as error:
         raise TablesError(f"{path}: {str(error).splitlines()[0]}") from error
     for row in (row for table in tables.tables for row in table.rows):
-        if bool(row.models) == bool(row.trivial):
-            raise TablesError(f"{path}: row {row.label!r}: expected models or trivial, found {row.models or 'neither'}")
+        if bool(row.models) == bool(row.baseline):
+            raise TablesError(
+                f"{path}: row {row.label!r}: expected models or baseline, found {row.models or 'neither'}"
+            )
     return tables.tables
 
 
 def sources(options: argparse.Namespace) -> list[tuple[SceneSource, Path]]:
-    """What is judged on, and where its results go: synthetic test scenes, and the real drives where they are."""
+    """The scenes and the folders of their results: synthetic test scenes, and the real drives if available."""
     found: list[tuple[SceneSource, Path]] = []
     if options.scenes:
         found.append((SyntheticScenes(options.scenes), options.results / "synthetic"))
@@ -191,7 +193,7 @@ def markdown(table: PaperTable, summary: Summary, device: str = "auto") -> str:
     head = ["", *(heading for heading, _, _ in FIGURES.values()), "s", "seeds", "scenes", "published"]
     lines = [head, ["---"] * len(head)]
     for row in table.rows:
-        names = [row.trivial] if row.trivial else [method.name for method in row.methods(device)]
+        names = [row.baseline] if row.baseline else [method.name for method in row.methods(device)]
         lines.append(line_of(row, [by_name[name] for name in names if name in by_name and by_name[name].scenes]))
     return f"## {table.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -200,18 +202,20 @@ def line_of(row: TableRow, seeds: list[RowSummary]) -> list[str]:
     """A row's cells from the results of its seeds."""
     published = " / ".join("–" if value is None else f"{value:g}" for value in row.published)
     if not seeds:
-        return [row.label, *["–"] * len(FIGURES), "–", "not there yet", "–", published]
+        return [row.label, *["–"] * len(FIGURES), "–", "missing", "–", published]
     cells = [
         cell([seed.values(figure) for seed in seeds], scale, digits) for figure, (_, scale, digits) in FIGURES.items()
     ]
     seconds = np.median([result["seconds"] for seed in seeds for result in seed.scenes.values()])
     scenes = min(len(seed.scenes) for seed in seeds)
-    count = "–" if row.trivial else f"{len(seeds)}" + (f" of {len(row.models)}" if len(row.models) > len(seeds) else "")
+    count = (
+        "–" if row.baseline else f"{len(seeds)}" + (f" of {len(row.models)}" if len(row.models) > len(seeds) else "")
+    )
     return [row.label, *cells, f"{seconds:.2f}", count, f"{scenes}", published]
 
 
 def cell(seeds: list[dict[str, float]], scale: float, digits: int) -> str:
-    """Mean over scenes that all seeds have (each scene's value the mean over seeds), spread over seeds, interval."""
+    """Mean over the scenes of all seeds (each value the mean over seeds), standard deviation over seeds, interval."""
     common = sorted(set.intersection(*(set(values) for values in seeds)))
     if not common:
         return "–"
@@ -226,12 +230,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("tables", type=Path, nargs="?", default=HERE / "paper_tables.yaml")
     parser.add_argument("--scenes", type=int, default=100, help="synthetic test scenes; 0: none")
     parser.add_argument("--no-drives", action="store_true")
-    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="what was judged, row by scene")
+    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="results by row and scene")
     parser.add_argument("--output", type=Path, default=HERE / "results/paper_tables.md")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--shard", type=shard, default=(0, 1), help="K/N: only every N-th scene, from the K-th")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tables-only", action="store_true", help="judge nothing, write what there is")
+    parser.add_argument("--tables-only", action="store_true", help="evaluate nothing, write the stored results")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What more copies of the scan are worth, and what a refiner is worth beside them: quality on the real drives, and time.
+"""Quality on the real drives and time for different replication, with and without a refiner.
 
     python benchmarks/replication.py [models/edge:10,20,30 models/drive:5,10,20] [--steps 1]
 
@@ -23,25 +23,30 @@ from lidar_completion_evaluation.scenes import SceneSource
 from lidar_completion_evaluation.summary import summarise
 
 HERE = Path(__file__).parent
-COPIES = {"edge": (5, 10, 20, 30, 40), "drive": (3, 5, 8, 10, 15, 20)}
+REPLICATION = {"edge": (5, 10, 20, 30, 40), "drive": (3, 5, 8, 10, 15, 20)}
 SHOWN = ("cd", "jsd_bev", "f_0.2", "violations", "ghost_rate")
 SHOWN_FIGURES = {"points": ("points", 1, 0), **{name: FIGURES[name] for name in SHOWN}}
 
-Row = tuple[Path, int]  # model folder, copies
+Row = tuple[Path, int]  # model folder, replication
 
 
 def main() -> None:
     options = arguments()
     rows = [row for group in options.rows for row in group] or shipped_rows()
     methods = [
-        ModelMethod(model, options.steps, options={"replication": copies}, name=f"{label(model)}, {copies} copies")
-        for model, copies in rows
+        ModelMethod(
+            model,
+            options.steps,
+            options={"replication": replication},
+            name=f"{label(model)}, replication {replication}",
+        )
+        for model, replication in rows
     ]
-    judged_on = sources(options)
-    ratios = relative_times(methods, judged_on[0][0])
+    evaluated = sources(options)
+    ratios = relative_times(methods, evaluated[0][0])
     head = ["", "time", *(heading for heading, _, _ in SHOWN_FIGURES.values())]
     parts = [f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads; {options.steps} step(s)"]
-    for source, output in judged_on:
+    for source, output in evaluated:
         evaluate(source, methods, output, settings=SETTINGS, pictures=False)
         lines = [head, ["---"] * len(head)]
         for row, ratio in zip(summarise(source, methods, output, settings=SETTINGS).rows, ratios, strict=True):
@@ -70,7 +75,9 @@ def relative_times(methods: Sequence[ModelMethod], source: SceneSource) -> list[
 
 
 def shipped_rows() -> list[Row]:
-    return [(HERE.parent / "models" / name, copies) for name, several in COPIES.items() for copies in several]
+    return [
+        (HERE.parent / "models" / name, replication) for name, several in REPLICATION.items() for replication in several
+    ]
 
 
 def label(model: Path) -> str:
@@ -78,14 +85,14 @@ def label(model: Path) -> str:
     return model.parent.name if model.name == "model" else model.name
 
 
-def model_and_copies(text: str) -> list[Row]:
-    model, _, copies = text.rpartition(":")
-    return [(Path(model), int(each)) for each in copies.split(",")]
+def model_and_replication(text: str) -> list[Row]:
+    model, _, replication = text.rpartition(":")
+    return [(Path(model), int(each)) for each in replication.split(",")]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=model_and_copies, nargs="*", help="MODEL:COPIES,COPIES,…")
+    parser.add_argument("rows", type=model_and_replication, nargs="*", help="MODEL:REPLICATION,REPLICATION,…")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("runs/replication"))
     parser.set_defaults(scenes=0, no_drives=False)

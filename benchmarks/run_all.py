@@ -1,4 +1,4 @@
-"""make bench: every benchmark of the CPU, its output into benchmarks/results/, and the engine's table with its limits.
+"""make bench: runs all CPU benchmarks, writes their output to benchmarks/results/, and the engine's table with its limits.
 
     python benchmarks/run_all.py [--quick] [--only engine ...]
 
@@ -82,7 +82,7 @@ def all_commands(quick: bool) -> dict[str, list[str]]:
 def run(name: str, command: list[str]) -> bool:
     """Run one benchmark, showing what it prints as it comes and keeping it with the date."""
     print(f"\n=== {name}", flush=True)
-    (RESULTS / f"{name}.json").unlink(missing_ok=True)  # else the table would show another run's figures
+    (RESULTS / f"{name}.json").unlink(missing_ok=True)  # so that the table cannot show an older run
     lines = []
     with subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:

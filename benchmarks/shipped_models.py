@@ -1,9 +1,9 @@
-"""What a sweep costs with the shipped models, stage by stage, on this machine.
+"""Time per sweep of the shipped models, by stage, on this machine.
 
-    python benchmarks/shipped_models.py [--models models/edge models/drive] [--copies 5,10] [--sweep FILE] [--steps 1,2] [--runs 9]
+    python benchmarks/shipped_models.py [--models models/edge models/drive] [--replication 5,10] [--sweep FILE] [--steps 1,2] [--runs 9]
 
-Medians of several runs after a warm-up, between what the cores reach in a matrix product (a shared host gives more at one
-hour and less at another). Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
+Medians of several runs after a warm-up. The GFLOP/s of a matrix product before and after show the speed of the cores, which
+varies on shared hosts. Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
 """
 
 import argparse
@@ -33,21 +33,21 @@ def main() -> None:
         f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}"
     )
     print(f"sweep {name}: {len(points):,} points, median of {options.runs}; cores {gemm_peak():.0f} GFLOP/s float32\n")
-    titles = ("copies", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
+    titles = ("replication", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
     print(f"{'model':8}" + "".join(f"{title:>16}" for title in titles))
     for model, completer in completers.items():
-        copies = options.copies or [completer.card.pipeline.replication]
-        for work in product(copies, options.steps):
+        replication = options.replication or [completer.card.pipeline.replication]
+        for work in product(replication, options.steps):
             cells = cost(completer, points, *work, options.runs)
             print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
     print(f"\ncores {gemm_peak():.0f} GFLOP/s at the end")
 
 
-def cost(completer: SceneCompleter, points: np.ndarray, copies: int, steps: int, times: int) -> list[str]:
-    """The cells of one row: copies, steps, median milliseconds of every stage, points out."""
-    runs = [completer.complete(points, steps=steps, replication=copies) for _ in range(times + 1)][1:]
+def cost(completer: SceneCompleter, points: np.ndarray, replication: int, steps: int, times: int) -> list[str]:
+    """The cells of one row: replication, steps, median milliseconds of every stage, points out."""
+    runs = [completer.complete(points, steps=steps, replication=replication) for _ in range(times + 1)][1:]
     medians = [statistics.median(run.timings[stage] for run in runs) * 1e3 for stage in STAGES]
-    return [f"{copies}", f"{steps}", *(f"{each:.0f}" for each in medians), f"{len(runs[0].points):,}"]
+    return [f"{replication}", f"{steps}", *(f"{each:.0f}" for each in medians), f"{len(runs[0].points):,}"]
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models", type=Path, nargs="+", default=[ROOT / "models" / name for name in ("edge", "drive")]
     )
-    parser.add_argument("--copies", type=numbers, default=[], help="default: the model card's")
+    parser.add_argument("--replication", "--replication", type=numbers, default=[], help="default: the model card's")
     parser.add_argument("--sweep", type=Path)
     parser.add_argument("--steps", type=numbers, default=[1, 2])
     parser.add_argument("--runs", type=int, default=9)

@@ -1,9 +1,9 @@
-"""Whether points more than 1.1 m above the sensor are wrong, or only stand where no sweep of the drive has looked.
+"""Errors of completed points more than 1.1 m above the sensor, in observed and in unknown space.
 
     python benchmarks/tall_structures.py [--models models/edge models/drive] [--steps 1] [--scenes 30]
 
-An HDL-64 sees 2 degrees up: what stands tall is seen from afar alone, and the aggregated truth of a short drive misses much of it.
-So the distance of tall completed points to the truth is given where some sweep has looked and where none has, beside
+An HDL-64 sees 2 degrees up, so tall objects are seen only from afar, and the truth of a short drive misses much of them.
+The distance of tall completed points to the truth is therefore given separately for observed and unknown space, and for
 synthetic scenes, whose truth is exact. Drives: every fifth sweep of 90 and 91 (LIDAR_COMPLETION_SHARED).
 """
 
@@ -61,12 +61,12 @@ def figures(scene: Scene, completed: np.ndarray) -> list[float]:
 
 
 def mean(values: np.ndarray) -> float:
-    """NaN of nothing."""
+    """NaN without values."""
     return float(values.mean()) if len(values) else float("nan")
 
 
 def known_mean(values: np.ndarray) -> float:
-    """Over the scenes that have a value."""
+    """Mean over the scenes that have a value."""
     return mean(values[np.isfinite(values)])
 
 

@@ -1,8 +1,8 @@
-"""Temporal mode against the plain mode on real drives: quality over a chain of sweeps with the drives' poses.
+"""Temporal mode compared with single sweeps on real drives: quality over consecutive sweeps with the drives' poses.
 
     python benchmarks/temporal_mode.py [--model models/edge] [--every 5] [--maps FOLDER]
 
-Every sweep of a drive is completed in order; every `--every`-th is judged. The first has no predecessor and is left out.
+Every sweep of a drive is completed in order; every `--every`-th is evaluated, except the first, which has no predecessor.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def main() -> None:
 def chain(completer: SceneCompleter, source: DriveScenes, steps: int, remembers: bool) -> list[list[float]]:
     memory, rows, drive = None, [], source.drive
     for number in range(len(drive)):
-        judged = number > 0 and number in source.indices
-        if not (judged or remembers):
+        evaluated = number > 0 and number in source.indices
+        if not (evaluated or remembers):
             continue
         prior, reset = recall(memory, drive.T_map_sensor[number], number * PERIOD_S)
         if reset:
@@ -67,7 +67,7 @@ def chain(completer: SceneCompleter, source: DriveScenes, steps: int, remembers:
         done = completer.complete(drive.read(number).points, steps=steps, prior=prior, seed=number)
         if remembers:
             memory = remember(done, drive.T_map_sensor[number], number * PERIOD_S)
-        if judged:
+        if evaluated:
             scene = source.load(source.indices.index(number))
             rows.append(figures(scene, done, source.rules))
     return rows
