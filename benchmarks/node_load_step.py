@@ -1,10 +1,10 @@
-"""A load step: a second process eats every core for a while; how soon the node keeps its budget, how soon it recovers.
+"""A load step: other processes use every core for a while. How soon is the latency budget kept, how soon is the work back?
 
     python benchmarks/node_load_step.py [--budgets 500] [--before 40] [--load 30] [--after 40] [--drive FOLDER | --bag BAG]
 
-Prints what every sweep around the two edges got, and writes it to benchmarks/results/node_load_step.txt. Kept: from the
-fourth sweep that arrives under load on, how many are late. Recovered: number of sweeps that arrive after the load has ended
-until one gets as much work as the median before it, or the next smaller choice.
+Prints the sweeps around both edges and writes them to benchmarks/results/node_load_step.txt. Kept: late sweeps under load,
+from the fourth on. Recovered: number of sweeps after the load until one gets as much work as the median before it, or the
+next smaller choice.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Load:
-    """One busy process per core."""
+    """A process per core that does nothing but count."""
 
     def __init__(self) -> None:
         self.from_s = self.to_s = float("inf")  # time.time()

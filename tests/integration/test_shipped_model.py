@@ -9,6 +9,7 @@ from lidar_completion.completer import SceneCompleter
 from lidar_completion.model.card import load_card
 from lidar_completion.model.onnx_network import MANIFEST_NAME
 from lidar_completion.visibility import TrustRules
+from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.metrics import chamfer_distance
 from lidar_completion_synthetic import test_pair as held_back_pair
 
@@ -25,7 +26,7 @@ def best_baseline(scene):
     """Chamfer distance of the best row that knows nothing, metres."""
     distance = np.linalg.norm(scene.sweep, axis=1)
     near = scene.sweep[(distance > 3.5) & (distance < 50.0)]
-    return min(chamfer_distance(row(near), scene.truth) for row in rows)
+    return min(chamfer_distance(row(near), scene.truth) for row in BASELINES.values())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
