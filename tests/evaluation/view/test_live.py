@@ -69,7 +69,8 @@ def test_completions_of_the_node_are_shown(node, topic):
     np.testing.assert_array_equal(shown[0].confidence, 0.5)
 
 
-def test_without_a_node_the_error_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(live, "DISCOVERY_S", 1.0)
-    with pytest.raises(live.NoCompletions, match="start the node, or pass --topic"):
-        live.follow(lambda sweep: None, stop=lambda: False)
+def test_waits_for_the_node_and_says_so(monkeypatch):
+    monkeypatch.setattr(live, "DISCOVERY_S", 0.5)
+    said: list[str] = []
+    live.follow(pytest.fail, stop=lambda: bool(said), on_wait=said.append)
+    assert "waiting for a node named lidar_completion (PointCloud2 topics now: none)" in said[0]

@@ -47,7 +47,7 @@ def view_command(
         try:
             source = _source(paths, model, device, topic, poses, odometry_topic, truth, work) if paths else None
             _serve(source, topic, host, port)
-        except (ImportError, RuntimeError) as error:
+        except ImportError as error:
             raise SystemExit(f"lidar-completion view: {error}") from error
 
 
@@ -66,7 +66,7 @@ def _run(view: BrowserView, source: SweepSource | None, topic: str | None) -> No
     if source is None:
         from lidar_completion_evaluation.view.live import follow
 
-        follow(view.show, topic, stop=lambda: False)
+        follow(view.show, topic, stop=lambda: False, on_wait=typer.echo)
         return
     view.browse(source)
     while True:

@@ -15,24 +15,29 @@ from sensor_msgs.msg import PointCloud2
 from lidar_completion_evaluation.view.sweeps import ViewedSweep, sweep_of_message
 
 NODE_NAME = "lidar_completion"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
 PARTIAL_OUTPUTS = ("points_completed", "points_confident")  # of the node: without the measured points
 DISCOVERY_S = 10.0
 MIN_INTERVAL_S = 0.2  # between sweeps that are drawn: a completed sweep is several megabytes for the browser
 
 
-class NoCompletions(RuntimeError):
-    """No topic of completions was found; the message says what to do."""
-
-
-def follow(show: Callable[[ViewedSweep], None], topic: str | None = None, *, stop: Callable[[], bool]) -> None:
+def follow(
+    show: Callable[[ViewedSweep], None],
+    topic: str | None = None,
+    *,
+    stop: Callable[[], bool],
+    on_wait: Callable[[str], None] = print,
+) -> None:
     """Call `show` with every completion of the node, five times a second at most, until `stop()` is true.
 
-    topic: default the output of the running node. Raises NoCompletions if there is none within 10 s.
+    topic: default the output of the running node, which is waited for. on_wait: called once with a message if there is no
+    node after 10 s.
     """
     with _node() as node:
-        topic = topic or _find_topic(node)
+        topic = topic or _find_topic(node, stop, on_wait)
         latest: list[PointCloud2] = []
-        node.create_subscription(PointCloud2, topic, lambda message: latest.append(message), qos_profile_sensor_data)
+        if topic:
+            node.create_subscription(PointCloud2, topic, latest.append, qos_profile_sensor_data)
         drawn = 0.0
         while not stop():
             rclpy.spin_once(node, timeout_sec=0.1)
@@ -55,18 +60,20 @@ def _node() -> Iterator[Node]:
         rclpy.try_shutdown()
 
 
-def _find_topic(node: Node) -> str:
-    """The PointCloud2 topic on which the node publishes completions with the measured points."""
-    until = time.monotonic() + DISCOVERY_S
-    clouds: list[str] = []
-    while time.monotonic() < until:
+def _find_topic(node: Node, stop: Callable[[], bool], on_wait: Callable[[str], None]) -> str | None:
+    """The PointCloud2 topic on which the node publishes completions with the measured points; None if stopped before."""
+    started, told = time.monotonic(), False
+    while not stop():
         rclpy.spin_once(node, timeout_sec=0.2)
-        clouds = [name for name, kinds in node.get_topic_names_and_types() if "sensor_msgs/msg/PointCloud2" in kinds]
+        clouds = [name for name, kinds in node.get_topic_names_and_types() if POINT_CLOUD in kinds]
         for name in clouds:
             publishers = {info.node_name for info in node.get_publishers_info_by_topic(name)}
             if NODE_NAME in publishers and not name.endswith(PARTIAL_OUTPUTS):
                 return name
-    raise NoCompletions(
-        f"expected a running node named {NODE_NAME}, found none within {DISCOVERY_S:g} s "
-        f"(PointCloud2 topics: {', '.join(clouds) or 'none'}); start the node, or pass --topic"
-    )
+        if not told and time.monotonic() - started > DISCOVERY_S:
+            told = True
+            on_wait(
+                f"waiting for a node named {NODE_NAME} (PointCloud2 topics now: {', '.join(clouds) or 'none'}); "
+                "--topic chooses a topic of another name"
+            )
+    return None
