@@ -55,8 +55,8 @@ def _serve(source: SweepSource | None, topic: str | None, host: str, port: int) 
     from lidar_completion_evaluation.view.server import BrowserView
 
     with BrowserView(host, port) as view:
-        typer.echo(f"{view.url}   (Ctrl-C ends it)")
         try:
+            typer.echo(f"{view.url}   (Ctrl-C ends it)")
             _run(view, source, topic)
         except KeyboardInterrupt:
             typer.echo("")
