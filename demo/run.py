@@ -22,6 +22,7 @@ from lidar_completion_evaluation.replay.evaluation import Evaluation, Truth, eva
 from lidar_completion_evaluation.replay.recorded import RecordedCompletion, recorded_completions
 from lidar_completion_evaluation.replay.report import ROW_NAMES, ReportPicture, mean_figures, write_report
 from lidar_completion_evaluation.replay.result import ReplayError, ReplayResult
+from lidar_completion_evaluation.scenes import Scene
 from lidar_completion_synthetic.sample import read_truth
 
 TRUTH_NAME = "truth.npz"  # beside the shipped sample: its exact surface, in the frame of its poses
@@ -50,8 +51,14 @@ def main() -> None:
     if not evaluation.result.completed:
         sys.exit("demo: the node returned no completion; see its messages above")
     print("\n" + summary_table(evaluation))
+    completion = middle_completion(evaluation.result)
+    scene = evaluation.scenes.scene(completion.stamp_ns) if evaluation.scenes else None
     report = write_report(
-        evaluation, about=about(card), pictures=pictures(evaluation), truth=truth_name(options.bag, options.poses)
+        evaluation,
+        about=about(card),
+        pictures=pictures(evaluation, completion, scene),
+        truth=truth_name(options.bag, options.poses),
+        viewed=(completion, scene),
     )
     print(f"\npicture   {output / 'birds_eye.png'}\nreport    {report}\nnew bag   {output / 'completed'}")
 
@@ -119,10 +126,12 @@ def points_line(result: ReplayResult) -> str:
     return f"points       {points_in:,.0f} in, {points_out:,.0f} out (mean)"
 
 
-def pictures(evaluation: Evaluation) -> list[ReportPicture]:
-    """Input, completion and truth of the middle sweep, and its confidence; also written as PNG files."""
-    completion = next(islice(recorded_completions(evaluation.result), evaluation.result.completed // 2, None))
-    scene = evaluation.scenes.scene(completion.stamp_ns) if evaluation.scenes else None
+def middle_completion(result: ReplayResult) -> RecordedCompletion:
+    return next(islice(recorded_completions(result), result.completed // 2, None))
+
+
+def pictures(evaluation: Evaluation, completion: RecordedCompletion, scene: Scene | None) -> list[ReportPicture]:
+    """Input, completion and truth of one sweep, and its confidence; also written as PNG files."""
     both = np.concatenate([completion.measured, completion.completed])
     panels = [Panel("input sweep", completion.measured, limits=HEIGHT_M), Panel("completion", both, limits=HEIGHT_M)]
     if scene is not None:

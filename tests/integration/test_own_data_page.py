@@ -65,7 +65,7 @@ def test_every_command_of_the_page_works(tmp_path, environment):
         run(command, tmp_path, environment)
     for made in (
         "my_map.npz",
-        "my_map_poses.txt",
+        "poses_auto.txt",
         "runs/evaluate/my_drive/report.html",
         "runs/evaluate/my_drive/poses_auto.txt",
         "my_drive_bag/metadata.yaml",

@@ -15,13 +15,13 @@ from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation.drives.bags import sweeps_of_bag
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
+from lidar_completion_evaluation.truth.rules import distance_to_truth
 from lidar_completion_evaluation.view.command import view_command
 from lidar_completion_evaluation.view.sweeps import (
     DriveSweeps,
     FileSweeps,
     ViewedSweep,
     columns_of_message,
-    distance_to_truth,
     truth_of_map,
     viewed_sweep,
 )

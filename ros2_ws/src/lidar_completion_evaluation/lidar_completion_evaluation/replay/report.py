@@ -16,9 +16,13 @@ from markupsafe import Markup
 from lidar_completion_evaluation.pictures import Panel, birds_eye, measured_and_imagined
 from lidar_completion_evaluation.replay.evaluation import ROWS, Evaluation, ShownSweep
 from lidar_completion_evaluation.replay.files import read_diagnostics
+from lidar_completion_evaluation.replay.recorded import RecordedCompletion
 from lidar_completion_evaluation.replay.result import EvaluatedSweep, ReplayResult
 from lidar_completion_evaluation.reports.charts import Series, clock, level_bar, time_chart
 from lidar_completion_evaluation.reports.page import png_url, write_page
+from lidar_completion_evaluation.scenes import Scene
+from lidar_completion_evaluation.truth.rules import distance_to_truth
+from lidar_completion_evaluation.view.embed import embedded_view
 
 LEVELS = ("OK", "WARN", "ERROR")
 LEVEL_COLOURS = ("#2fa37c", "#e8a33d", "#d1373f")
@@ -47,8 +51,14 @@ def write_report(
     about: str = "",
     pictures: Sequence[ReportPicture] = (),
     truth: str = "the map of the bag",
+    viewed: tuple[RecordedCompletion, Scene | None] | None = None,
 ) -> Path:
-    """Write report.html into the evaluation's folder. about: a sentence on the model; truth: what it was compared with."""
+    """Write report.html into the evaluation's folder. about: a sentence on the model; truth: what it was compared with.
+
+    viewed: the completion that is shown in 3-D, with its scene if there are poses; default: the first of evaluation.shown.
+    """
+    if viewed is None and evaluation.shown:
+        viewed = evaluation.shown[0].completion, evaluation.shown[0].scene
     result = evaluation.result
     duration_s = max([1e-3, *(sweep.sent_s + (sweep.latency_s or 0.0) for sweep in result.sweeps)])
     changes = list(_changes(read_diagnostics(evaluation.folder)))
@@ -60,6 +70,7 @@ def write_report(
         about=about,
         truth=truth,
         pictures=[{"title": each.title, "text": each.text, "url": png_url(each.png)} for each in pictures],
+        view=_view(*viewed) if viewed else None,
         pace="one at a time" if evaluation.rate == 0 else f"{evaluation.rate:g} × real time",
         duration=clock(round(duration_s, 1), duration_s),
         points=_mean_points(result),
@@ -223,6 +234,16 @@ def _card(evaluation: Evaluation, sweep: ShownSweep) -> dict[str, Any]:
         "why": sweep.why,
         "facts": facts,
         "pictures": [(caption, png_url(png)) for caption, png in _pictures(sweep)],
+    }
+
+
+def _view(completion: RecordedCompletion, scene: Scene | None) -> dict[str, Any]:
+    """The rotatable view of one sweep."""
+    distance = None if scene is None else distance_to_truth(completion.completed, scene.truth)
+    clouds = (completion.measured, completion.completed, completion.confidence)
+    return {
+        "stamp": f"{completion.stamp_ns / 1e9:.3f}",
+        "html": Markup(embedded_view(*clouds, distance_m=distance)),
     }
 
 

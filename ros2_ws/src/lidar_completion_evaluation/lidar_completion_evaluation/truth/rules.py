@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from lidar_completion_evaluation.drives.drive import Drive, DriveSweep, transform
 
@@ -100,6 +101,15 @@ def window_mask(points: np.ndarray, rules: MapRules) -> np.ndarray:
     """Which points (N, 3) lie where truth exists, (N,) bool; False for points that are not finite."""
     inside = np.linalg.norm(points, axis=1) < rules.max_range_m
     return inside & (points[:, 2] > rules.min_z_m) & (points[:, 2] < rules.max_z_m)
+
+
+def distance_to_truth(points: np.ndarray, truth: np.ndarray, rules: MapRules = DRIVE_RULES) -> np.ndarray:
+    """Distance (M,) of points (M, 3) to the nearest point of the truth (K, 3), metres; NaN where the truth is not known."""
+    distance = np.full(len(points), np.nan)
+    inside = window_mask(points, rules)
+    if len(truth):
+        distance[inside] = cKDTree(truth).query(points[inside])[0]
+    return distance
 
 
 def first_per_voxel(points: np.ndarray, voxel_size_m: float) -> np.ndarray:

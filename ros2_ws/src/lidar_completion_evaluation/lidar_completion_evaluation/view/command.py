@@ -99,10 +99,14 @@ def _with_truth(  # type: ignore[no-untyped-def]
     from lidar_completion_evaluation.truth.ground_truth_map import build_map
     from lidar_completion_evaluation.view.sweeps import TRUTH_NAME, DriveSweeps, truth_of_map, truth_of_surface
 
+    beside = path / "poses.txt"
+    exact = poses is None and (path / TRUTH_NAME).is_file()
+    if exact and beside.is_file():
+        poses = beside
     drive = open_drive(
         path, poses=poses, topic=topic, odometry_topic=odometry_topic, pose_cache=work / "poses_auto.txt"
     )
-    if poses is not None and (path / TRUTH_NAME).is_file() and str(poses) != "auto":
+    if exact:
         from lidar_completion_synthetic.sample import read_truth
 
         return DriveSweeps(drive, completer, truth_of_surface(drive, read_truth(path / TRUTH_NAME)))

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.point_cloud_files import read_points
 from lidar_completion.visibility import COMPLETED, MEASURED
-from lidar_completion_evaluation.drives.bags import BagDrive
+from lidar_completion_evaluation.drives.bags import NUMPY_TYPES, BagDrive
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
-from lidar_completion_evaluation.truth.rules import DRIVE_RULES, truth_for_sweep, window_mask
+from lidar_completion_evaluation.truth.rules import DRIVE_RULES, distance_to_truth, truth_for_sweep
 
 TRUTH_NAME = "truth.npz"  # beside the shipped sample: its exact surface, in the frame of its poses
 
@@ -115,15 +114,6 @@ def viewed_sweep(
     )
 
 
-def distance_to_truth(points: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Distance (M,) of points (M, 3) to the nearest point of the truth (K, 3), metres; NaN outside its range and height."""
-    distance = np.full(len(points), np.nan)
-    inside = window_mask(points, DRIVE_RULES)
-    if len(truth):
-        distance[inside] = cKDTree(truth).query(points[inside])[0]
-    return distance
-
-
 def truth_of_map(drive: Drive, map_file: Path) -> Callable[[int], np.ndarray]:
     """Ground truth of each sweep of a drive from a map that `lidar-completion map` made of it."""
     whole = GroundTruthMap(map_file)
@@ -142,13 +132,12 @@ def truth_of_surface(drive: Drive, surface: np.ndarray) -> Callable[[int], np.nd
 
 def columns_of_message(message: Any) -> dict[str, np.ndarray]:
     """The fields (N,) of a PointCloud2 by name, in its own types."""
-    kinds = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
     order = ">" if message.is_bigendian else "<"
-    fields = [field for field in message.fields if field.datatype in kinds and field.count == 1]
+    fields = [field for field in message.fields if field.datatype in NUMPY_TYPES and field.count == 1]
     layout = np.dtype(
         {
             "names": [field.name for field in fields],
-            "formats": [order + kinds[field.datatype] for field in fields],
+            "formats": [order + NUMPY_TYPES[field.datatype] for field in fields],
             "offsets": [field.offset for field in fields],
             "itemsize": message.point_step,
         }
