@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ class _Worst:
     def add(self, sweep: ShownSweep) -> None:
         """Keep the sweep if it is among the slowest, or among the worst so far."""
         if sweep.number in self._slow_numbers:
-            self._slow.append(_because(sweep, f"latency {self._latency_ms(sweep.number):.0f} ms"))
+            self._slow.append(replace(sweep, why=f"latency {self._latency_ms(sweep.number):.0f} ms"))
             return
         if sweep.rows:
             badness = sweep.rows["completion"]["cd"]
@@ -210,7 +210,7 @@ class _Worst:
         else:
             badness = 1.0 - sweep.completion.mean_confidence
             why = f"mean confidence {sweep.completion.mean_confidence:.2f}"
-        heapq.heappush(self._worst, (badness, sweep.number, _because(sweep, why)))
+        heapq.heappush(self._worst, (badness, sweep.number, replace(sweep, why=why)))
         if len(self._worst) > self._count:
             heapq.heappop(self._worst)
 
@@ -221,7 +221,3 @@ class _Worst:
 
     def _latency_ms(self, number: int) -> float:
         return self._sweeps[number].latency_ms
-
-
-def _because(sweep: ShownSweep, why: str) -> ShownSweep:
-    return ShownSweep(sweep.number, why, sweep.completion, sweep.scene, sweep.result, sweep.rows)
