@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from importlib.resources import files
 
@@ -65,9 +66,8 @@ def embedded_view(
 
 def _fragment(data: dict, height_px: int) -> str:
     assets = files("lidar_completion_evaluation") / "view" / "assets"
-    html, script, library = (
-        (assets / name).read_text() for name in ("embedded_view.html.j2", "embedded_view.js", "three.min.js")
-    )
+    html, script = ((assets / name).read_text() for name in ("embedded_view.html.j2", "embedded_view.js"))
+    library = gzip.decompress((assets / "three.min.js.gz").read_bytes()).decode()
     fragment = (
         Environment(autoescape=False)
         .from_string(html)
