@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lidar_completion.point_clouds import PointCloudError, decode, time_column
 from lidar_completion_evaluation.drives.bag import DEFAULT_TOPIC, POINT_CLOUD, Bag, header_stamp_ns
 from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep, identity_poses, refuse_jumps
 from lidar_completion_evaluation.drives.poses import interpolate_poses, pose_of_quaternion, poses_of_sweeps
 
 ODOMETRY, POSE_STAMPED = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
-TIME_FIELDS = ("time", "t", "timestamp", "time_stamp", "offset_time")
-# PointField.datatype
-NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 
 @dataclass(frozen=True)
@@ -113,40 +111,14 @@ def _odometry(bag: Bag, wanted: str | None) -> tuple[str, np.ndarray, np.ndarray
 
 def sweep_of_message(message: Any, where: str) -> DriveSweep:
     """Points, intensity and time of a PointCloud2 of any layout with x, y, z; raises DriveError if it is damaged."""
-    fields = {point_field.name: point_field for point_field in message.fields}
-    if missing := [axis for axis in "xyz" if axis not in fields]:
-        raise DriveError(f"{where}: expected the fields x, y, z, found {', '.join(fields) or 'none'} (no {missing[0]})")
-    order = ">" if message.is_bigendian else "<"
-    known = {name: item for name, item in fields.items() if item.datatype in NUMPY_TYPES}
-    layout = np.dtype(
-        {
-            "names": list(known),
-            "formats": [order + NUMPY_TYPES[item.datatype] for item in known.values()],
-            "offsets": [item.offset for item in known.values()],
-            "itemsize": message.point_step,
-        }
-    )
-    rows = _rows(message, layout, where)
-    points = np.column_stack([rows[axis] for axis in "xyz"]).astype(np.float32)
-    intensity = rows["intensity"].astype(np.float32) if "intensity" in known else None
-    time_field = next((name for name in TIME_FIELDS if name in known), None)
-    if time_field is None:
-        return DriveSweep(points, intensity)
-    return DriveSweep(
-        points, intensity, sweep_time=_share_of_sweep(rows[time_field]), duration_s=_duration_s(rows[time_field])
-    )
-
-
-def _rows(message: Any, layout: np.dtype, where: str) -> np.ndarray:
-    data = np.asarray(message.data, dtype=np.uint8)
-    needed = message.height * message.row_step
-    if len(data) < needed or message.row_step < message.width * message.point_step:
-        raise DriveError(
-            f"{where}: expected {needed} bytes ({message.height} rows of {message.row_step}), found {len(data)}; "
-            "the message is truncated"
-        )
-    lines = data[:needed].reshape(message.height, message.row_step)[:, : message.width * message.point_step]
-    return np.ascontiguousarray(lines).reshape(-1).view(layout)
+    try:
+        cloud = decode(message)
+    except PointCloudError as error:
+        raise DriveError(f"{where}: {error}") from error
+    points, times = np.array(cloud.points), time_column(message)  # a copy: a view would keep the message in memory
+    if times is None:
+        return DriveSweep(points, cloud.intensity)
+    return DriveSweep(points, cloud.intensity, sweep_time=_share_of_sweep(times), duration_s=_duration_s(times))
 
 
 def _share_of_sweep(times: np.ndarray) -> np.ndarray | None:
