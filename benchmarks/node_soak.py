@@ -38,9 +38,11 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
 from lidar_completion.point_cloud_files import read_points
+from lidar_completion.point_clouds import allocate_points
 from lidar_completion_evaluation.drives.bag import BagSweeps, cloud_head
 from lidar_completion_ros.installed_files import use_shared_memory_profile
-from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
+from lidar_completion_ros.point_cloud_messages import cloud_message
+from lidar_completion_ros.status import NodeReport, SweepCounts, SweepLabel
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))
@@ -67,7 +69,7 @@ class Run:
     published_s: dict[int, float] = field(default_factory=dict)  # by stamp in ns
     received_s: dict[int, float] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
-    node_values: dict[str, str] = field(default_factory=dict)
+    node: NodeReport | None = None  # the newest
     memory_mib: list[tuple[float, float]] = field(default_factory=list)  # seconds since the first answer, MiB
 
     def latencies_ms(self) -> np.ndarray:
@@ -147,7 +149,7 @@ def drive(
     publisher = vehicle.create_publisher(PointCloud2, "/velodyne_points", QoSProfile(depth=1))
     listen(vehicle, run)
     with spinning(vehicle, context), node_process(parameters) as process:
-        wait_for(lambda: run.node_values.get("state") == "active" and run.node_values["output subscribers"] == "1")
+        wait_for(lambda: is_ready(run))
         wait_for(lambda: publisher.get_subscription_count() > 0)
         began_s = time.monotonic()
         for index in range(round(seconds / PERIOD_S)):
@@ -163,6 +165,10 @@ def drive(
     return run
 
 
+def is_ready(run: Run) -> bool:
+    return run.node is not None and run.node.status.state == "active" and run.node.status.output_subscribers == 1
+
+
 def publish(publisher, sweep: PointCloud2, run: Run) -> None:  # type: ignore[no-untyped-def]
     stamp_ns = time.time_ns()
     sweep.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
@@ -175,16 +181,13 @@ def listen(vehicle: Node, run: Run) -> None:
         run.received_s.setdefault(cloud_head(cdr)[0], time.monotonic())
 
     def label(message: DiagnosticArray) -> None:
-        values = {pair.key: pair.value for pair in message.status[0].values}
+        found = SweepLabel.from_status(message.status[0])
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        run.answers[stamp_ns] = Answer(
-            stamp_ns / 1e9, float(values["latency ms"]), int(values["steps used"]), int(values["replication used"])
-        )
+        run.answers[stamp_ns] = Answer(stamp_ns / 1e9, found.latency_ms, found.steps, found.replication)
 
     def diagnostic(message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.hardware_id == "lidar_completion":
-                run.node_values = {pair.key: pair.value for pair in status.values} | {"message": status.message}
+        for report in filter(None, map(NodeReport.of, message.status)):
+            run.node = report
 
     vehicle.create_subscription(PointCloud2, "/velodyne_points/completed", completion, 10, raw=True)
     vehicle.create_subscription(DiagnosticArray, "/lidar_completion/debug/sweep", label, 50)
@@ -256,14 +259,15 @@ NOTE = (
 
 
 def row(budget_ms: int, run: Run) -> str:
-    values, latencies, choices = run.node_values, run.latencies_ms(), run.choices()
+    counts = run.node.counts if run.node is not None else SweepCounts()
+    latencies, choices = run.latencies_ms(), run.choices()
     changes = sum(a != b for a, b in pairwise(choices))
     most = ", ".join(f"{steps}x{copies}: {count}" for (steps, copies), count in Counter(choices).most_common(4))
     early, late = memory(run)
     lost_out = len(run.answers.keys() - run.received_s.keys())
-    lost_in = len(run.published_s) - int(values.get("sweeps in", 0))
+    lost_in = len(run.published_s) - counts.received
     return (
-        f"{budget_ms:9} {len(run.published_s):7} {lost_in:7} {values.get('sweeps dropped', '?'):>7} {len(run.answers):7} "
+        f"{budget_ms:9} {len(run.published_s):7} {lost_in:7} {counts.dropped:7} {len(run.answers):7} "
         f"{lost_out:8} {np.percentile(latencies, 50):7.0f} {np.percentile(latencies, 99):7.0f} "
         f"{100 * np.mean(latencies > budget_ms):6.1f} {np.percentile(run.outside_ms(), 99):11.0f} {changes:7} "
         f"{early:11.0f} {late:7.0f} {100 * (late / early - 1):8.1f}  {most}"

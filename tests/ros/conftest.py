@@ -1,3 +1,3 @@
-"""The fixtures of the tests that talk to a running node."""
+"""Fixtures of the tests that talk to a node."""
 
-from ros_peer import cloud, make_peer, node_process, peer, ros, street  # noqa: F401 (fixtures)
+from ros_peer import cloud, make_node, make_peer, node_process, peer, ros, start_node, street  # noqa: F401 (fixtures)

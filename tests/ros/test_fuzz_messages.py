@@ -1,7 +1,7 @@
-"""Fuzzing: mutated PointCloud2 messages through the converter and through the running node.
+"""Fuzzing: mutated PointCloud2 messages through the decoder and through the running node.
 
-Whatever is wrong with a message, it is either refused by name or read as an independent, slow reader reads it. The node
-answers neither with a crash nor with a point that nobody measured, and its diagnostics count every refusal.
+A malformed message is either refused with a reason or read as an independent, slow reader reads it. The node neither crashes
+nor publishes a measured point that is not in the message, and its diagnostics count every refusal.
 """
 
 import struct
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import PointCloud2, PointField
 
 from lidar_completion.completer import SceneCompleter
-from lidar_completion_ros.point_cloud_messages import MessageError, read_sweep
+from lidar_completion.point_clouds import PointCloudError, returns
+from lidar_completion_ros.point_cloud_messages import decode
 
 MAX_POINTS = 5_000
 FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}  # datatype of a PointField -> struct
@@ -34,7 +35,7 @@ def field(name, offset, datatype, count=1):
 
 @st.composite
 def well_formed(draw):
-    """A readable cloud of few points in a layout of its own, as drivers write them."""
+    """A well-formed cloud of a few points in a random layout."""
     names = draw(st.permutations(["x", "y", "z", *draw(st.sets(st.sampled_from(["intensity", "ring", "t"])))]))
     fields, offset = [], draw(st.integers(0, 5))
     for name in names:
@@ -46,7 +47,7 @@ def well_formed(draw):
     message.point_step = offset + draw(st.integers(0, 4))
     message.row_step = message.point_step * width + draw(st.sampled_from([0, 0, 3]))
     data = bytearray(message.row_step * height)
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))  # values one by one would take hypothesis minutes
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))  # drawing each value from hypothesis takes minutes
     order = ">" if message.is_bigendian else "<"
     for row in range(height):
         for column in range(width):
@@ -67,7 +68,7 @@ def well_formed(draw):
 
 
 def mutations(draw, message):
-    """Spoils one to three things about the message."""
+    """Apply up to three mutations to the message."""
     for _ in range(draw(st.integers(0, 3))):
         kind = draw(st.sampled_from(["size", "field", "fields", "data", "endian"]))
         if kind == "size":
@@ -100,9 +101,9 @@ def mutated(draw):
 
 
 def read_slowly(message):
-    """x, y, z and intensity point by point with struct: (N, 4) float32, or None where the message cannot be read right.
+    """x, y, z and intensity point by point with struct: (N, 4) float32, or None if the message is malformed.
 
-    Knows nothing of the converter; intensity is NaN where there is none.
+    Independent of the decoder. Intensity is NaN if the message has none.
     """
     names = [each.name for each in message.fields]
     if len(set(names)) < len(names) or not {"x", "y", "z"} <= set(names):
@@ -138,16 +139,16 @@ def same_bits(a, b):
     )
 
 
-def check_converter(message):
-    """Whether the message was read, "read" or "refused"; either must be right."""
+def check_decoder(message):
+    """Check the decoder against `read_slowly`; returns "read" or "refused"."""
     expected = read_slowly(message)
     if expected is None:
-        with pytest.raises(MessageError) as refusal:
-            read_sweep(message, MAX_POINTS)
+        with pytest.raises(PointCloudError) as refusal:
+            decode(message, max_points=MAX_POINTS)
         assert 0 < len(refusal.value.fault) < 60
         assert str(refusal.value).startswith(refusal.value.fault)
         return "refused"
-    sweep = read_sweep(message, MAX_POINTS)
+    sweep = decode(message, max_points=MAX_POINTS)
     assert sweep.points.dtype == np.float32
     assert same_bits(sweep.points, np.ascontiguousarray(expected[:, :3]))
     if sweep.intensity is not None:
@@ -157,18 +158,18 @@ def check_converter(message):
 
 @FAST
 @given(mutated())
-def test_a_mutated_message_is_refused_or_read_right(message):
-    check_converter(message)
+def test_mutated_message_is_refused_or_read_correctly(message):
+    check_decoder(message)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_messages_are_refused_or_read_right(record_property):
+def test_ten_thousand_mutated_messages(record_property):
     ends = Counter()
 
     @SLOW
     @given(mutated())
     def check(message):
-        ends[check_converter(message)] += 1
+        ends[check_decoder(message)] += 1
 
     check()
     assert ends.total() >= 10_000
@@ -177,15 +178,15 @@ def test_ten_thousand_mutated_messages_are_refused_or_read_right(record_property
 
 @FAST
 @given(well_formed())
-def test_a_well_formed_message_is_read(message):
+def test_well_formed_message_is_read(message):
     assume(message.height * message.width)
     assert read_slowly(message) is not None
-    assert len(read_sweep(message, MAX_POINTS).points) == message.height * message.width
-    check_converter(message)
+    assert len(decode(message, max_points=MAX_POINTS).points) == message.height * message.width
+    check_decoder(message)
 
 
 @pytest.mark.parametrize("value", [1e5, 1e10, 1e20, -1e38, 3.4e38, np.inf, np.nan])
-def test_wild_values_among_the_points_do_not_stop_the_completion(value, tiny_model, street):
+def test_extreme_coordinates_do_not_stop_the_completion(value, tiny_model, street):
     points = street(rings=8, columns=90)
     points.reshape(-1)[np.random.default_rng(0).choice(points.size, points.size // 3, replace=False)] = value
     intensity = np.arange(len(points), dtype=np.float32)
@@ -207,7 +208,7 @@ RELIABLE = {
 
 
 def spoiled(sweep, random):
-    """One random mutation of a readable sweep; sizes stay below what a test may allocate."""
+    """The sweep with one random mutation; sizes stay below what a test may allocate."""
     kind = random.integers(12)
     step = int(sweep.point_step)
     if kind == 0:
@@ -240,16 +241,16 @@ def spoiled(sweep, random):
 
 
 def measured_points(completion):
-    """(N, 4) float32: x, y, z, intensity of the points that are labelled as measured, at the offsets of the contract."""
+    """(N, 4) float32: x, y, z, intensity of the points labelled as measured, at the offsets of the contract."""
     cloud = np.frombuffer(completion.data, np.uint8).reshape(-1, completion.point_step)
     return cloud[cloud[:, 16] == 0][:, :16].copy().view(np.float32)
 
 
 def assert_only_measured_points_pass(sweep, completion):
-    """What is labelled as measured was measured: the finite points of the sweep, bit by bit and in order."""
+    """The points labelled as measured are the returns of the sweep, bit by bit and in order."""
     expected = read_slowly(sweep)
-    assert expected is not None, f"completed a message that cannot be read right: {sweep.header}"
-    finite = np.isfinite(expected[:, :3]).all(axis=1)
+    assert expected is not None, f"completed a malformed message: {sweep.header}"
+    finite = returns(expected[:, :3])
     measured = measured_points(completion)
     assert same_bits(np.ascontiguousarray(measured[:, :3]), np.ascontiguousarray(expected[finite, :3]))
     if "intensity" in [each.name for each in sweep.fields]:
@@ -264,7 +265,7 @@ def read_slowly_output(completion):
 
 
 def fuzz_node(count, node_process, peer, tiny_model, street, cloud):
-    """Publish `count` spoiled sweeps one by one, each settled before the next; returns the diagnostics at the end."""
+    """Publish `count` mutated sweeps, each after the one before was answered; returns the refusals by fault."""
     random = np.random.default_rng(6)
     plain = street(rings=8, columns=90)
     with node_process(model=tiny_model, diagnostics_period_s=0.05, max_input_points=MAX_POINTS, **RELIABLE) as process:
@@ -274,37 +275,30 @@ def fuzz_node(count, node_process, peer, tiny_model, street, cloud):
             sweep = spoiled(cloud(plain, stamp_ns=10**18 + number), random)
             sent[number] = sweep
             peer.sweeps.publish(sweep)
-            # the next one only when this one is answered or refused, so that none replaces another in the mailbox
-            peer.until(lambda number=number: settled(peer.values) > number)
-        # as many answers on this side as the node says it gave
-        peer.until(lambda: len(peer.completions) == int(peer.values["completions out"]))
+            peer.until(lambda number=number: peer.counts.finished > number)
+        peer.until(lambda: len(peer.completions) == peer.counts.completed)
         assert process.poll() is None
         for completion in peer.completions:
             assert_only_measured_points_pass(sent[completion.header.stamp.nanosec], completion)
-        values = peer.values
-        refused = {key: int(value) for key, value in values.items() if key.startswith("refused: ")}
-        assert int(values["sweeps in"]) == count
-        assert int(values["sweeps dropped"]) == int(values["inference failures"]) == 0
-        assert int(values["sweeps refused"]) == sum(refused.values())
-        assert int(values["sweeps refused"]) + int(values["completions out"]) == count
-        unreadable = sum(read_slowly(sweep) is None for sweep in sent.values())
-        assert sum(refused.values()) - refused.get("refused: nothing to complete", 0) == unreadable
+        counts, refused = peer.counts, peer.counts.faults
+        assert counts.received == count
+        assert counts.dropped == counts.failed == 0
+        assert counts.refused == sum(refused.values())
+        assert counts.refused + counts.completed == count
+        malformed = sum(read_slowly(sweep) is None for sweep in sent.values())
+        assert counts.refused - refused.get("nothing to complete", 0) == malformed
         good = cloud(plain, stamp_ns=2 * 10**18)
         assert_only_measured_points_pass(good, peer.complete(good))
         return refused
 
 
-def settled(values):
-    return sum(int(values.get(name, 0)) for name in ("sweeps refused", "completions out", "inference failures"))
-
-
-def test_spoiled_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud):
+def test_mutated_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud):
     refused = fuzz_node(25, node_process, peer, tiny_model, street, cloud)
     assert len(refused) >= 4
 
 
 @pytest.mark.slow
-def test_a_thousand_spoiled_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud, record_property):
+def test_a_thousand_mutated_sweeps_through_the_node(node_process, peer, tiny_model, street, cloud, record_property):
     refused = fuzz_node(1000, node_process, peer, tiny_model, street, cloud)
     assert len(refused) >= 8
     record_property("sweeps", {"completed": 1000 - sum(refused.values()), **refused})

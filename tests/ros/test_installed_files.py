@@ -1,4 +1,4 @@
-"""Files of the packages are found in a checkout and in every layout that colcon and pip install."""
+"""Files of the packages are found in a checkout and in the install layouts of colcon and pip."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def test_models_are_found_in_merged_and_in_isolated_installs(prefixes, tmp_path)
     assert set(found) == {core / "share/lidar_completion/models/edge"}
 
 
-def test_a_shipped_model_is_found_by_its_name_and_is_the_default():
+def test_shipped_model_is_found_by_name_and_is_the_default():
     assert model_folder("edge") == model_folder("")
     assert (model_folder("") / "model.json").is_file()
 
 
-def test_a_path_is_taken_as_it_is():
+def test_path_is_used_as_it_is():
     assert model_folder("/no/such/model") == Path("/no/such/model")
 
 

@@ -1,4 +1,4 @@
-"""The launch files: their arguments fit each other everywhere; where launch is installed they run the real node."""
+"""The launch files: their arguments are consistent, and where launch_ros is installed they start the node."""
 
 import ast
 import os
@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointCloud2
 from typer import Typer
 from typer.main import get_command
 
 from lidar_completion_evaluation.replay.command import bag
-from lidar_completion_ros.merge_clouds import CloudMerger, merged
 from lidar_completion_ros.parameters import Parameters
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +25,7 @@ FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
 
 
 def declared(name):
-    """Argument -> default (None: required) of a launch file, read from its source, so that launch is not needed."""
+    """Argument -> default (None: required) of a launch file, read from its source, so that launch need not be installed."""
     found = {}
     for call in ast.walk(ast.parse((LAUNCH / name).read_text())):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "DeclareLaunchArgument":
@@ -37,13 +35,13 @@ def declared(name):
     return found
 
 
-def test_all_launch_files_are_here():
+def test_launch_files_exist():
     assert FILES == ["complete.launch.py", "evaluate.launch.py", "several_lidars.launch.py"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_passed_on_is_declared_there(name):
-    """Names of arguments that are included files' too mean the same; the node's parameters exist."""
+def test_included_arguments_are_declared(name):
+    """Arguments that are passed on to the included file exist there, and so do the node's parameters."""
     complete = declared("complete.launch.py")
     own = declared(name)
     assert own
@@ -54,7 +52,7 @@ def test_what_is_passed_on_is_declared_there(name):
         assert set(own) - {"lidars", "merged_topic", "max_stamp_difference_s"} <= set(complete)
 
 
-def test_the_options_of_the_evaluation_are_those_of_the_command():
+def test_evaluation_arguments_are_options_of_the_command():
     app = Typer()
     app.command()(bag)
     named = (name for option in get_command(app).params for name in option.opts)
@@ -63,65 +61,13 @@ def test_the_options_of_the_evaluation_are_those_of_the_command():
     assert set(declared("evaluate.launch.py")) - node_arguments <= options
 
 
-def test_the_aggregator_collects_every_node():
+def test_aggregator_collects_every_node():
     file = ROOT / "ros2_ws/src/lidar_completion_ros/config/diagnostic_aggregator.param.yaml"
     analyzer = yaml.safe_load(file.read_text())["analyzers"]["ros__parameters"]["lidar_completion"]
     (part,) = analyzer["contains"]
     for name in ("lidar_completion: completion", "front/lidar_completion: completion"):
         assert part in name
     assert analyzer["timeout"] > next(f.default for f in [Parameters.__dataclass_fields__["diagnostics_period_s"]])
-
-
-# ---- the merger ----
-
-
-def row(values, stamp_ns=0, frame="base_link", name="x", row_padding=0):
-    rows = [bytes(np.float32(values))] if not row_padding else [bytes(np.float32(values)) + b"\xee" * row_padding]
-    message = PointCloud2(height=1, width=len(values), point_step=4, row_step=len(rows[0]), data=rows[0])
-    message.fields = [PointField(name=name, offset=0, datatype=PointField.FLOAT32, count=1)]
-    message.header = Header(frame_id=frame)
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
-    return message
-
-
-def test_clouds_are_put_behind_each_other_without_padding():
-    both = merged([row([1, 2], 5, row_padding=3), row([3], 7)])
-    assert np.frombuffer(both.data, np.float32).tolist() == [1, 2, 3]
-    assert (both.width, both.height, both.row_step) == (3, 1, 12)
-    assert both.header.stamp.nanosec == 7
-
-
-@pytest.mark.parametrize("other", [row([1], frame="rear"), row([1], name="y")])
-def test_clouds_that_do_not_fit_are_refused_by_name(other):
-    with pytest.raises(ValueError, match=r"target_frame|output_fields"):
-        merged([row([1]), other])
-
-
-@pytest.mark.parametrize("fault", [{"point_step": 0}, {"row_step": 1}, {"width": 9}, {"height": 2}])
-def test_a_cloud_that_is_not_whole_is_refused(fault):
-    broken = row([1, 2])
-    for name, value in fault.items():
-        setattr(broken, name, value)
-    with pytest.raises(ValueError, match="do not hold them"):
-        merged([row([1]), broken])
-
-
-def test_clouds_of_one_moment_are_merged_and_no_others(ros, peer):
-    merger = CloudMerger()
-    peer.executor.add_node(merger)
-    got = []
-    peer.node.create_subscription(PointCloud2, "merged", got.append, 10)
-    sides = [peer.node.create_publisher(PointCloud2, f"{side}/completed", 10) for side in ("front", "rear")]
-    peer.until(lambda: all(side.get_subscription_count() for side in sides))
-    peer.until(lambda: merger.count_subscribers("merged"))
-    sides[0].publish(row([1], 10**9))
-    sides[1].publish(row([2], 2 * 10**9))  # a second later: another moment
-    sides[0].publish(row([3], 2 * 10**9 + 10**7))
-    peer.until(lambda: got)
-    assert sorted(np.frombuffer(got[0].data, np.float32).tolist()) == [2, 3]
-    assert len(got) == 1
-    peer.executor.remove_node(merger)
-    merger.destroy_node()
 
 
 # ---- real launches ----
@@ -157,19 +103,19 @@ def launched(name, log, **arguments):
 
 
 def end_cleanly(process, log, processes):
-    """SIGINT as from a terminal, to all at once: every process ends with exit code 0 and none has to be terminated."""
+    """SIGINT to all processes, as from a terminal: each ends with exit code 0 and none has to be terminated."""
     before = len(log.read_text())
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 0
-    told = log.read_text()[before:]
-    assert told.count("process has finished cleanly") == processes, told
-    assert "process has died" not in told
-    assert "escalating" not in told
-    assert "Traceback" not in told
+    tail = log.read_text()[before:]
+    assert tail.count("process has finished cleanly") == processes, tail
+    assert "process has died" not in tail
+    assert "escalating" not in tail
+    assert "Traceback" not in tail
 
 
 def process_of(executable, session):
-    """Process id of the program of that name in a session."""
+    """Process id of a program in a session."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if executable in (folder / "cmdline").read_text() and os.getsid(int(folder.name)) == session:
@@ -178,16 +124,15 @@ def process_of(executable, session):
 
 
 def until_active(peer, subscribers=1, timeout_s=240):
-    """Spin until a diagnostic that is yet to come says so: a machine that is busy loads torch for a minute."""
-    seen = len(peer.diagnostics)
-    peer.until(lambda: len(peer.diagnostics) > seen and peer.values["state"] == "active", timeout_s)
-    peer.until(lambda: peer.values["input publishers"] == "1" and peer.sweeps.get_subscription_count() == 1)
-    peer.until(lambda: peer.values["output subscribers"] == str(subscribers))
+    """Wait until a new diagnostic reports an active, connected node; loading torch takes a minute on a busy machine."""
+    seen = len(peer.reports)
+    peer.until(lambda: len(peer.reports) > seen, timeout_s)
+    peer.until_connected(subscribers, timeout_s)
 
 
 @needs_launch
 @pytest.mark.slow
-def test_a_launched_node_completes_and_is_started_again_when_it_dies(make_peer, tiny_model, street, cloud, tmp_path):
+def test_launched_node_completes_and_is_respawned(make_peer, tiny_model, street, cloud, tmp_path):
     log = tmp_path / "log"
     with (
         make_peer("/front") as peer,
@@ -226,7 +171,7 @@ def test_topics_are_remapped_by_arguments(make_peer, tiny_model, street, cloud, 
 
 @needs_launch
 @pytest.mark.slow
-def test_several_lidars_are_completed_and_merged_in_one_frame(make_peer, tiny_model, street, cloud, tmp_path):
+def test_several_lidars_are_merged_in_one_frame(make_peer, tiny_model, street, cloud, tmp_path):
     poses = {"front": [2.0, 0.0, 0.0, 0.0, 0.0, 0.0], "rear": [-1.0, 0.0, 0.5, 0.0, 0.0, np.pi]}
     parameters = tmp_path / "vehicle.yaml"
     parameters.write_text(
@@ -260,7 +205,7 @@ def test_several_lidars_are_completed_and_merged_in_one_frame(make_peer, tiny_mo
 
 @needs_launch
 @pytest.mark.slow
-def test_a_launched_evaluation_writes_its_report(ros, tiny_model, tmp_path):
+def test_launched_evaluation_writes_its_report(ros, tiny_model, tmp_path):
     arguments = {"bag": ROOT / "samples" / "street", "rate": 0, "report": tmp_path / "report", "model": tiny_model}
     log = tmp_path / "log"
     with launched("evaluate.launch.py", log, **arguments) as process:
@@ -271,11 +216,11 @@ def test_a_launched_evaluation_writes_its_report(ros, tiny_model, tmp_path):
 
 @needs_launch
 @pytest.mark.slow
-def test_an_evaluation_that_is_interrupted_ends_all_of_it(peer, tiny_model, tmp_path):
+def test_interrupted_evaluation_ends_all_processes(peer, tiny_model, tmp_path):
     arguments = {"bag": ROOT / "samples" / "street", "rate": 0.05, "report": tmp_path / "report", "model": tiny_model}
     log = tmp_path / "log"
     with launched("evaluate.launch.py", log, **arguments) as process:
-        peer.until(lambda: peer.values.get("completions out", "0") != "0", 240)
+        peer.until(lambda: peer.counts.completed > 0, 240)
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
         assert "escalating" not in log.read_text()

@@ -1,4 +1,4 @@
-"""The layouts of RViz and Foxglove: they parse, show the node's topics, and have the colours of the pictures."""
+"""The RViz and Foxglove layouts parse, show the node's topics and use the colours of the pictures."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lidar_completion_evaluation.pictures import BACKGROUND, CONFIDENCE_COLOURS, MEASURED_COLOUR, measured_and_imagined
-from lidar_completion_ros.node import COMPLETED_TOPIC, INPUT_TOPIC, NODE_NAME
+from lidar_completion_ros.node import INPUT_TOPIC, NODE_NAME
+from lidar_completion_ros.publishers import COMPLETED_TOPIC
 
 LAYOUTS = Path(__file__).parents[2] / "ros2_ws" / "src" / "lidar_completion_ros" / "layouts"
 MEASURED = f"/{INPUT_TOPIC}"
@@ -67,7 +68,7 @@ def test_every_panel_of_the_foxglove_layout_is_configured():
 
 
 @pytest.mark.parametrize("view", ["above", "behind"])
-def test_the_picture_has_the_same_colours(view):
+def test_picture_uses_the_same_colours(view):
     """Two surfaces apart: one measured, one imagined without and one with confidence."""
     image = pytest.importorskip("PIL.Image")
     import io
@@ -81,7 +82,7 @@ def test_the_picture_has_the_same_colours(view):
     assert found == {background, MEASURED_COLOUR, *CONFIDENCE_COLOURS}
 
 
-def test_a_measured_point_is_never_hidden_by_an_imagined_one():
+def test_measured_points_are_drawn_above_completed_ones():
     image = pytest.importorskip("PIL.Image")
     import io
 

@@ -1,43 +1,23 @@
-"""The node's lifecycle, in this process: every transition ends in a clear state, and failures say why."""
+"""The node's lifecycle, in this process: each transition ends in a defined state, and failures state the reason."""
 
 import shutil
 import threading
 
 import pytest
-import torch
-from diagnostic_msgs.msg import DiagnosticStatus
+from fake_completer import FakeCompleter
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from lidar_completion_ros import node as node_module
+from lidar_completion_ros import sweep_worker
 from lidar_completion_ros.node import CompletionNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-@pytest.fixture
-def make_node(ros):
-    """Makes a node with the given parameters, beside a peer whose executor spins both."""
-    made = []
-
-    def make(peer, **parameters):
-        values = {"diagnostics_period_s": 0.1, **parameters}
-        node = CompletionNode(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
-        peer.executor.add_node(node)
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.close()
-        node.destroy_node()
-
-
-def test_activate_and_deactivate_cycles_complete_every_time(make_node, peer, tiny_model, street, cloud):
-    node = make_node(peer, model=str(tiny_model))
+def test_activate_deactivate_cycles(make_node, peer, tiny_model, street, cloud):
+    node = make_node(model=str(tiny_model))
     assert node.trigger_configure() == SUCCESS
     for cycle in range(3):
         assert node.trigger_activate() == SUCCESS
@@ -52,123 +32,129 @@ def test_activate_and_deactivate_cycles_complete_every_time(make_node, peer, tin
     assert node.state == "finalized"
 
 
-def test_shutdown_while_active_ends_finalized(make_node, peer, tiny_model):
-    node = make_node(peer, model=str(tiny_model))
+def test_50_cycles_leak_no_threads_or_subscriptions(start_node, peer, street, cloud):
+    node = start_node(warm_up=False)
+    threads, subscriptions = threading.active_count(), len(list(node.subscriptions))
+    for cycle in range(50):
+        assert node.trigger_deactivate() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        if cycle % 25 == 24:
+            peer.until_connected()
+            peer.complete(cloud(street(), stamp_ns=10**18 + cycle))
+    assert threading.active_count() <= threads + 1
+    assert len(list(node.subscriptions)) == subscriptions
+
+
+def test_shutdown_while_active(make_node, peer, tiny_model):
+    node = make_node(model=str(tiny_model))
     node.trigger_configure()
     node.trigger_activate()
     assert node.trigger_shutdown() == SUCCESS
     assert node.state == "finalized"
 
 
-def test_a_missing_model_is_told_and_configure_works_once_it_is_there(make_node, peer, tiny_model, tmp_path):
-    node = make_node(peer, model=str(tmp_path / "model"))
+def test_missing_model_fails_configure(make_node, peer, tiny_model, tmp_path):
+    node = make_node(model=str(tmp_path / "model"))
     assert node.trigger_configure() == FAILURE
     assert node.state == "unconfigured"
-    status = peer.until_diagnosed(lambda status: status.level == DiagnosticStatus.ERROR)
-    assert str(tmp_path / "model") in status.message
+    assert str(tmp_path / "model") in peer.until_reported(lambda report: report.level == 2).message
     shutil.copytree(tiny_model, tmp_path / "model")
     assert node.trigger_configure() == SUCCESS
-    assert peer.until_diagnosed(lambda status: status.level == DiagnosticStatus.OK).message == "inactive"
+    assert peer.until_reported(lambda report: report.level == 0).message == "inactive"
 
 
-def test_an_impossible_transition_is_refused_by_the_service(make_node, peer, tiny_model):
-    node = make_node(peer, model=str(tiny_model))
-    client = peer.node.create_client(ChangeState, "lidar_completion/change_state")
-    assert client.wait_for_service(10)
+def test_invalid_qos_override_fails_configure(make_node, tiny_model):
+    reliability = "qos_overrides./velodyne_points/completed.publisher.reliability"
+    node = make_node(model=str(tiny_model), **{reliability: "sometimes"})
+    assert node.trigger_configure() == FAILURE
+    assert "reliability" in node.configure_error
+
+
+def test_service_refuses_impossible_transitions(make_node, peer, tiny_model):
+    node = make_node(model=str(tiny_model))
     for transition in (Transition(id=Transition.TRANSITION_ACTIVATE), Transition(label="activate"), Transition(id=250)):
-        answer = client.call_async(ChangeState.Request(transition=transition))
-        peer.until(answer.done)
-        assert not answer.result().success
+        assert not peer.call(ChangeState, "change_state", ChangeState.Request(transition=transition)).success
         assert node.state == "unconfigured"
 
 
-def test_a_failing_inference_is_an_error_and_the_next_sweep_is_completed(make_node, peer, tiny_model, street, cloud):
-    class Broken(torch.nn.Module):
-        def forward(self, *_):
-            raise RuntimeError("no memory left")
+def test_failed_inference_is_an_error_until_the_next_completion(start_node, peer, tiny_model, street, cloud):
+    completer = FakeCompleter(tiny_model)
+    start_node(load_completer=lambda parameters, device: completer)
 
-    node = make_node(peer, model=str(tiny_model))
-    node.trigger_configure()
-    node.trigger_activate()
-    peer.until_connected()
-    networks = node._inference.completer.networks
-    denoiser, networks["denoiser"] = networks["denoiser"], Broken()
+    def fail(start_points):
+        raise RuntimeError("device lost")
+
+    completer.before = fail
     peer.sweeps.publish(cloud(street(), stamp_ns=1))
-    status = peer.until_diagnosed(lambda status: status.level == DiagnosticStatus.ERROR)
-    assert "no memory left" in status.message
-    networks["denoiser"] = denoiser
+    assert "device lost" in peer.until_reported(lambda report: report.level == 2).message
+    completer.before = lambda start_points: None
     peer.complete(cloud(street(), stamp_ns=2))
-    assert {pair.key: pair.value for pair in peer.diagnostics[-1].values}["inference failures"] == "1"
+    assert peer.counts.failed == 1
 
 
-COUNTS = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
+def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, cloud, monkeypatch):
+    """One sweep is in work and does not finish in time, another one waits. The node cannot be activated meanwhile."""
+    entered, finish = threading.Event(), threading.Event()
 
+    def block(start_points):
+        entered.set()
+        finish.wait(60)
 
-def test_no_sweep_is_lost_in_silence_when_the_node_is_deactivated(make_node, peer, tiny_model, street, cloud):
-    """One in work that does not end in time, one that waits: both are counted, and nothing works beside the first."""
-
-    class Slow(torch.nn.Module):
-        def __init__(self, network):
-            super().__init__()
-            self.network, self.entered, self.go_on = network, threading.Event(), threading.Event()
-
-        def forward(self, *inputs, **options):
-            self.entered.set()
-            self.go_on.wait(60)
-            return self.network(*inputs, **options)
-
-    node = make_node(peer, model=str(tiny_model))
-    node.trigger_configure()
-    node.trigger_activate()
-    peer.until_connected()
-    networks = node._inference.completer.networks
-    slow = networks["denoiser"] = Slow(networks["denoiser"])
-    node._receive(cloud(street(), stamp_ns=1))
-    assert slow.entered.wait(60)
-    node._receive(cloud(street(), stamp_ns=2))
-    old, node_module.SECONDS_TO_FINISH_A_SWEEP = node_module.SECONDS_TO_FINISH_A_SWEEP, 0.1
-    try:
-        assert node.trigger_deactivate() == SUCCESS
-    finally:
-        node_module.SECONDS_TO_FINISH_A_SWEEP = old
-    assert node._log.dropped == 1
+    completer = FakeCompleter(tiny_model)
+    node = start_node(load_completer=lambda parameters, device: completer)
+    completer.before = block
+    peer.sweeps.publish(cloud(street(), stamp_ns=1))
+    peer.until(entered.is_set)
+    peer.sweeps.publish(cloud(street(), stamp_ns=2))
+    peer.until(lambda: peer.counts.received == 2)
+    monkeypatch.setattr(sweep_worker.SweepWorker.stop, "__defaults__", (0.1,))
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.log.counts().dropped == 1
     assert node.trigger_activate() == FAILURE
     assert "still in work" in node.configure_error
-    slow.go_on.set()
-    node._thread.join(60)
-    assert node.trigger_activate() == SUCCESS
+    finish.set()
+    peer.until(lambda: node.log.counts().completed == 1)
+    peer.until(lambda: node.trigger_activate() == SUCCESS)
     peer.until_connected()
     peer.complete(cloud(street(), stamp_ns=3))
-    values = node._log.values()
-    assert int(values["sweeps in"]) == sum(int(values[name]) for name in COUNTS) == 3
+    counts = node.log.counts()
+    assert (counts.received, counts.finished) == (3, 3)
 
 
-def test_nothing_is_computed_while_nobody_subscribes(make_node, ros, peer, tiny_model, street, cloud):
-    node = make_node(peer, model=str(tiny_model))
-    node.trigger_configure()
-    node.trigger_activate()
-    peer.until_connected()
-    for subscription in list(peer.node.subscriptions):
-        if subscription.topic_name == "/velodyne_points/completed":
-            peer.node.destroy_subscription(subscription)
-    peer.until(lambda: peer.values["output subscribers"] == "0")
+def test_cleanup_while_a_sweep_is_in_work(start_node, peer, tiny_model, street, cloud, monkeypatch):
+    entered, finish = threading.Event(), threading.Event()
+
+    def block(start_points):
+        entered.set()
+        finish.wait(60)
+
+    completer = FakeCompleter(tiny_model)
+    node = start_node(load_completer=lambda parameters, device: completer)
+    completer.before = block
+    peer.sweeps.publish(cloud(street(), stamp_ns=1))
+    peer.until(entered.is_set)
+    monkeypatch.setattr(sweep_worker.SweepWorker.stop, "__defaults__", (0.1,))
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    assert node.trigger_configure() == FAILURE
+    assert "still in work" in node.configure_error
+    finish.set()
+    peer.until(lambda: node.trigger_configure() == SUCCESS)
+
+
+def test_lazy_node_skips_sweeps_without_subscribers(start_node, peer, street, cloud):
+    start_node()
+    peer.stop_listening_to_completions()
     peer.sweeps.publish(cloud(street()))
-    peer.until(lambda: peer.values["sweeps skipped, no subscriber"] == "1")
-    assert peer.values["completions out"] == "0"
-    assert "idle" in peer.diagnostics[-1].message
+    peer.until(lambda: peer.counts.skipped == 1)
+    assert peer.counts.completed == 0
+    assert "idle" in peer.reports[-1].message
 
 
-def test_two_nodes_in_namespaces_keep_apart(ros, make_peer, tiny_model, street, cloud):
-    executor = SingleThreadedExecutor()
+def test_two_nodes_in_namespaces_are_independent(ros, make_peer, tiny_model, street, cloud):
     with make_peer("/front") as front, make_peer("/rear") as rear:
         overrides = [Parameter("model", value=str(tiny_model)), Parameter("diagnostics_period_s", value=0.1)]
-        nodes = [
-            CompletionNode(
-                namespace=name,
-                parameter_overrides=overrides,
-            )
-            for name in ("/front", "/rear")
-        ]
+        nodes = [CompletionNode(namespace=name, parameter_overrides=overrides) for name in ("/front", "/rear")]
         for node, peer in zip(nodes, (front, rear), strict=True):
             peer.executor.add_node(node)
             node.trigger_configure()
@@ -179,4 +165,22 @@ def test_two_nodes_in_namespaces_keep_apart(ros, make_peer, tiny_model, street, 
         for node in nodes:
             node.close()
             node.destroy_node()
-    executor.shutdown()
+
+
+def test_second_node_with_the_same_output_is_reported(start_node, make_node, peer, tiny_model):
+    start_node()
+    second = make_node(model=str(tiny_model))
+    second.trigger_configure()
+    report = peer.until_reported(lambda report: "publishers on" in report.message)
+    assert report.level == 1
+    assert "2 publishers on /velodyne_points/completed" in report.message
+
+
+@pytest.mark.parametrize("lifecycle_state", ["unconfigured", "inactive"])
+def test_reset_service_works_in_every_state(lifecycle_state, make_node, peer, tiny_model):
+    from std_srvs.srv import Trigger
+
+    node = make_node(model=str(tiny_model))
+    if lifecycle_state == "inactive":
+        node.trigger_configure()
+    assert peer.call(Trigger, "reset", Trigger.Request()).success

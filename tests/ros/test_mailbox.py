@@ -1,11 +1,11 @@
-"""The mailbox: the newest sweep wins, and closing releases the reader."""
+"""The mailbox keeps the newest sweep, and closing it releases the reader."""
 
 import threading
 
-from lidar_completion_ros.mailbox import Mailbox
+from lidar_completion_ros.scheduling.mailbox import Mailbox
 
 
-def test_the_newest_item_replaces_one_that_waits():
+def test_newest_item_replaces_a_waiting_one():
     mailbox = Mailbox()
     assert [mailbox.put(item) for item in "abc"] == [False, True, True]
     assert mailbox.take() == "c"
@@ -23,7 +23,7 @@ def test_closing_releases_a_waiting_reader():
     assert mailbox.take() is None
 
 
-def test_closing_tells_of_an_item_that_nobody_gets_any_more():
+def test_closing_reports_a_discarded_item():
     mailbox = Mailbox()
     mailbox.put("waits")
     assert mailbox.close()
@@ -31,7 +31,7 @@ def test_closing_tells_of_an_item_that_nobody_gets_any_more():
     assert not mailbox.close()
 
 
-def test_a_slow_reader_gets_items_in_order_and_each_once():
+def test_slow_reader_gets_items_in_order_and_once():
     mailbox, taken = Mailbox(), []
 
     def read():

@@ -1,4 +1,4 @@
-"""How the node ends: signals, failures to start, and the exit codes that tell them apart."""
+"""How the node ends: signals, failures to start, and exit codes."""
 
 import signal
 import time
@@ -13,57 +13,57 @@ from lidar_completion_evaluation.replay.result import ReplayError
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_cleanly(number, node_process, peer, tiny_model):
+def test_signal_ends_the_node(number, node_process, peer, tiny_model):
     with node_process(model=tiny_model) as process:
         peer.until_connected()
         process.send_signal(number)
         assert process.wait(30) == 0
-        peer.until(lambda: peer.values["state"] == "finalized")
+        peer.until(lambda: peer.status.state == "finalized")
 
 
-def test_a_signal_in_the_middle_of_a_sweep_ends_the_node_cleanly(node_process, peer, tiny_model, street, cloud):
+def test_signal_during_a_sweep_ends_the_node(node_process, peer, tiny_model, street, cloud):
     reliable = {"qos_overrides./velodyne_points.subscription.reliability": "reliable"}
     with node_process(model=tiny_model, steps=8, replication=20, warm_up=False, **reliable) as process:
         peer.until_connected()
         peer.sweeps.publish(cloud(street(rings=32, columns=720)))
-        peer.until(lambda: peer.values["sweeps in"] == "1")
+        peer.until(lambda: peer.counts.received == 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "reason"),
     [
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"steps": 9}, "steps"),
     ],
 )
-def test_what_prevents_the_start_is_told_with_exit_code_2(parameters, told, node_process, ros, tiny_model):
+def test_failure_to_start_exits_with_2_and_the_reason(parameters, reason, node_process, ros, tiny_model):
     with node_process(**{"model": tiny_model, **parameters}) as process:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert told in errors
+        assert reason in errors
         assert "Traceback" not in errors
 
 
-def test_without_autostart_the_node_waits_unconfigured(node_process, peer, tiny_model):
+def test_without_autostart_the_node_stays_unconfigured(node_process, peer, tiny_model):
     with node_process(model=tiny_model, autostart="false") as process:
-        peer.until(lambda: peer.values.get("state") == "unconfigured")
+        peer.until(lambda: peer.status.state == "unconfigured")
         time.sleep(0.3)
-        assert peer.values["state"] == "unconfigured"
+        assert peer.status.state == "unconfigured"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_during_a_replay_is_told(node_process, peer, tiny_model, street, cloud, tmp_path):
+def test_replay_reports_a_node_that_dies(node_process, peer, tiny_model, street, cloud, tmp_path):
     typestore = get_typestore(Stores.ROS2_JAZZY)
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
         for index in range(50):
             writer.write(topic, 10**18 + index, serialize_message(cloud(street(), stamp_ns=10**18 + index)))
     with node_process(model=tiny_model) as process:
-        peer.until(lambda: peer.values.get("state") == "active")
+        peer.until(lambda: peer.is_active)
         with pytest.raises(ReplayError, match="last diagnostic"):
             replay(
                 tmp_path / "bag",

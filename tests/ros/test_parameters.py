@@ -1,7 +1,8 @@
-"""Parameters: each has a descriptor and a line in the shipped YAML file, and nonsense is refused with its name."""
+"""Parameters: descriptors, the shipped YAML file, schema and page, and refusal of invalid values."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +12,15 @@ from rclpy.parameter import Parameter
 from lidar_completion.visibility import TrustRules
 from lidar_completion_ros.installed_files import config_file
 from lidar_completion_ros.node import CompletionNode
-from lidar_completion_ros.parameters import SCHEMA_NAME, ParameterError, Parameters, descriptor, json_schema
+from lidar_completion_ros.parameters import (
+    SCHEMA_NAME,
+    ParameterError,
+    Parameters,
+    descriptor,
+    json_schema,
+    markdown_page,
+    unknown_parameters,
+)
 
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
 TYPES = {
@@ -34,7 +43,7 @@ def node(ros):
     made.destroy_node()
 
 
-def test_the_shipped_file_lists_every_parameter_with_its_default():
+def test_shipped_file_lists_every_parameter_with_its_default():
     listed = yaml.safe_load(config_file("complete.param.yaml").read_text())["/**"]["ros__parameters"]
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(Parameters()).items()}
     assert listed == defaults
@@ -44,7 +53,7 @@ def test_the_shipped_file_lists_every_parameter_with_its_default():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_parameter_is_described(name, node):
+def test_every_parameter_has_a_descriptor(name, node):
     described = node.describe_parameter(name)
     assert described == descriptor(FIELDS[name])
     assert described.type == ros_type(FIELDS[name].default)
@@ -71,19 +80,19 @@ def test_every_parameter_is_described(name, node):
         ("min_confidence", 1.5),
     ],
 )
-def test_nonsense_is_refused_with_the_name_of_the_parameter(name, value, node):
+def test_invalid_value_is_refused_with_the_parameter_name(name, value, node):
     (result,) = node.set_parameters([Parameter(name, value=value)])
     assert not result.successful
     assert name in result.reason
     assert node.parameters == Parameters()
 
 
-def test_a_wrong_type_is_refused(node):
+def test_wrong_type_is_refused(node):
     assert not node.set_parameters([Parameter("guidance", value="strong")])[0].successful
     assert node.parameters == Parameters()
 
 
-def test_the_ranges_must_agree(node):
+def test_ranges_must_be_consistent(node):
     changes = [Parameter("min_range_m", value=10.0), Parameter("max_range_m", value=5.0)]
     result = node.set_parameters_atomically(changes)
     assert not result.successful
@@ -92,20 +101,20 @@ def test_the_ranges_must_agree(node):
         Parameters(min_range_m=10.0, max_range_m=10.0)
 
 
-def test_a_dynamic_parameter_takes_effect(node):
+def test_dynamic_parameter_takes_effect(node):
     (result,) = node.set_parameters([Parameter("guidance", value=2.0)])
     assert result.successful
     assert node.parameters.completion_options()["guidance"] == 2.0
 
 
-def test_zero_leaves_the_choice_to_the_model_card():
+def test_zero_selects_the_model_card_value():
     options = Parameters().completion_options()
     assert (options.pop("seed"), options.pop("trust"), options.pop("refine")) == (0, TrustRules(), True)
     assert set(options.values()) == {None}
     assert Parameters(min_range_m=0.0).completion_options()["min_range_m"] == 0.0
 
 
-def test_the_schema_is_current_and_accepts_the_shipped_file():
+def test_schema_is_current_and_accepts_the_shipped_file():
     shipped = config_file(SCHEMA_NAME).read_text()
     assert shipped == json_schema(), (
         f"python -m lidar_completion_ros.parameters --schema > ros2_ws/src/lidar_completion_ros/config/{SCHEMA_NAME}"
@@ -118,7 +127,7 @@ def test_the_schema_is_current_and_accepts_the_shipped_file():
         jsonschema.validate(listed, json.loads(shipped))
 
 
-def test_what_needs_a_configure_is_fixed_until_cleanup(node, tiny_model):
+def test_static_parameters_are_read_only_until_cleanup(node, tiny_model):
     assert node.set_parameters([Parameter("model", value=str(tiny_model))])[0].successful
     node.trigger_configure()
     (result,) = node.set_parameters([Parameter("device", value="cuda")])
@@ -126,3 +135,34 @@ def test_what_needs_a_configure_is_fixed_until_cleanup(node, tiny_model):
     assert "device" in result.reason
     node.trigger_cleanup()
     assert node.set_parameters([Parameter("device", value="cuda")])[0].successful
+
+
+def test_page_is_current():
+    page = Path(__file__).parents[2] / "docs" / "parameters.md"
+    assert page.read_text() == markdown_page(), "python -m lidar_completion_ros.parameters > docs/parameters.md"
+
+
+def test_integers_are_accepted_for_floats(ros):
+    given = [Parameter("latency_budget_ms", value=300), Parameter("sensor_pose", value=[1, 0, 2, 0, 0, 0])]
+    node = CompletionNode(parameter_overrides=given)
+    try:
+        assert (node.parameters.latency_budget_ms, node.parameters.sensor_pose[2]) == (300.0, 2.0)
+        assert node.set_parameters([Parameter("guidance", value=2)])[0].successful
+        assert node.parameters.guidance == 2.0
+        assert not node.set_parameters([Parameter("steps", value=2.0)])[0].successful
+    finally:
+        node.destroy_node()
+
+
+def test_unknown_parameters_are_reported(ros):
+    names = ("min_confidance", "colour", "use_sim_time", "qos_overrides./points.publisher.depth")
+    values = (0.5, "red", False, 3)
+    given = [Parameter(name, value=value) for name, value in zip(names, values, strict=True)]
+    node = CompletionNode(parameter_overrides=given)
+    try:
+        assert unknown_parameters(node) == [
+            "unknown parameter min_confidance is ignored; did you mean min_confidence?",
+            "unknown parameter colour is ignored",
+        ]
+    finally:
+        node.destroy_node()

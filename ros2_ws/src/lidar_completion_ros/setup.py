@@ -16,7 +16,7 @@ setup(
         (f"share/{package_name}/layouts", sorted(glob("layouts/*"))),
     ],
     python_requires=">=3.11",
-    install_requires=["lidar_completion", "numpy", "typer"],
+    install_requires=["lidar_completion", "numpy", "scipy>=1.16", "typer"],
     # A ROS installation brings these itself; elsewhere the wheels on PyPI do.
     extras_require={
         "ros": [
@@ -26,7 +26,6 @@ setup(
             "ros-diagnostic-msgs==5.3.6",
             "ros-std-srvs==5.3.6",
             "ros-nav-msgs==5.3.6",
-            "transforms3d",  # ROS has it inside tf_transformations
         ],
         "test": ["pytest"],  # where colcon looks for what `colcon test` runs
     },

@@ -12,13 +12,13 @@ from std_msgs.msg import String
 from typer import Typer
 from typer.testing import CliRunner
 
+from lidar_completion.point_clouds import decode, returns
 from lidar_completion_evaluation.drives.bag import BagError, BagSweeps, cloud_head
 from lidar_completion_evaluation.replay.command import bag as bag_command
 from lidar_completion_evaluation.replay.command import summary
 from lidar_completion_evaluation.replay.player import player_session
 from lidar_completion_evaluation.replay.replay import play, replay
 from lidar_completion_evaluation.replay.result import ReplayError
-from lidar_completion_ros.point_cloud_messages import read_sweep
 
 FIRST_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 10**8
@@ -58,8 +58,8 @@ def assert_same_sweeps(source, result):
     for (time_ns, sweep), (recorded_ns, completion) in zip(sweeps, completions, strict=True):
         assert recorded_ns == time_ns
         assert completion.header == sweep.header
-        measured, out = read_sweep(sweep).points, read_sweep(completion).points
-        finite = measured[np.isfinite(measured).all(axis=1)]
+        measured, out = decode(sweep).points, decode(completion).points
+        finite = measured[returns(measured)]
         np.testing.assert_array_equal(out[: len(finite)], finite)
         assert len(out) > len(finite)
 
@@ -81,14 +81,14 @@ def test_completes_and_records_every_sweep(storage, make_bag, tiny_model, tmp_pa
     assert played == [(1, 3), (2, 3), (3, 3)]
     assert all(sweep.points_out > sweep.points_in for sweep in result.sweeps)
     assert 0 < result.latency_ms(50) <= result.latency_ms(100)
-    assert result.node_values["model"] == "tiny"
+    assert result.node.status.model == "tiny"
     assert "3 on /velodyne_points/completed" in summary(result)
 
 
 def test_uses_running_node(make_bag, node_process, peer, tiny_model, tmp_path):
     source = make_bag(topics=("/points_raw",))
     with node_process(model=tiny_model) as process:
-        peer.until(lambda: peer.values.get("state") == "active")
+        peer.until(lambda: peer.is_active)
         with pytest.raises(ReplayError, match="already running"):
             replay(source, tmp_path / "other", model=tiny_model)
         result = replay(source, tmp_path / "out", rate=0)

@@ -27,6 +27,7 @@ from lidar_completion_evaluation.replay.result import (
     SweepReplay,
 )
 from lidar_completion_evaluation.reports.charts import Series, time_chart, worst_per_column
+from lidar_completion_ros.status import NodeReport, NodeStatus, SweepCounts
 
 FIRST_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 10**8
@@ -124,15 +125,16 @@ def long_evaluation(folder, count):
         SweepReplay(index, index, 100_000, index / 10, *((None, None) if index % 50 == 7 else (400_000, latency)))
         for index, latency in enumerate(random.uniform(0.2, 0.4, count))
     ]
-    values = {"model": "edge", "device": "cpu", "backend": "torch"}
-    result = ReplayResult(sweeps, folder / "none", "/in", "/out", count / 10, values, count // 50, 0)
+    status = NodeStatus(model="edge", device="cpu", backend="torch")
+    node = NodeReport("lidar_completion", 0, "completing", status, SweepCounts(), None, {})
+    result = ReplayResult(sweeps, folder / "none", "/in", "/out", count / 10, node, count // 50, 0)
     rows = {row: {"cd": 0.2, "f": 0.2} for row in ROWS}
     rows["completion"] |= {"precision": 0.2, "recall": 0.2, "violations": 0.1}
     quality = [EvaluatedSweep(index, index / 10, rows) for index in range(0, count, 5)]
     with DiagnosticsFile(folder) as file:
         for index in range(count // 2):
             level, message = (2, "failing: no memory") if index == count // 4 else (0, f"completing {index}")
-            file.write(Diagnostic(index / 5, level, message, {}))
+            file.write(Diagnostic(index / 5, dataclasses.replace(node, level=level, message=message)))
     return Evaluation(folder / "drive", 1.0, folder, result, 5, [], quality)
 
 

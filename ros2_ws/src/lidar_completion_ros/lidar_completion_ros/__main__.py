@@ -1,7 +1,7 @@
 """Start the node: `python -m lidar_completion_ros`, the console script `lidar_completion_node`, or the launch file.
 
-Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start (a model or parameter is wrong).
-After a signal the sweep in work is finished and published if that takes less than four seconds, else abandoned.
+Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start, for example because of an invalid
+model or parameter. After a signal, the sweep in work is published if it is done within four seconds, otherwise abandoned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS_TO_STOP = 4.0  # ros2 launch sends SIGTERM after five
 DEFAULT_REMAPS = ("-r", "~/points:=velodyne_points/completed")
 HELP = """Completes LiDAR sweeps: velodyne_points (sensor_msgs/PointCloud2) -> velodyne_points/completed.
 Configures and activates itself unless the parameter autostart is false.
-Model, topics and all else are ROS arguments:
+Model, topics and parameters are ROS arguments:
   lidar_completion_node --ros-args -p model:=PATH -r velodyne_points:=/front/points --params-file complete.param.yaml"""
 
 
@@ -37,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_code = _run(given, stop)
     sys.stdout.flush()
     sys.stderr.flush()
-    # The node is gone from the network. Python's own teardown of torch takes seconds on a busy machine, in which Python
-    # answers no signal any more: ros2 launch would take the node for hanging, terminate it and call that a crash.
+    # The node has left the network. Python's teardown of torch can take seconds, during which signals are not handled, so
+    # that ros2 launch would terminate the process and report a crash.
     os._exit(exit_code)
 
 
 def _stop_on_signals() -> threading.Event:
-    """The event that SIGINT and SIGTERM set. The process ends within `SECONDS_TO_STOP` of the first of them."""
+    """An event set by SIGINT and SIGTERM. The process ends within `SECONDS_TO_STOP` of the first signal."""
     stop = threading.Event()
 
     def handle(*_: object) -> None:
@@ -59,9 +59,9 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _abandon() -> None:
-    print(f"lidar_completion_node: work not done {SECONDS_TO_STOP:.0f} s after the signal; abandoned", file=sys.stderr)
+    print(f"lidar_completion_node: sweep abandoned {SECONDS_TO_STOP:.0f} s after the signal", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(0)  # a network in the middle of a forward pass cannot be interrupted in any other way
+    os._exit(0)  # a forward pass cannot be interrupted in another way
 
 
 def _refuse_other_arguments(given: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def _run(given: list[str], stop: threading.Event) -> int:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    # A remap rule that comes first wins, so that those of the user do.
+    # The first matching remap rule wins, so the user's rules come first.
     rclpy.init(args=[*given, "--ros-args", *DEFAULT_REMAPS], signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = _start_node()
@@ -96,7 +96,7 @@ def _start_node() -> CompletionNode | None:
 
     try:
         return CompletionNode()
-    except Exception as error:  # a parameter of the wrong type or out of range, a file that does not parse, ...
+    except Exception as error:  # a parameter of the wrong type or out of range, an invalid file, ...
         print(f"lidar_completion_node: {error}", file=sys.stderr)
         return None
 
@@ -111,7 +111,7 @@ def _spin(node: CompletionNode, stop: threading.Event) -> int:
     executor.add_node(node)
     while not stop.is_set() and node.state != "finalized" and node.context.ok():
         try:
-            executor.spin_once(timeout_sec=0.1)  # returns often enough for Python to see a signal
+            executor.spin_once(timeout_sec=0.1)  # returns often enough for signals to be handled
         except Exception as error:
             node.callback_failed(error)
     node.close()

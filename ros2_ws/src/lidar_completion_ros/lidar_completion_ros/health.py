@@ -1,6 +1,7 @@
-"""Health check by diagnostics: `lidar-completion health`, for Docker, systemd and scripts.
+"""Health check from the node's diagnostics: `lidar-completion health`, for Docker, systemd and scripts.
 
-Exit code 0: a diagnostic of the node came and is no ERROR. 1: it is an ERROR, or none came in time.
+Exit code 0: every node that was heard is active and reports no ERROR. 1: a node reports an ERROR or is not active, or no
+diagnostic arrived in time.
 """
 
 from __future__ import annotations
@@ -8,46 +9,51 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from lidar_completion_ros.status import NodeReport
+
 LEVELS = ("OK", "WARN", "ERROR", "STALE")
 
 
 @dataclass(frozen=True)
 class Health:
-    """The newest diagnostic of every node that was heard: name -> (level, message)."""
+    """The newest diagnostic of each node that was heard, by name."""
 
-    told: dict[str, tuple[int, str]]
+    reports: dict[str, NodeReport]
 
     @property
     def healthy(self) -> bool:
-        return bool(self.told) and all(level < LEVELS.index("ERROR") for level, _ in self.told.values())
+        """Every node completes sweeps or is able to."""
+        return bool(self.reports) and all(
+            report.level < LEVELS.index("ERROR") and report.status.state == "active" for report in self.reports.values()
+        )
 
 
 def listen(timeout_s: float, name: str = "", domain_id: int | None = None) -> Health:
-    """Wait for the first diagnostic of a completion node whose name contains `name`, at most `timeout_s`."""
+    """Wait up to `timeout_s` for a diagnostic of a completion node whose name contains `name`."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    told: dict[str, tuple[int, str]] = {}
+    reports: dict[str, NodeReport] = {}
 
-    def hear(message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.hardware_id == "lidar_completion" and name in status.name:
-                told[status.name] = (int.from_bytes(status.level, "little"), status.message)
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        for report in filter(None, map(NodeReport.of, message.status)):
+            if name in report.node:
+                reports[report.node] = report
 
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = rclpy.create_node("lidar_completion_health", context=context)
-        node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
+        node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         until_s = time.monotonic() + timeout_s
-        while not told and time.monotonic() < until_s:
+        while not reports and time.monotonic() < until_s:
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()
         node.destroy_node()
     finally:
         rclpy.try_shutdown(context=context)
-    return Health(told)
+    return Health(reports)

@@ -1,165 +1,201 @@
-"""A loaded model at work: how much work a sweep gets, what it costs, and what happens when memory runs out."""
+"""A loaded model in use: the workload of each sweep, its learned cost, and the reaction to memory exhaustion."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from lidar_completion.completer import Completion, SceneCompleter
+from lidar_completion.completer import Completion
 from lidar_completion.errors import SweepError
-from lidar_completion_ros.deadline import Choice, Deadline
-from lidar_completion_ros.memory import MemoryLimit, is_out_of_memory
+from lidar_completion.model.card import ModelCard
+from lidar_completion_ros.scheduling.deadline import Deadline
+from lidar_completion_ros.scheduling.memory_limit import MemoryLimit, is_out_of_memory
+from lidar_completion_ros.scheduling.workload import WorkLimits, Workload
 
-Load = Callable[[], SceneCompleter]
-SWEEPS_ON_CPU = 100  # that are completed there before the device is tried again
+SWEEPS_ON_CPU = 100  # sweeps completed on the CPU before the device is tried again
 
 
-@dataclass(frozen=True)
-class Wish:
-    """The work that the parameters ask for, and the time it may take."""
+class Completer(Protocol):
+    """What the node needs of a `SceneCompleter`."""
 
-    most: Choice
-    budget_s: float  # 0: no budget, always `most`
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def complete(self) -> Callable[..., Completion]: ...
 
 
 class Inference:
-    """One model, the cost of its stages and the memory it needs. For the inference thread alone, except `values` and `forget`.
+    """One model, the cost of its stages and the memory it needs. It keeps nothing of a sweep.
 
-    Holds nothing of a sweep when it is done.
+    `set_limits`, `reset`, `values` and `can_meet_budget` may be called from any thread, the rest from the worker's.
     """
 
-    def __init__(self, completer: SceneCompleter, load_on_cpu: Load | None = None) -> None:
-        """load_on_cpu: gives the same model on the CPU, for when the device's memory does not hold the least work."""
+    def __init__(
+        self,
+        completer: Completer,
+        limits: WorkLimits,
+        load_on_cpu: Callable[[], Completer] | None = None,
+        *,
+        sweeps_on_cpu: int = SWEEPS_ON_CPU,
+        memory_limit: Callable[[], MemoryLimit] = MemoryLimit,
+    ) -> None:
+        """load_on_cpu: loads the same model on the CPU, used if not even the minimum workload fits on the device."""
         self.completer = completer
-        self.trouble = ""  # what memory does not hold, empty when all work fits
+        self.memory_error = ""  # empty: the full workload fits
         self._load_on_cpu = load_on_cpu
-        self._on_cpu: SceneCompleter | None = None
+        self._on_cpu: Completer | None = None
+        self._sweeps_on_cpu = sweeps_on_cpu
         self._sweeps_left_on_cpu = 0
-        self._memory = MemoryLimit()
-        self._deadline: Deadline | None = None
-        self._forget = False
+        self._new_memory_limit = memory_limit
+        self._memory_limit = memory_limit()
+        self._reset_requested = False
+        self._limits = self._requested_limits = limits
+        self._deadline = Deadline(limits) if limits.budget_s else None
 
-    def wish(self, steps: int, replication: int, budget_ms: float) -> Wish:
-        """What the parameters ask for; 0 leaves steps and replication to the model card."""
-        settings = self.completer.card.pipeline
-        return Wish(Choice(steps or settings.steps, replication or settings.replication), budget_ms / 1e3)
+    @property
+    def limits(self) -> WorkLimits:
+        """The limits of the next sweep."""
+        return self._requested_limits
+
+    def set_limits(self, limits: WorkLimits) -> None:
+        """Limits from the next sweep on."""
+        self._requested_limits = limits
+
+    def reset(self) -> None:
+        """Forget the learned cost and memory limit before the next sweep."""
+        self._reset_requested = True
 
     @property
     def device(self) -> torch.device:
-        return self._in_use.device
+        return self._active_completer.device
 
     @property
-    def _in_use(self) -> SceneCompleter:
+    def _active_completer(self) -> Completer:
         return self._on_cpu if self._on_cpu is not None and self._sweeps_left_on_cpu else self.completer
 
-    # ---- before a sweep ----
+    # ---- before the first sweep ----
 
-    def warm_up(self, wish: Wish, options: Mapping[str, Any]) -> None:
-        """Complete made-up sweeps, so that the first real one pays for nothing and its cost is known roughly.
+    def warm_up(self, options: Mapping[str, Any]) -> None:
+        """Complete synthetic sweeps, so that the first real one is not slowed by compilation and its cost is roughly known.
 
-        Raises SweepError where the range limits leave nothing of them.
+        With a budget three workloads are measured. The largest comes last: what it allocates suffices for the others.
         """
-        self._adopt(wish)
-        choices = [wish.most]
-        if self._deadline is not None:  # the most comes last: what it allocated is what the others need
-            choices = [Choice(1, max(1, wish.most.replication // 4)), Choice(1, wish.most.replication), wish.most]
+        self._adopt_requests()
+        largest = self._limits.max
+        measured = [largest]
+        if self._deadline is not None:
+            measured = [Workload(1, max(1, largest.replication // 4)), Workload(1, largest.replication), largest]
         points = _warm_up_sweep()
-        for choice in choices:
-            completion, done = self._complete(points, choice, options)
-            if self._deadline is not None:
-                self._deadline.warmed_up(len(points), done, _stages(completion))
+        with suppress(SweepError):  # the range limits may exclude every point
+            for workload in measured:
+                completion, done = self._complete(points, workload, options)
+                if self._deadline is not None:
+                    self._deadline.warmed_up(len(points), done, _stages(completion))
 
-    def sheds(self, wish: Wish, points: int, age_s: float) -> bool:
-        """Whether a sweep that waited `age_s` is too old to be begun, because a fresh one would be in time."""
-        self._adopt(wish)
-        return self._deadline is not None and self._deadline.shed(points, age_s)
+    # ---- each sweep ----
 
-    # ---- a sweep ----
+    def should_shed(self, points: int, age_s: float) -> bool:
+        """Whether a sweep that waited `age_s` is too old to start, because a fresh one would meet the deadline."""
+        self._adopt_requests()
+        return self._deadline is not None and self._deadline.should_shed(points, age_s)
 
-    def complete(self, points: np.ndarray, wish: Wish, options: Mapping[str, Any]) -> tuple[Completion, Choice]:
-        """Complete points (N, 3) with as much of the wished work as budget and memory allow; the work that was done.
+    def complete(self, points: np.ndarray, options: Mapping[str, Any]) -> tuple[Completion, Workload]:
+        """Complete points (N, 3) with as much work as limits, budget and memory allow; returns the workload as well.
 
         options: further arguments of `SceneCompleter.complete`.
         """
-        self._adopt(wish)
-        choice = wish.most if self._deadline is None else self._deadline.choose(len(points))
-        completion, done = self._complete(points, choice, options)
-        self._fitted(len(points), choice)
+        self._adopt_requests()
+        wanted = self._limits.max if self._deadline is None else self._deadline.choose(len(points))
+        completion, done = self._complete(points, wanted, options)
+        self._sweep_fitted(len(points), wanted)
         return completion, done
 
-    def answered(self, points: int, done: Choice, completion: Completion, work_s: float, latency_s: float) -> None:
-        """Learn from an answer: `work_s` from the begin of the work to the publication, `latency_s` from the arrival."""
+    def observe(self, points: int, done: Workload, completion: Completion, work_s: float, latency_s: float) -> None:
+        """Learn from a published sweep: seconds from the start of the work, and from the arrival, to the publication."""
         if self._deadline is None:
             return
         stages = _stages(completion)
         stages["messages"] = max(0.0, work_s - completion.timings["total"])
         self._deadline.observe(points, done, stages, latency_s)
 
-    def can_be_met(self, points: int) -> bool:
-        return self._deadline is None or self._deadline.can_be_met(points)
-
-    def forget(self) -> None:
-        """Forget what was learnt about cost and memory, before the next sweep. From any thread."""
-        self._forget = True
+    def can_meet_budget(self, points: int) -> bool:
+        deadline = self._deadline
+        return deadline is None or deadline.can_be_met(points)
 
     def values(self) -> dict[str, str]:
-        """What the diagnostics show."""
+        """The learned costs, for the diagnostics."""
         deadline = self._deadline
-        memory = {"memory": self.trouble or "all work fits"}
-        return memory if deadline is None else memory | deadline.values()
+        return {} if deadline is None else deadline.values()
 
-    def _adopt(self, wish: Wish) -> None:
-        if self._forget:
-            self._forget, self._deadline, self._memory = False, None, MemoryLimit()
-            self.trouble, self._sweeps_left_on_cpu = "", 0
-        deadline = self._deadline
-        limits = (wish.budget_s, wish.most.steps, wish.most.replication)
-        if not wish.budget_s:
+    def _adopt_requests(self) -> None:
+        """Apply what other threads requested, in the worker's thread and between two sweeps."""
+        if self._reset_requested:
+            self._reset_requested, self._deadline, self._memory_limit = False, None, self._new_memory_limit()
+            self.memory_error, self._sweeps_left_on_cpu = "", 0
+            self._deadline = Deadline(self._limits) if self._limits.budget_s else None
+        limits = self._requested_limits
+        if limits == self._limits:
+            return
+        self._limits = limits
+        if not limits.budget_s:
             self._deadline = None
-        elif deadline is None:
-            self._deadline = Deadline(*limits)
-        elif (deadline.budget_s, deadline.choices[-1]) != (wish.budget_s, wish.most):
-            deadline.set_limits(*limits)
+        elif self._deadline is None:
+            self._deadline = Deadline(limits)
+        else:
+            self._deadline.set_limits(limits)
 
-    def _complete(self, points: np.ndarray, wanted: Choice, options: Mapping[str, Any]) -> tuple[Completion, Choice]:
-        on_cpu = self._sweeps_left_on_cpu > 0  # where the device's limit does not count
-        choice: Choice | None = wanted if on_cpu else self._memory.limited(len(points), wanted)
-        while choice is not None:
+    # ---- memory ----
+
+    def _complete(
+        self, points: np.ndarray, wanted: Workload, options: Mapping[str, Any]
+    ) -> tuple[Completion, Workload]:
+        on_cpu = self._sweeps_left_on_cpu > 0  # the device's limit does not apply
+        workload: Workload | None = wanted if on_cpu else self._memory_limit.limited(len(points), wanted)
+        while workload is not None:
             try:
-                completion = self._in_use.complete(
-                    points, steps=choice.steps, replication=choice.replication, **options
+                completion = self._active_completer.complete(
+                    points, steps=workload.steps, replication=workload.replication, **options
                 )
-                return completion, choice
+                return completion, workload
             except Exception as error:
                 if isinstance(error, SweepError) or not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
-            choice = self._less(len(points), wanted, choice, reason)  # outside, where the failed work is let go
-        raise MemoryError(self.trouble)
+            # Outside of the except block, which keeps the failed work alive through the traceback.
+            workload = self._smaller_workload(len(points), wanted, workload, reason)
+        raise MemoryError(self.memory_error)
 
-    def _less(self, points: int, wanted: Choice, failed: Choice, reason: str) -> Choice | None:
+    def _smaller_workload(self, points: int, wanted: Workload, failed: Workload, reason: str) -> Workload | None:
         self._free_memory()
-        less = self._memory.exhausted(points, failed)
-        if less is None and self._load_on_cpu is not None and not self._sweeps_left_on_cpu:
+        smaller = self._memory_limit.exhausted(points, failed)
+        if smaller is None and self._load_on_cpu is not None and not self._sweeps_left_on_cpu:
             self._on_cpu = self._on_cpu or self._load_on_cpu()
-            self._sweeps_left_on_cpu = SWEEPS_ON_CPU
-            less = Choice(failed.steps, wanted.replication)
-        work = "no work at all fits" if less is None else f"replication {less.replication} of {wanted.replication}"
-        self.trouble = f"out of memory: {work} on {self.device} ({reason})"
-        return less
+            self._sweeps_left_on_cpu = self._sweeps_on_cpu
+            smaller = Workload(failed.steps, wanted.replication)
+        work = "not even the minimum workload fits"
+        if smaller is not None:
+            work = f"replication {smaller.replication} of {wanted.replication}"
+        self.memory_error = f"out of memory: {work} on {self.device} ({reason})"
+        return smaller
 
-    def _fitted(self, points: int, wanted: Choice) -> None:
+    def _sweep_fitted(self, points: int, wanted: Workload) -> None:
         if self._sweeps_left_on_cpu:
             self._sweeps_left_on_cpu -= 1
             return
-        self._memory.fitted(points, wanted)
-        if self._memory.most_starts is None:
-            self.trouble = ""
+        self._memory_limit.fitted(points, wanted)
+        if self._memory_limit.max_starts is None:
+            self.memory_error = ""
 
     def _free_memory(self) -> None:
         gc.collect()
@@ -172,7 +208,7 @@ def _stages(completion: Completion) -> dict[str, float]:
 
 
 def _warm_up_sweep() -> np.ndarray:
-    """(N, 3) float32: 32 rings on a flat ground 1.8 m below the sensor and a wall around it at 20 m."""
+    """(N, 3) float32: 32 rings on flat ground 1.8 m below the sensor, surrounded by a wall at 20 m."""
     azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 512), np.radians(np.linspace(-25.0, 3.0, 32)))
     horizontal = np.minimum(20.0, 1.8 / np.maximum(np.tan(-elevation), 1e-3))
     rays = (horizontal * np.cos(azimuth), horizontal * np.sin(azimuth), horizontal * np.tan(elevation))

@@ -1,4 +1,4 @@
-"""Where this package's files and the shipped models lie: in the source tree, or in share/ after colcon or pip."""
+"""Paths of this package's files and of the shipped models, in the source tree or in share/ after colcon or pip."""
 
 from __future__ import annotations
 
@@ -12,13 +12,39 @@ PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 def config_file(name: str) -> Path:
-    """A file of this package's config folder."""
+    """A file of this package's config folder. Raises FileNotFoundError."""
     return _file("config", name)
 
 
 def launch_file(name: str) -> Path:
-    """One of the launch files."""
+    """One of the launch files. Raises FileNotFoundError."""
     return _file("launch", name)
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a model: a path as it is, the name of a shipped model, or the default model if `model` is empty."""
+    path = Path(model).expanduser()
+    if model and (path.exists() or len(path.parts) > 1):
+        return path
+    name = model or DEFAULT_MODEL
+    core = find_spec("lidar_completion")  # not imported, which takes a second
+    shipped = [folder / "models" / name for folder in model_roots(Path(__file__), Path((core and core.origin) or "/"))]
+    return next((folder for folder in shipped if folder.is_dir()), shipped[0] if not model else path)
+
+
+def use_shared_memory_profile(environment: MutableMapping[str, str]) -> None:
+    """Set this package's Fast DDS profile in `environment` unless another one is set. Call it before rclpy.init."""
+    environment.setdefault(PROFILE_VARIABLE, str(config_file(PROFILE)))
+
+
+def model_roots(here: Path, core: Path) -> list[Path]:
+    """Folders that may hold the folder `models`, for a file of this package and one of lidar_completion.
+
+    The core package installs the models. colcon gives each package its own prefix unless it is run with --merge-install.
+    """
+    here, core = here.resolve(), core.resolve()
+    checkout = [parent for parent in here.parents if (parent / "ros2_ws").is_dir()]
+    return [*checkout, *(parent / "share" / "lidar_completion" for parent in (*core.parents, *here.parents))]
 
 
 def _file(folder: str, name: str) -> Path:
@@ -27,33 +53,5 @@ def _file(folder: str, name: str) -> Path:
     candidates = [place / folder / name for place in (here.parents[1], *installed)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise FileNotFoundError(
-            f"{name}: not in the folder {folder} of lidar_completion_ros; install the package again"
-        )
+        raise FileNotFoundError(f"{name}: not in the folder {folder} of lidar_completion_ros; reinstall the package")
     return found
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model: a path as it is, the name of a shipped model, or the default one where `model` is empty."""
-    path = Path(model).expanduser()
-    if model and (path.exists() or len(path.parts) > 1):
-        return path
-    name = model or DEFAULT_MODEL
-    core = find_spec("lidar_completion")  # not imported: that takes a second
-    shipped = [folder / "models" / name for folder in model_roots(Path(__file__), Path((core and core.origin) or "/"))]
-    return next((folder for folder in shipped if folder.is_dir()), shipped[0] if not model else path)
-
-
-def use_shared_memory_profile(environment: MutableMapping[str, str]) -> None:
-    """Name the Fast DDS profile in `environment`, unless the user named one there. To be called before rclpy.init."""
-    environment.setdefault(PROFILE_VARIABLE, str(config_file(PROFILE)))
-
-
-def model_roots(here: Path, core: Path) -> list[Path]:
-    """Folders in which the folder `models` may lie, for a file of this package and one of lidar_completion.
-
-    The core installs the models: colcon gives every package a prefix of its own unless it is told --merge-install.
-    """
-    here, core = here.resolve(), core.resolve()
-    checkout = [parent for parent in here.parents if (parent / "ros2_ws").is_dir()]
-    return [*checkout, *(parent / "share" / "lidar_completion" for parent in (*core.parents, *here.parents))]

@@ -1,11 +1,13 @@
-"""Parameters of the node: one typed, immutable snapshot, and the ROS descriptors that guard it.
+"""Parameters of the node: an immutable typed snapshot, and the ROS descriptors made from it.
 
-Every field below is one ROS parameter: its default, range, unit and text are written here and nowhere else.
+Each field of `Parameters` is one ROS parameter. Its default, range, unit and description are defined here only; the YAML
+file, the JSON schema and docs/parameters.md are generated from it or compared with it by a test.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import sys
@@ -17,21 +19,25 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lidar_completion.point_clouds import OUTPUT_FIELDS
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
-from lidar_completion_ros.frames import POSE_HELP, pose
-from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS
+from lidar_completion_ros.motion.frames import POSE_FORMAT, pose
 
 CARD = "the model card's value"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
-BACKENDS = ("torch", "onnx")
-PRECISIONS = ("float32", "bfloat16")
-MOTIONS = ("none", "twist", "odometry")
-TRANSFORMS = ("auto", "tf", "parameters")
+CHOICES = {
+    "backend": ("torch", "onnx"),
+    "precision": ("float32", "bfloat16"),
+    "transforms": ("auto", "tf", "parameters"),
+    "motion": ("none", "twist", "odometry"),
+}
 SCHEMA_NAME = "complete.schema.json"
+# Parameters that rclpy declares by itself, before or after ours.
+ROS_PARAMETERS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
 class ParameterError(ValueError):
-    """A parameter value that the node cannot work with; the text names it, what was expected and what was found."""
+    """An invalid parameter value. The message names the parameter, what was expected and what was found."""
 
 
 def _parameter(
@@ -49,122 +55,137 @@ def _parameter(
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the node does with a sweep. Fields that are not dynamic are read when the node is configured."""
+    """The node's settings. Fields that are not dynamic are read when the node is configured."""
 
     model: str = _parameter(
         "",
-        "Path of a model folder, or name of a shipped model; empty: the default model. A change while the node runs loads "
-        "in the background; a model that cannot be loaded leaves the old one running",
+        "Path of a model folder, or name of a shipped model; empty: the default model. A change at run time loads the model "
+        "in the background; if that fails, the previous model stays in use",
     )
-    device: str = _parameter("auto", f"Where the network runs: {', '.join(DEVICES)}", dynamic=False)
-    backend: str = _parameter("torch", f"What runs the network: {', '.join(BACKENDS)}", dynamic=False)
+    device: str = _parameter("auto", f"Device of the network: {', '.join(DEVICES)}", dynamic=False)
+    backend: str = _parameter("torch", f"Inference backend: {', '.join(CHOICES['backend'])}", dynamic=False)
     precision: str = _parameter(
-        "float32", f"Of the products of wide layers: {', '.join(PRECISIONS)} (backend torch)", dynamic=False
+        "float32",
+        f"Precision of the wide layers: {', '.join(CHOICES['precision'])} (torch backend only)",
+        dynamic=False,
     )
-    warm_up: bool = _parameter(True, "Complete made-up sweeps before the first real one", dynamic=False)
-    autostart: bool = _parameter(True, "Configure and activate the node by itself at start", dynamic=False)
+    warm_up: bool = _parameter(True, "Complete synthetic sweeps before the first real one", dynamic=False)
+    autostart: bool = _parameter(True, "Configure and activate the node at start", dynamic=False)
     diagnostics_period_s: float = _parameter(
-        1.0, "Time between two diagnostics", unit="s", low=0.05, high=60.0, dynamic=False
+        1.0, "Period of the diagnostics", unit="s", low=0.05, high=60.0, dynamic=False
     )
-    steps: int = _parameter(0, f"Denoising steps, with a latency budget the most; 0: {CARD}", low=0, high=8)
+    steps: int = _parameter(
+        0, f"Number of denoising steps; the maximum if latency_budget_ms is set; 0: {CARD}", low=0, high=8
+    )
     guidance: float = _parameter(
-        0.0, f"Weight of the condition (1 needs one forward pass, others two); 0: {CARD}", low=0.0, high=20.0
+        0.0,
+        f"Classifier-free guidance weight; 1 needs one forward pass per step, other values two; 0: {CARD}",
+        low=0.0,
+        high=20.0,
     )
     replication: int = _parameter(
-        0, f"Start points per voxel (K), with a latency budget the most; 0: {CARD}", low=0, high=100
+        0,
+        f"Start points per voxel of the downsampled sweep; the maximum if latency_budget_ms is set; 0: {CARD}",
+        low=0,
+        high=100,
     )
-    refine: bool = _parameter(True, "Make six points of each completed one, where the model has a refiner")
+    refine: bool = _parameter(
+        True, "Apply the refiner, which makes six points of each completed one, if the model has one"
+    )
     voxel_size_m: float = _parameter(
-        0.0, f"Voxel of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
+        0.0, f"Voxel size of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
     )
     min_range_m: float = _parameter(
         -1.0,
-        f"Nearer points are returns of the own vehicle: kept, but not completed; negative: {CARD}",
+        f"Closer points are taken for returns from the vehicle: kept, but not completed; negative: {CARD}",
         unit="m",
         low=-1.0,
         high=50.0,
     )
     max_range_m: float = _parameter(
-        0.0, f"Farther points are kept, but not completed; 0: {CARD}", unit="m", low=0.0, high=500.0
+        0.0, f"Points farther away are kept, but not completed; 0: {CARD}", unit="m", low=0.0, high=500.0
     )
     seed: int = _parameter(
-        0, "Seed of the noise: the same sweep and seed give the same completion", low=0, high=2**31 - 1
+        0, "Random seed; the same sweep and seed give the same completion on the same device", low=0, high=2**31 - 1
     )
     output_fields: tuple[str, ...] = _parameter(
-        tuple(OUTPUT_FIELDS), f"Fields of the output besides x, y, z; any of {', '.join(OUTPUT_FIELDS)}"
+        tuple(OUTPUT_FIELDS), f"Output fields besides x, y, z: any of {', '.join(OUTPUT_FIELDS)}"
     )
-    lazy: bool = _parameter(True, "Compute nothing while nobody subscribes to ~/points or ~/points_completed")
-    max_input_points: int = _parameter(1_000_000, "Larger sweeps are refused", unit="points", low=1, high=10_000_000)
+    lazy: bool = _parameter(True, "Skip sweeps while nobody subscribes to ~/points or ~/points_completed")
+    max_input_points: int = _parameter(
+        1_000_000, "Sweeps with more points are refused", unit="points", low=1, high=10_000_000
+    )
     latency_budget_ms: float = _parameter(
         0.0,
-        "Steps and replication are chosen so that 99 of 100 sweeps are answered within it, from arrival to publication; "
-        "0: no budget, always all steps and copies",
+        "Latency budget from the arrival of a sweep to the publication of its completion; steps and replication are reduced "
+        "so that 99 of 100 sweeps meet it; 0: no budget",
         unit="ms",
         low=0.0,
         high=60_000.0,
     )
     free_space_filter: bool = _parameter(
-        True, "Take out completed points that lie before what the sensor measured in their direction"
+        True, "Remove completed points in space that a ray of the sensor has passed through"
     )
     free_space_margin_m: float = _parameter(
-        FreeSpaceRules().margin_m, "Last stretch of a ray that refutes nothing", unit="m", low=0.0, high=10.0
+        FreeSpaceRules().margin_m,
+        "The last part of each ray, before the measured point, is not regarded as free space",
+        unit="m",
+        low=0.0,
+        high=10.0,
     )
     below_ground_m: float = _parameter(
         0.2,
-        "Take out completed points that lie deeper below the lowest measured point around them; negative: none",
+        "Remove completed points that are farther than this below the lowest measured point nearby; negative: off",
         unit="m",
         low=-1.0,
         high=10.0,
     )
     ego_box_m: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        "Box of the vehicle itself in the sensor's frame, x, y, z of its lowest and of its highest corner: no completed point "
-        "stays in it; all 0: none",
+        "Box around the vehicle in the sensor frame (x, y, z of the minimum corner, then of the maximum corner) in which "
+        "completed points are removed; all 0: off",
         unit="m",
     )
-    min_confidence: float = _parameter(0.0, "Take out completed points with less", low=0.0, high=1.0)
+    min_confidence: float = _parameter(0.0, "Remove completed points with a lower confidence", low=0.0, high=1.0)
     max_points: int = _parameter(
         0,
-        "Most points of the output, measured ones first, thinned evenly; 0: no limit",
+        "Maximum number of output points; measured points are kept first, the rest is thinned evenly; 0: no limit",
         unit="points",
         low=0,
         high=10_000_000,
     )
     sweep_timeout_s: float = _parameter(
-        2.0, "Diagnostics warn when no sweep came for so long", unit="s", low=0.1, high=3600.0
+        2.0, "The diagnostics warn if no sweep arrives for this long", unit="s", low=0.1, high=3600.0
     )
     motion: str = _parameter(
         "none",
-        "Where the vehicle's motion comes from, of which a sweep with times of its points is freed: twist "
-        "(geometry_msgs/TwistStamped on twist), odometry (nav_msgs/Odometry on odometry), none",
+        "Ego-motion source for deskewing (needs per-point timestamps) and for temporal: twist (geometry_msgs/TwistStamped on "
+        "the topic twist), odometry (nav_msgs/Odometry on the topic odometry), none",
         dynamic=False,
     )
     temporal: bool = _parameter(
         False,
-        "Begin every completion with the one before it, moved by the vehicle's motion (needs motion); forgotten after a gap, a "
-        "jump, or a sweep without motion",
+        "Start each completion from the previous one, moved by the ego-motion (needs motion); reset by a gap, a jump in time, "
+        "or a sweep without ego-motion",
     )
     target_frame: str = _parameter(
-        "", "Frame of the output; empty: that of the sweep, and measured points stay bit-exact", dynamic=False
+        "",
+        "Frame of the output; empty: the frame of the sweep, in which measured points stay bit-exact",
+        dynamic=False,
     )
     transforms: str = _parameter(
         "auto",
-        "Where the transform to target_frame comes from: tf, parameters (sensor_pose), or auto: sensor_pose where it is "
-        "given, else tf where tf2_ros is installed",
+        "Source of the transform to target_frame: tf, parameters (sensor_pose), or auto (sensor_pose if it is given, else tf "
+        "if tf2_ros is installed)",
         dynamic=False,
     )
     sensor_pose: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        f"Pose of the sensor in target_frame and in the frame of the motion, where tf does not tell: {POSE_HELP}",
+        f"Pose of the sensor in target_frame and in the frame of the ego-motion, if it does not come from tf: {POSE_FORMAT}",
     )
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("backend", BACKENDS),
-            ("precision", PRECISIONS),
-            ("transforms", TRANSFORMS),
-            ("motion", MOTIONS),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ParameterError(f"{name}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
         unknown = [name for name in self.output_fields if name not in OUTPUT_FIELDS]
@@ -186,7 +207,7 @@ class Parameters:
             raise ParameterError(str(error)) from error
 
     def completion_options(self) -> dict[str, Any]:
-        """Arguments of `SceneCompleter.complete` besides steps and replication; None where the model card decides."""
+        """Arguments of `SceneCompleter.complete` besides steps and replication; None: the model card's value."""
         return {
             "guidance": self.guidance or None,
             "refine": self.refine,
@@ -199,7 +220,7 @@ class Parameters:
         }
 
     def trust_rules(self) -> TrustRules:
-        """Which completed points are taken out again."""
+        """Which completed points are removed."""
         return TrustRules(
             free_space=FreeSpaceRules(margin_m=self.free_space_margin_m) if self.free_space_filter else None,
             below_ground_m=None if self.below_ground_m < 0 else self.below_ground_m,
@@ -209,30 +230,61 @@ class Parameters:
 
 
 def declare_parameters(node: Node) -> Parameters:
-    """Declare every field of `Parameters` on `node` and return the values that launch file and command line gave."""
+    """Declare each field of `Parameters` on `node` and return the values given by launch file and command line."""
+    given = node._parameter_overrides  # rclpy has no public access to values before their declaration
     for field in dataclasses.fields(Parameters):
+        if field.name in given:
+            given[field.name] = integers_as_floats([given[field.name]])[0]
         node.declare_parameter(field.name, _ros_value(field.default), descriptor(field))
     return read_parameters(node)
 
 
+def unknown_parameters(node: Node) -> list[str]:
+    """A warning for each given parameter that the node does not have, such as a misspelled one."""
+    names = [name for name in node._parameter_overrides if not node.has_parameter(name)]
+    warnings = []
+    for name in (each for each in names if not each.startswith(ROS_PARAMETERS)):
+        similar = difflib.get_close_matches(name, _names(), n=1)
+        hint = f"; did you mean {similar[0]}?" if similar else ""
+        warnings.append(f"unknown parameter {name} is ignored{hint}")
+    return warnings
+
+
+def integers_as_floats(changes: list[Parameter]) -> list[Parameter]:
+    """`changes` with integers converted for parameters of type float, so that `0.0` may be written as `0`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Parameters)}
+    return [_integer_as_float(change, defaults.get(change.name)) for change in changes]
+
+
+def _integer_as_float(change: Parameter, default: Any) -> Parameter:
+    value = _python_value(change.value)
+    if isinstance(default, float) and type(value) is int:
+        return Parameter(change.name, value=float(value))
+    floats = isinstance(default, tuple) and isinstance(default[0], float)
+    if floats and isinstance(value, tuple) and all(type(each) is int for each in value):
+        return Parameter(change.name, value=[float(each) for each in value])
+    return change
+
+
 def read_parameters(node: Node) -> Parameters:
+    """The current values. Raises `ParameterError` if they are not valid together."""
     return Parameters(**{name: _python_value(node.get_parameter(name).value) for name in _names()})
 
 
 def changed_parameters(current: Parameters, changes: list[Parameter]) -> Parameters:
-    """`current` with the `changes` that concern it. Raises `ParameterError` where the result makes no sense."""
+    """`current` with `changes`; others than ours are ignored. Raises `ParameterError` if the result is not valid."""
     values = {change.name: _python_value(change.value) for change in changes if change.name in _names()}
     return dataclasses.replace(current, **values)
 
 
 def read_only_while_configured(changes: list[Parameter]) -> list[str]:
-    """Names of those `changes` that only take effect when the node is configured."""
+    """Names of the `changes` that take effect only when the node is configured."""
     fixed = {field.name for field in dataclasses.fields(Parameters) if not field.metadata["dynamic"]}
     return [change.name for change in changes if change.name in fixed]
 
 
 def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """The ROS descriptor of one field of `Parameters`: type, text with unit, range, and when it takes effect."""
+    """The ROS descriptor of one field of `Parameters`: type, description with unit, range, and when it takes effect."""
     about = field.metadata
     described = ParameterDescriptor(
         name=field.name,
@@ -270,20 +322,33 @@ def _python_value(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, array)) else value
 
 
-def markdown_table() -> str:
-    """The parameters as the README's table: python -m lidar_completion_ros.parameters"""
-    rows = ["| parameter | default | range | unit | change while running | meaning |", "|---|---|---|---|---|---|"]
+PAGE = """# Parameters of the node
+
+Generated by `python -m lidar_completion_ros.parameters > docs/parameters.md`. The defaults are also in
+`config/complete.param.yaml`, the JSON schema of such files in `config/complete.schema.json`. If a default is 0 (negative for
+`min_range_m`) and stands for the model card's value, the model card is the file `model.json` of the model folder.
+
+Set a parameter at run time with `ros2 param set /lidar_completion NAME VALUE`. Parameters that cannot change at run time are
+read when the node is configured. Integers are accepted for floating-point parameters. The node warns at start about
+parameters that it does not know.
+
+"""
+
+
+def markdown_page() -> str:
+    """The page docs/parameters.md: python -m lidar_completion_ros.parameters"""
+    rows = ["| parameter | default | range | unit | at run time | description |", "|---|---|---|---|---|---|"]
     for field in dataclasses.fields(Parameters):
         about = field.metadata
-        span = "" if about["low"] is None else f"{about['low']:g} … {about['high']:g}"
+        span = "" if about["low"] is None else f"{about['low']:g} to {about['high']:g}"
         dynamic = "yes" if about["dynamic"] else "no"
         default = _ros_value(field.default)
         rows.append(f"| `{field.name}` | `{default!r}` | {span} | {about['unit']} | {dynamic} | {about['text']} |")
-    return "\n".join(rows)
+    return PAGE + "\n".join(rows) + "\n"
 
 
 def json_schema() -> str:
-    """The parameter file's JSON schema: python -m lidar_completion_ros.parameters --schema"""
+    """The JSON schema of parameter files: python -m lidar_completion_ros.parameters --schema"""
     properties = {field.name: _property(field) for field in dataclasses.fields(Parameters)}
     parameters = {"type": "object", "properties": properties, "additionalProperties": True}
     node = {"type": "object", "properties": {"ros__parameters": parameters}, "required": ["ros__parameters"]}
@@ -308,13 +373,10 @@ def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
         described |= {"type": names[type(default)]}
     if about["low"] is not None:
         described |= {"minimum": about["low"], "maximum": about["high"]}
-    choices = {"backend": BACKENDS, "precision": PRECISIONS, "transforms": TRANSFORMS, "motion": MOTIONS}.get(
-        field.name
-    )
-    if choices:
-        described["enum"] = list(choices)
+    if field.name in CHOICES:
+        described["enum"] = list(CHOICES[field.name])
     return described
 
 
 if __name__ == "__main__":
-    print(json_schema() if "--schema" in sys.argv else markdown_table(), end="" if "--schema" in sys.argv else "\n")
+    print(json_schema() if "--schema" in sys.argv else markdown_page(), end="")

@@ -1,4 +1,4 @@
-"""launch_testing: complete.launch.py brings up a node that says so, answers a sweep, and ends with exit code 0.
+"""launch_testing: complete.launch.py starts a node that completes a sweep and ends with exit code 0.
 
 Runs where launch_testing is installed (`colcon test` in a ROS workspace, or launch_test on this file).
 """
@@ -24,10 +24,11 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
+from lidar_completion.point_clouds import allocate_points
 from lidar_completion_ros.installed_files import launch_file
-from lidar_completion_ros.point_cloud_messages import allocate_points, cloud_message
+from lidar_completion_ros.point_cloud_messages import cloud_message
 
-WAIT_S = 120.0  # for a machine that loads torch while it is busy otherwise
+WAIT_S = 120.0  # loading torch takes long on a busy machine
 
 
 @pytest.mark.launch_test
@@ -61,7 +62,7 @@ class TestCompleteLaunch(unittest.TestCase):
         while not completions and time.monotonic() < until_s:
             publisher.publish(_street())
             rclpy.spin_once(self.node, timeout_sec=0.5)
-        assert completions, f"no completion in {WAIT_S} s; the node said {states[-1:]}"
+        assert completions, f"no completion in {WAIT_S} s; last diagnostic: {states[-1:]}"
         assert completions[0].header.frame_id == "front_lidar"
         assert completions[0].point_step == 24
         assert completions[0].width > len(_street().data) // 16
@@ -74,7 +75,7 @@ class TestAfterShutdown(unittest.TestCase):
 
 
 def _street():
-    """A ground 1.8 m below the sensor and a wall around it at 20 m, with x, y, z, intensity float32."""
+    """Ground 1.8 m below the sensor and a wall around it at 20 m, with x, y, z, intensity float32."""
     azimuth, ring = np.meshgrid(np.linspace(-np.pi, np.pi, 180), np.arange(16))
     distance = np.minimum(4.0 + 2.0 * ring, 20.0)
     layout = np.dtype([(name, np.float32) for name in ("x", "y", "z", "intensity")])

@@ -107,6 +107,7 @@ def summary(result: ReplayResult) -> str:
     answered = [sweep for sweep in result.sweeps if sweep.points_out is not None]
     points_in = sum(sweep.points_in for sweep in answered) / max(1, len(answered))
     points_out = sum(sweep.points_out or 0 for sweep in answered) / max(1, len(answered))
+    status = result.node.status
     percentiles = "  ".join(f"p{percentile} {result.latency_ms(percentile):.0f}" for percentile in (50, 95, 99, 100))
     rows = {
         "sweeps": f"{len(result.sweeps)} on {result.input_topic}",
@@ -115,7 +116,7 @@ def summary(result: ReplayResult) -> str:
         "latency ms": percentiles,
         "rate": f"{result.rate_hz:.2f} completions/s",
         "points": f"{points_in:.0f} in, {points_out:.0f} out (mean)",
-        "model": f"{result.node_values['model']} on {result.node_values['device']} ({result.node_values['backend']})",
+        "model": f"{status.model} on {status.device} ({status.backend})",
         "written to": str(result.completions),
     }
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())

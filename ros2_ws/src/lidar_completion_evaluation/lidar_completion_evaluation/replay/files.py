@@ -10,15 +10,8 @@ from typing import Any, Self, TextIO
 
 from lidar_completion_evaluation.replay.result import Diagnostic, EvaluatedSweep, ReplayResult
 
-# Diagnostic values that are written beside the level and the message.
-DIAGNOSTIC_VALUES = (
-    "steps used",
-    "latency p95 ms",
-    "sweeps in",
-    "completions out",
-    "sweeps dropped",
-    "sweeps refused",
-)
+# Figures that are written beside the level and the message.
+DIAGNOSTIC_FIGURES = ("steps", "latency_p95_ms", "received", "completed", "dropped", "refused")
 
 
 class _CsvFile:
@@ -52,9 +45,12 @@ class DiagnosticsFile(_CsvFile):
 
     def write(self, diagnostic: Diagnostic) -> None:
         """Append one diagnostic."""
-        values = [diagnostic.values.get(name, "") for name in DIAGNOSTIC_VALUES]
-        row = [f"{diagnostic.at_s:.3f}", diagnostic.level, diagnostic.message, *values]
-        self._write(["seconds", "level", "message", *DIAGNOSTIC_VALUES], row)
+        report, counts = diagnostic.report, diagnostic.report.counts
+        steps = report.last_sweep.steps if report.last_sweep else ""
+        latency = f"{report.status.latency_p95_ms:.1f}"
+        figures = [steps, latency, counts.received, counts.completed, counts.dropped, counts.refused]
+        row = [f"{diagnostic.at_s:.3f}", report.level, report.message, *figures]
+        self._write(["seconds", "level", "message", *DIAGNOSTIC_FIGURES], row)
 
 
 class QualityFile(_CsvFile):

@@ -23,13 +23,12 @@ from sensor_msgs.msg import PointCloud2
 
 from lidar_completion_evaluation.drives.bag import cloud_head
 from lidar_completion_evaluation.replay.result import Diagnostic, ReplayError, SweepReplay
+from lidar_completion_ros.status import NodeReport, SweepCounts, SweepLabel
 
 TRANSIT_S = 0.5  # a message between two processes has arrived by then, or is lost
 SILENCE_S = 15.0  # without diagnostics for this long, the node counts as dead
 ACTIVATION_S = 600.0
 CONNECTION_S = 20.0
-LABELS = ("steps used", "replication used")
-DONE = ("completions out", "sweeps dropped", "sweeps skipped, no subscriber", "sweeps refused", "inference failures")
 
 WriteCompletion = Callable[[int, bytes], None]  # (bag time in ns, CDR)
 OnDiagnostic = Callable[[Diagnostic], None]
@@ -40,7 +39,7 @@ class Player(Node):
 
     def __init__(self, context: rclpy.Context) -> None:
         super().__init__("lidar_completion_bag_replay", context=context)
-        self.node_values: dict[str, str] = {}
+        self._report: NodeReport | None = None  # the newest
         self.sweeps: list[SweepReplay] = []
         self.last_answer_s = 0.0
         self._published_s: list[float] = []
@@ -51,7 +50,7 @@ class Player(Node):
         self._write: WriteCompletion = lambda time_ns, data: None
         self._on_diagnostic: OnDiagnostic | None = None
         self._record_every = 1
-        self._counts_before: dict[str, int] = {}
+        self._counts_before = SweepCounts()
         self._heard_s = 0.0
         self._changed = threading.Condition()
         self._publisher: Publisher | None = None
@@ -62,15 +61,21 @@ class Player(Node):
         """Monotonic time at which the first sweep was published."""
         return self._published_s[0]
 
+    @property
+    def report(self) -> NodeReport:
+        """The node's newest diagnostic, after `wait_for_node`."""
+        assert self._report is not None
+        return self._report
+
     def connect(self, write: WriteCompletion, record_every: int = 1, on_diagnostic: OnDiagnostic | None = None) -> None:
         """Join the node's topics and wait until both ends are matched."""
         qos = QoSProfile(depth=10)
         self._write, self._record_every, self._on_diagnostic = write, record_every, on_diagnostic
-        self.create_subscription(PointCloud2, self.node_values["output topic"], self._receive, qos, raw=True)
-        self.create_subscription(DiagnosticArray, f"/{self.node_values['node']}/debug/sweep", self._receive_label, 50)
-        self._publisher = self.create_publisher(PointCloud2, self.node_values["input topic"], qos)
+        self.create_subscription(PointCloud2, self.report.status.output_topic, self._receive, qos, raw=True)
+        self.create_subscription(DiagnosticArray, f"/{self.report.node}/debug/sweep", self._receive_label, 50)
+        self._publisher = self.create_publisher(PointCloud2, self.report.status.input_topic, qos)
         self._await("the node to match both topics", self._connected, CONNECTION_S)
-        self._counts_before = self._counts()
+        self._counts_before = self.report.counts
 
     def play(self, bag_time_ns: int, cdr: bytes) -> int:
         """Publish one sweep and return its index. Raises struct.error for a truncated message."""
@@ -84,15 +89,20 @@ class Player(Node):
         self._publisher.publish(cdr)
         return index
 
-    def counts(self) -> dict[str, int]:
-        """The node's counters since `connect`."""
-        return {name: value - self._counts_before[name] for name, value in self._counts().items()}
+    def dropped(self) -> int:
+        """Sweeps that the node dropped since `connect`."""
+        return self.report.counts.dropped - self._counts_before.dropped
+
+    def refused(self) -> int:
+        """Sweeps that the node refused or failed to complete since `connect`."""
+        now, before = self.report.counts, self._counts_before
+        return now.refused + now.failed - before.refused - before.failed
 
     # --- waiting; each writes and reports what has arrived meanwhile ---
 
     def wait_until_active(self, check: Callable[[], None]) -> None:
         """Wait until a node is active; `check` may raise to end the wait."""
-        active = lambda: self.node_values.get("state") == "active"  # noqa: E731
+        active = lambda: self._report is not None and self._report.status.state == "active"  # noqa: E731
         self._await("the node to become active", active, ACTIVATION_S, check)
 
     def wait_until(self, due_s: float) -> None:
@@ -123,11 +133,11 @@ class Player(Node):
             self._flush()
             check()
             now = time.monotonic()
-            silent = bool(self.node_values) and now - max(self._heard_s, began_s) > SILENCE_S
+            silent = self._report is not None and now - max(self._heard_s, began_s) > SILENCE_S
             if silent or now - began_s > timeout_s:
                 raise ReplayError(
                     f"waited {now - began_s:.0f} s for {what}, without success; the node's last diagnostic: "
-                    f"{self.node_values.get('message', 'none')}"
+                    f"{self._report.message if self._report else 'none'}"
                 )
         self._flush()
 
@@ -145,33 +155,24 @@ class Player(Node):
         """No sweep is in transit or in work, as far as the last diagnostic shows."""
         if self._answers == len(self.sweeps):
             return True
-        counts = self._counts()
-        done = sum(counts[name] for name in DONE)
-        return self._heard_s > self._published_s[-1] + TRANSIT_S and counts["sweeps in"] == done
+        counts = self.report.counts
+        return self._heard_s > self._published_s[-1] + TRANSIT_S and counts.received == counts.finished
 
     def _connected(self) -> bool:
-        values = self.node_values
-        ends = int(values["input publishers"]) > 0 and int(values["output subscribers"]) > 0
+        status = self.report.status
+        ends = status.input_publishers > 0 and status.output_subscribers > 0
         return ends and self._publisher is not None and self._publisher.get_subscription_count() > 0
-
-    def _counts(self) -> dict[str, int]:
-        return {name: int(self.node_values[name]) for name in ("sweeps in", *DONE)}
 
     # --- callbacks ---
 
     def _receive_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.partition(":")[0]
-            # of several nodes, the first one that is heard
-            if status.hardware_id != "lidar_completion" or self.node_values.get("node", name) != name:
-                continue
+        for report in filter(None, map(NodeReport.of, message.status)):
+            if self._report is not None and self._report.node != report.node:
+                continue  # of several nodes, the first one is used
             with self._changed:
-                about = {"message": status.message, "node": name}
-                self.node_values = {pair.key: pair.value for pair in status.values} | about
-                self._heard_s = time.monotonic()
+                self._report, self._heard_s = report, time.monotonic()
                 if self._on_diagnostic is not None and self._published_s:
-                    at_s, level = self._heard_s - self.first_sweep_s, int.from_bytes(status.level, "little")
-                    self._unreported.append(Diagnostic(at_s, level, status.message, self.node_values))
+                    self._unreported.append(Diagnostic(self._heard_s - self.first_sweep_s, report))
                 self._changed.notify_all()
 
     def _receive_label(self, message: DiagnosticArray) -> None:
@@ -179,10 +180,9 @@ class Player(Node):
         index = self._index_by_stamp.get(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
         if index is None or not message.status:
             return
-        values = {pair.key: pair.value for pair in message.status[0].values}
-        steps, replication = (int(text) if text.isdigit() else None for text in (values.get(key, "") for key in LABELS))
+        label = SweepLabel.from_status(message.status[0])
         with self._changed:
-            self.sweeps[index] = replace(self.sweeps[index], steps=steps, replication=replication)
+            self.sweeps[index] = replace(self.sweeps[index], steps=label.steps, replication=label.replication)
 
     def _receive(self, data: bytes) -> None:
         now = time.monotonic()

@@ -10,10 +10,10 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
+from lidar_completion.point_clouds import OUTPUT_FIELDS, output_layout
 from lidar_completion.visibility import COMPLETED, MEASURED
 from lidar_completion_evaluation.drives.bag import BagSweeps, header_stamp_ns
 from lidar_completion_evaluation.replay.result import ReplayError, ReplayResult
-from lidar_completion_ros.point_cloud_messages import OUTPUT_FIELDS, output_layout
 
 
 @dataclass(frozen=True)

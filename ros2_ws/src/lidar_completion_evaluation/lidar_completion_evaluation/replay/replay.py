@@ -64,7 +64,7 @@ def replay(
         raise BagError(f"{output}: exists already; choose another output or remove it")
     use_shared_memory_profile(os.environ)
     with player_session(domain_id) as player, running_node(player, source.topic, node):
-        with _recording(output, storage, player.node_values["output topic"]) as write:
+        with _recording(output, storage, player.report.status.output_topic) as write:
             player.connect(write, record_every, on_diagnostic)
             play(player, source, rate, on_progress)
         return _result(player, output)
@@ -105,14 +105,14 @@ def _recording(output: Path, storage: str, topic: str) -> Iterator[WriteCompleti
 
 
 def _result(player: Player, output: Path) -> ReplayResult:
-    counts = player.counts()
+    report = player.report
     return ReplayResult(
         sweeps=list(player.sweeps),
         completions=output,
-        input_topic=player.node_values["input topic"],
-        output_topic=player.node_values["output topic"],
+        input_topic=report.status.input_topic,
+        output_topic=report.status.output_topic,
         duration_s=max(0.0, player.last_answer_s - player.first_sweep_s),
-        node_values=dict(player.node_values),
-        dropped=counts["sweeps dropped"],
-        refused=counts["sweeps refused"] + counts["inference failures"],
+        node=report,
+        dropped=player.dropped(),
+        refused=player.refused(),
     )

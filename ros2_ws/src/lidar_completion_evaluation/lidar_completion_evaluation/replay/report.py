@@ -29,7 +29,6 @@ LEVEL_COLOURS = ("#2fa37c", "#e8a33d", "#d1373f")
 INK, OURS, RAW, BEST = "#2b50d8", "#0f766e", "#94a3b8", "#c47a1b"
 ROW_NAMES = {row: "the node's completion" if row == "completion" else row.replace("_", "-") + " sweep" for row in ROWS}
 BEST_BASELINE = "best baseline"
-STAGES = ("preprocess", "denoise", "postprocess", "total")
 MAX_MESSAGES = 40  # in the table of diagnostics
 WRONG_M = 0.5  # red in the pictures of errors
 
@@ -76,7 +75,7 @@ def write_report(
         points=_mean_points(result),
         latency=_latency_table(result),
         choices=_choices(result),
-        stages={stage: result.node_values.get(f"{stage} ms", "") for stage in STAGES},
+        stages={stage: f"{milliseconds:.1f}" for stage, milliseconds in _stages_ms(result).items()},
         charts=_charts(evaluation, changes, duration_s),
         quality=_quality_table(mean_figures(evaluation.quality)),
         quality_colours=[("completion", OURS), (BEST_BASELINE, BEST), ("raw sweep", RAW)],
@@ -97,6 +96,12 @@ def mean_figures(quality: Sequence[EvaluatedSweep]) -> dict[str, dict[str, float
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
+
+
+def _stages_ms(result: ReplayResult) -> dict[str, float]:
+    """Milliseconds of the last sweep's stages; empty without a completion."""
+    last = result.node.last_sweep
+    return {} if last is None else last.stages_ms
 
 
 def _mean_points(result: ReplayResult) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lidar_completion_ros.status import NodeReport
 
 
 class ReplayError(RuntimeError):
@@ -37,9 +38,7 @@ class Diagnostic:
     """One diagnostic of the node during a replay."""
 
     at_s: float  # since the first sweep was published
-    level: int  # 0 OK, 1 WARN, 2 ERROR
-    message: str
-    values: Mapping[str, str]
+    report: NodeReport
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class ReplayResult:
     input_topic: str
     output_topic: str
     duration_s: float  # from the first sweep to the last answer
-    node_values: dict[str, str]  # the node's last diagnostic: model, device, latency per stage, ...
+    node: NodeReport  # the node's last diagnostic
     dropped: int  # replaced by a newer sweep while they waited in the node
     refused: int  # the node could not decode or complete them
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
@@ -33,14 +33,14 @@ def follow(
     topic: default the output of the running node, which is waited for. on_wait: called once with a message if there is no
     node after 10 s.
     """
-    with _node() as node:
-        topic = topic or _find_topic(node, stop, on_wait)
+    with _node() as (node, executor):
+        topic = topic or _find_topic(node, executor, stop, on_wait)
         latest: list[PointCloud2] = []
         if topic:
             node.create_subscription(PointCloud2, topic, latest.append, qos_profile_sensor_data)
         drawn = 0.0
         while not stop():
-            rclpy.spin_once(node, timeout_sec=0.1)
+            executor.spin_once(timeout_sec=0.1)
             if latest and time.monotonic() - drawn >= MIN_INTERVAL_S:
                 drawn = time.monotonic()
                 stamp = latest[-1].header.stamp
@@ -50,21 +50,29 @@ def follow(
 
 
 @contextmanager
-def _node() -> Iterator[Node]:
-    rclpy.init()
+def _node() -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """A node and its executor in a context of their own, beside one that this process may have."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
     try:
-        yield rclpy.create_node("lidar_completion_view")
+        node = rclpy.create_node("lidar_completion_view", context=context)
+        executor.add_node(node)
+        yield node, executor
     except ExternalShutdownException:
         pass
     finally:
-        rclpy.try_shutdown()
+        executor.shutdown()
+        rclpy.try_shutdown(context=context)
 
 
-def _find_topic(node: Node, stop: Callable[[], bool], on_wait: Callable[[str], None]) -> str | None:
+def _find_topic(
+    node: Node, executor: SingleThreadedExecutor, stop: Callable[[], bool], on_wait: Callable[[str], None]
+) -> str | None:
     """The PointCloud2 topic on which the node publishes completions with the measured points; None if stopped before."""
     started, told = time.monotonic(), False
     while not stop():
-        rclpy.spin_once(node, timeout_sec=0.2)
+        executor.spin_once(timeout_sec=0.2)
         clouds = [name for name, kinds in node.get_topic_names_and_types() if POINT_CLOUD in kinds]
         for name in clouds:
             publishers = {info.node_name for info in node.get_publishers_info_by_topic(name)}

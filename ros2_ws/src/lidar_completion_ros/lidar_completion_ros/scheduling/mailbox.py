@@ -1,4 +1,4 @@
-"""The one-slot mailbox between the subscription and the inference thread: the latest sweep wins."""
+"""A mailbox with one slot between the subscription and the worker: the newest sweep replaces one that waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 class Mailbox(Generic[Item]):
-    """Holds at most one item. A new item replaces one that waits, so that a slow reader never works on stale sweeps."""
+    """Holds at most one item, so that a slow reader never works on stale sweeps. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,7 +17,7 @@ class Mailbox(Generic[Item]):
         self._closed = False
 
     def put(self, item: Item) -> bool:
-        """Leave `item`, without waiting. True if it replaced an item that nobody took, or if the mailbox is closed."""
+        """Store `item` without waiting. True if an item was discarded: a waiting one, or this one after `close`."""
         with self._changed:
             if self._closed:
                 return True
@@ -27,15 +27,15 @@ class Mailbox(Generic[Item]):
             return replaced
 
     def take(self) -> Item | None:
-        """Wait for an item and take it. None once the mailbox is closed."""
+        """Wait for an item and remove it. None once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._item is not None)
             item, self._item = self._item, None
             return item
 
     def close(self) -> bool:
-        """Release whoever waits in `take`. True if an item waited, which nobody gets any more."""
+        """Release readers that wait in `take`. True if a waiting item was discarded."""
         with self._changed:
-            left, self._item, self._closed = self._item is not None, None, True
+            discarded, self._item, self._closed = self._item is not None, None, True
             self._changed.notify_all()
-            return left
+            return discarded

@@ -1,0 +1,1 @@
+"""Ego-motion of the sensor and transforms between its frame and others."""
