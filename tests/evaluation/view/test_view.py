@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.point_cloud_files import read_points, write_points
+from lidar_completion.point_clouds import scalar_fields
 from lidar_completion_evaluation.drives.bags import sweeps_of_bag
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
@@ -21,7 +22,6 @@ from lidar_completion_evaluation.view.sweeps import (
     DriveSweeps,
     FileSweeps,
     ViewedSweep,
-    columns_of_message,
     truth_of_map,
     viewed_sweep,
 )
@@ -65,8 +65,8 @@ def test_fields_of_a_message_with_padding_between_rows():
     padded = np.zeros((2, 15 * 22 + 6), np.uint8)
     padded[:, : 15 * 22] = message.data.reshape(2, 15 * 22)
     organised = dataclasses.replace(message, height=2, width=15, row_step=15 * 22 + 6, data=padded.reshape(-1))
-    for name, values in columns_of_message(message).items():
-        np.testing.assert_array_equal(columns_of_message(organised)[name], values)
+    for name, values in scalar_fields(message).items():
+        np.testing.assert_array_equal(scalar_fields(organised)[name], values)
     assert TYPES.types["sensor_msgs/msg/PointCloud2"] is type(message)
 
 

@@ -99,12 +99,21 @@ def decode(
     if "intensity" in fields:
         wanted.append(_checked_field(cloud, fields, "intensity", tuple(NUMPY_TYPES)))
     _check_size(cloud, max_points)
-    columns = _columns(cloud, wanted, layout)
-    intensity = columns.get("intensity")
+    decoded = _columns(cloud, wanted, layout)
+    intensity = decoded.get("intensity")
     return DecodedCloud(
-        points=_xyz_view(cloud, wanted) if _xyz_is_packed(cloud, wanted) else _stacked(columns),
+        points=_xyz_view(cloud, wanted) if _xyz_is_packed(cloud, wanted) else _stacked(decoded),
         intensity=None if intensity is None else _float32(intensity).reshape(-1),
     )
+
+
+def scalar_fields(cloud: PointCloud, *, layout: DtypeFromFields = dtype_from_fields) -> dict[str, np.ndarray]:
+    """Every scalar field (N,) by name, in the message's own types. Raises `PointCloudError` if the message is malformed."""
+    fields = _fields_by_name(cloud)
+    scalars = [name for name, field in fields.items() if field.datatype in NUMPY_TYPES and field.count == 1]
+    checked = [_checked_field(cloud, fields, name, tuple(NUMPY_TYPES)) for name in scalars]
+    _check_size(cloud, None)
+    return {name: column.reshape(-1) for name, column in _columns(cloud, checked, layout).items()}
 
 
 def time_column(cloud: PointCloud, *, layout: DtypeFromFields = dtype_from_fields) -> np.ndarray | None:

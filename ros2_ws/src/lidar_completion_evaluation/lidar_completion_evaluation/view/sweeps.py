@@ -11,8 +11,9 @@ import numpy as np
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.point_cloud_files import read_points
+from lidar_completion.point_clouds import scalar_fields
 from lidar_completion.visibility import COMPLETED, MEASURED
-from lidar_completion_evaluation.drives.bags import NUMPY_TYPES, BagDrive
+from lidar_completion_evaluation.drives.bags import BagDrive
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
 from lidar_completion_evaluation.truth.rules import DRIVE_RULES, distance_to_truth, truth_for_sweep
@@ -82,10 +83,10 @@ def sweep_of_message(
     message: Any, title: str, completer: SceneCompleter | None = None, truth: np.ndarray | None = None
 ) -> ViewedSweep:
     """A PointCloud2 of rclpy or rosbags: a completion of the node, or a sweep."""
-    columns = columns_of_message(message)
-    points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    fields = scalar_fields(message)
+    points = np.stack([fields[axis] for axis in "xyz"], axis=1).astype(np.float32)
     return viewed_sweep(
-        title, points, columns.get("provenance"), columns.get("confidence"), completer=completer, truth=truth
+        title, points, fields.get("provenance"), fields.get("confidence"), completer=completer, truth=truth
     )
 
 
@@ -128,20 +129,3 @@ def truth_of_map(drive: Drive, map_file: Path) -> Callable[[int], np.ndarray]:
 def truth_of_surface(drive: Drive, surface: np.ndarray) -> Callable[[int], np.ndarray]:
     """Ground truth of each sweep of a drive from one cloud (K, 3) in the frame of its poses."""
     return lambda index: truth_for_sweep(surface, drive.T_map_sensor[index])
-
-
-def columns_of_message(message: Any) -> dict[str, np.ndarray]:
-    """The fields (N,) of a PointCloud2 by name, in its own types."""
-    order = ">" if message.is_bigendian else "<"
-    fields = [field for field in message.fields if field.datatype in NUMPY_TYPES and field.count == 1]
-    layout = np.dtype(
-        {
-            "names": [field.name for field in fields],
-            "formats": [order + NUMPY_TYPES[field.datatype] for field in fields],
-            "offsets": [field.offset for field in fields],
-            "itemsize": message.point_step,
-        }
-    )
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.row_step)
-    points = np.ascontiguousarray(rows[:, : message.width * message.point_step]).reshape(-1).view(layout)
-    return {field.name: points[field.name] for field in fields}
