@@ -15,7 +15,7 @@ RELIABLE = {"qos_overrides./velodyne_points.subscription.reliability": "reliable
 @pytest.fixture(scope="module")
 def node(node_process, tiny_model):
     """One node for all tests of this file."""
-    with node_process(model=tiny_model, **RELIABLE) as process:
+    with node_process(model=tiny_model, sweep_timeout_s=60.0, **RELIABLE) as process:
         yield process
 
 
