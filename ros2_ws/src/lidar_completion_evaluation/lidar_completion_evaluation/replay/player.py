@@ -79,8 +79,8 @@ class Player(Node):
 
     def play(self, bag_time_ns: int, cdr: bytes) -> int:
         """Publish one sweep and return its index. Raises struct.error for a truncated message."""
-        assert self._publisher is not None, "connect first"
         stamp_ns, points = cloud_head(cdr)
+        assert self._publisher is not None, "connect first"
         with self._changed:
             now = time.monotonic()
             index = self._index_by_stamp[stamp_ns] = len(self.sweeps)
