@@ -59,12 +59,11 @@ def _reachable(queries: Tensor, reference: Tensor, max_distance_m: float) -> Ten
 
 def _columns(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float32]:
     """Points sorted by column, their rows in the reference, first point of each column (X, Y + 1), corner (2,), width."""
-    corner = reference[:, :2].min(axis=0)
-    extent = reference[:, :2].max(axis=0) - corner
+    corner, highest = (bound[:2].numpy() for bound in points_cpu.bounds(torch.from_numpy(reference)))
+    extent = highest - corner
     width = max(COLUMN_M, float(np.sqrt(extent[0] * extent[1] / MAX_COLUMNS)), float(extent.max()) / MAX_COLUMNS)
-    cell = ((reference[:, :2] - corner) / np.float32(width)).astype(np.int64)
-    shape = cell.max(axis=0) + 1
-    column = cell[:, 0] * shape[1] + cell[:, 1]
+    shape = (extent / np.float32(width)).astype(np.int64) + 1
+    column = _column_of(reference, corner, np.float32(width), shape[1])
     rows, first = _sort_by_column(column, int(shape[0] * shape[1]))
     return (
         reference[rows],
@@ -73,6 +72,15 @@ def _columns(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         corner,
         np.float32(width),
     )
+
+
+@compiled
+def _column_of(reference, corner, width, along):  # type: ignore[no-untyped-def]
+    column = np.empty(len(reference), np.int64)
+    for i in range(len(reference)):
+        x, y = (reference[i, 0] - corner[0]) / width, (reference[i, 1] - corner[1]) / width
+        column[i] = np.int64(x) * along + np.int64(y)
+    return column
 
 
 @compiled
