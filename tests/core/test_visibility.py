@@ -7,6 +7,7 @@ import torch
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
 from lidar_completion.visibility.confidence import calibrated_confidence
 from lidar_completion.visibility.free_space import (
+    ClearSpace,
     before_clear_plain,
     before_returns,
     clear_distance,
@@ -100,6 +101,20 @@ def test_compiled_and_plain_clear_distance_agree(filled: float, max_gap: int):
     image[torch.rand(40, 90, generator=generator) > filled] = torch.inf
     nearer = torch.minimum(image, torch.minimum(image.roll(1, 1), image.roll(-1, 1)))
     torch.testing.assert_close(clear_distance(image, max_gap), clear_distance_plain(nearer, max_gap), rtol=0, atol=0)
+
+
+def test_ray_features_before_and_behind_a_surface_and_in_unseen_directions():
+    points = torch.cat([ray(0, 0, 10.0), ray(0, 0, 19.5), ray(0, 0, 24.0), ray(180, 0, 10.0), ray(0, 30, 10.0)])
+    expected = torch.tensor([[1, 1, 1], [1, 0.5, 0.0625], [1, -1, -0.5], [0, 0, 0], [0, 0, 0]])
+    features = ClearSpace.from_returns(wall()).ray_features(points)
+    torch.testing.assert_close(features, expected, atol=0.01, rtol=0)
+
+
+def test_known_clear_space_is_used_only_with_the_same_rules():
+    points, sweep = ray(3.05, -2.1, 19.6), wall()
+    known = ClearSpace.from_returns(sweep)
+    assert before_returns(points, sweep, clear_space=known).all()
+    assert not before_returns(points, sweep, FreeSpaceRules(margin_m=0.6), known).any()
 
 
 def test_compiled_and_plain_image_lookup_agree():

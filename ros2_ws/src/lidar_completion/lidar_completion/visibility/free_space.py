@@ -14,6 +14,8 @@ from lidar_completion.neighbours import any_within
 from lidar_completion.sparse import points_cpu
 from lidar_completion.visibility import free_space_compiled
 
+NEAR_DEPTH_M, FAR_DEPTH_M = 1.0, 8.0  # units of the two distances in ClearSpace.ray_features
+
 
 @dataclass(frozen=True)
 class FreeSpaceRules:
@@ -32,27 +34,68 @@ class FreeSpaceRules:
     max_gap_deg: float = 0.6  # between two rays at most this far apart, space up to the nearer return was seen
 
 
-def in_free_space(points: Tensor, measured: Tensor, scan: Tensor, rules: FreeSpaceRules) -> Tensor:
+@dataclass(frozen=True)
+class ClearSpace:
+    """How far each direction was seen to be free. The free-space filter and the networks' ray features share it."""
+
+    distance: Tensor  # (rows, columns) metres; 0 where no ray went
+    lowest: float  # elevation in radians where the first row begins
+    rules: FreeSpaceRules
+
+    @classmethod
+    def from_returns(cls, measured: Tensor, rules: FreeSpaceRules | None = None) -> "ClearSpace":
+        """From returns (M, 3) in the sensor frame, M > 0."""
+        rules = rules or FreeSpaceRules()
+        return cls(*clear_image(measured, rules), rules)
+
+    def ray_features(self, points: Tensor) -> Tensor:
+        """(N, 3) for points (N, 3): 1 where the direction was seen, and the distance from the point to the end of free space.
+
+        The distance is given twice, in units of NEAR_DEPTH_M and of FAR_DEPTH_M, each clamped to [-1, 1]; it is positive in
+        free space, and 0 in directions that were not seen.
+        """
+        clear = self.in_direction_of(points)
+        seen = clear > 0
+        depth = torch.where(seen, clear - points.norm(dim=1), 0.0)
+        near, far = ((depth / unit).clamp(-1, 1) for unit in (NEAR_DEPTH_M, FAR_DEPTH_M))
+        return torch.stack([seen.to(points.dtype), near, far], dim=1)
+
+    def in_direction_of(self, points: Tensor) -> Tensor:
+        """How far (N,) the directions of points (N, 3) were seen to be free, metres; 0 where no ray went."""
+        rows, columns = self.distance.shape
+        _, azimuth, elevation = polar(points)
+        column, row = _bins(azimuth, elevation, self.lowest, columns, self.rules)
+        clear = self.distance.reshape(-1)[row.clamp(0, rows - 1) * columns + column]
+        return torch.where((row >= 0) & (row < rows) & torch.isfinite(clear), clear, 0.0)
+
+
+def in_free_space(
+    points: Tensor, measured: Tensor, scan: Tensor, rules: FreeSpaceRules, clear_space: ClearSpace | None = None
+) -> Tensor:
     """Which completed points (N, 3) lie in free space and not near a measured surface, (N,) bool.
 
-    measured (M, 3): all returns; scan (S, 3): the downsampled sweep.
+    measured (M, 3): all returns; scan (S, 3): the downsampled sweep; clear_space: see before_returns.
     """
-    free = before_returns(points, measured, rules)
+    free = before_returns(points, measured, rules, clear_space)
     candidates = free.nonzero().squeeze(1)
     near_surface = any_within(points.index_select(0, candidates), scan, rules.near_m)
     return free.index_copy_(0, candidates, ~near_surface)
 
 
-def before_returns(points: Tensor, measured: Tensor, rules: FreeSpaceRules | None = None) -> Tensor:
+def before_returns(
+    points: Tensor, measured: Tensor, rules: FreeSpaceRules | None = None, clear_space: ClearSpace | None = None
+) -> Tensor:
     """Which completed points (N, 3) lie nearer to the sensor than what it measured in their direction, (N,) bool.
 
     measured (M, 3): returns. Both are finite, in the sensor frame in metres, in any order. A direction without a return says
-    nothing: it may be sky, glass or a black car.
+    nothing: it may be sky, glass or a black car. clear_space: of these returns, if it is known; used if it has these rules.
     """
     rules = rules or FreeSpaceRules()
     if not len(points) or not len(measured):
         return torch.zeros_like(points[:, 0], dtype=torch.bool)
-    clear, lowest = clear_image(measured, rules)
+    if clear_space is None or clear_space.rules != rules:
+        clear_space = ClearSpace.from_returns(measured, rules)
+    clear, lowest = clear_space.distance, clear_space.lowest
     if not points_cpu.usable(points):
         return before_clear_plain(points, clear, lowest, rules)
     return free_space_compiled.before_clear(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lidar_completion.visibility.free_space import FreeSpaceRules, in_free_space
+from lidar_completion.visibility.free_space import ClearSpace, FreeSpaceRules, in_free_space
 from lidar_completion.visibility.ground import below_ground
 
 
@@ -28,17 +28,22 @@ class TrustRules:
 
 
 def trusted_rows(
-    points: Tensor, scan: Tensor, confidence: Tensor, measured: Tensor, rules: TrustRules
+    points: Tensor,
+    scan: Tensor,
+    confidence: Tensor,
+    measured: Tensor,
+    rules: TrustRules,
+    clear_space: ClearSpace | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
     """Rows (K,) int64 of the completed points (N, 3) that are kept, and the number removed by each rule.
 
     A point that several rules remove counts for the first. scan (S, 3): the downsampled sweep; confidence (N,); measured (M, 3):
-    all returns.
+    all returns; clear_space: that of the returns, if it is known.
     """
     nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
     reasons = {
-        "free_space": nothing if space is None else in_free_space(points, measured, scan, space),
+        "free_space": nothing if space is None else in_free_space(points, measured, scan, space, clear_space),
         "below_ground": nothing if ground is None else below_ground(points, measured, ground),
         "ego_box": nothing if box is None else inside_box(points, box),
         "low_confidence": confidence < rules.min_confidence,
