@@ -234,7 +234,7 @@ def test_rejects_unusable_load_options(tiny_model: Path, tmp_path: Path):
         SceneCompleter.load(tmp_path / "nowhere")
     card = ModelCard(name="half", architecture=Architecture(width=0.125), networks=("encoder",))
     save_model(tmp_path, card, build_networks(card))
-    with pytest.raises(ModelError, match="no denoiser; completion needs both"):
+    with pytest.raises(ModelError, match="no denoiser; completion needs encoder and denoiser"):
         SceneCompleter.load(tmp_path)
 
 

@@ -16,18 +16,29 @@ def test_replication_repeats_the_whole_scan():
 
 @pytest.mark.parametrize("prior", [None, torch.zeros(0, 3)])
 def test_without_a_prior_all_start_points_are_copies_of_the_scan(prior):
-    starts = start_points(SCAN, 8, prior)
+    starts = start_points(SCAN, Pipeline(replication=8), prior)
     assert starts.source.tolist() == [*range(10)] * 8
     assert torch.equal(starts.points, SCAN.repeat(8, 1))
     assert not starts.has_prior
 
 
 def test_with_a_prior_half_of_the_start_points_come_from_it():
-    starts = start_points(SCAN, 8, torch.rand(500, 3) + 10)
+    starts = start_points(SCAN, Pipeline(replication=8), torch.rand(500, 3) + 10)
     assert starts.source.tolist() == [*range(10)] * 4 + [NO_SOURCE] * 40
     assert torch.equal(starts.points[:40], SCAN.repeat(4, 1))
     assert (starts.points[40:] > 9).all()
     assert starts.has_prior
+
+
+def test_hole_starts_come_first_and_have_no_source():
+    ring = 10 * torch.stack([torch.linspace(0, 6.2, 100).cos(), torch.linspace(0, 6.2, 100).sin(), torch.zeros(100)], 1)
+    starts = start_points(ring, Pipeline(replication=2, hole_starts=1))
+    holes = len(starts.points) - 200
+    assert holes > 100
+    assert starts.source.tolist() == [NO_SOURCE] * holes + [*range(100)] * 2
+    assert not starts.has_prior
+    twice = start_points(ring, Pipeline(replication=2, hole_starts=2))
+    assert len(twice.points) == 200 + 2 * holes
 
 
 @pytest.mark.parametrize(("start_noise", "published"), [(1.0, False), (1.1, False), (1.0, True)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lidar_completion.crop import scene_rows
-from lidar_completion.denoiser import ScanDenoiser
+from lidar_completion.denoiser import scan_denoiser
 from lidar_completion.device import StageClock, choose_device
 from lidar_completion.downsample import downsample_rows, every_nth_rows
 from lidar_completion.errors import ModelError
@@ -22,7 +22,7 @@ from lidar_completion.neighbours import nearest_within
 from lidar_completion.networks import Refiner, fold_batch_norm, refined_points
 from lidar_completion.samplers import SAMPLERS
 from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, start_points
-from lidar_completion.visibility import COMPLETED, MEASURED, TrustRules
+from lidar_completion.visibility import COMPLETED, MEASURED, ClearSpace, TrustRules
 from lidar_completion.visibility.confidence import point_confidence
 from lidar_completion.visibility.output_filter import trusted_rows
 
@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     voxel_size_m: float | None  # of the downsampling
     min_range_m: float | None
     max_range_m: float | None
+    min_confidence: float | None  # completed points below are removed; TrustRules can raise it
 
     refine: bool  # run the refiner, if the model has one: six points for each completed one (default True)
     trust: TrustRules | None  # which completed points are removed again (default: TrustRules())
@@ -115,9 +116,11 @@ class SceneCompleter:
             raise ValueError(f"precision {precision!r} needs the backend 'torch'; exported networks use 'float32'")
         target = choose_device(device)
         card, networks = load_model(model)
-        missing = {"encoder", "denoiser"} - networks.keys()
-        if missing:
-            raise ModelError(f"{model}: the card lists no {' and no '.join(sorted(missing))}; completion needs both")
+        needed = card.architecture.networks
+        if missing := sorted(set(needed) - networks.keys()):
+            raise ModelError(
+                f"{model}: the card lists no {' and no '.join(missing)}; completion needs {' and '.join(needed)}"
+            )
         if backend == "onnx":
             from lidar_completion.model.onnx_network import load_onnx_networks
 
@@ -137,21 +140,21 @@ class SceneCompleter:
         sweep = finite_points(points, intensity, self.device)
         near = within_range(sweep, card.pipeline)
         scan = near.at(downsample_rows(near.points, card.pipeline))
+        rays = sweep.rays(card.pipeline)
+        clear_space = ClearSpace.from_returns(rays) if card.architecture.ray_features else None
         clock.stop("preprocess")
 
         known = prior_within_range(prior, card.pipeline, self.device)
-        starts = start_points(scan.points, card.pipeline.replication, known)
+        starts = start_points(scan.points, card.pipeline, known)
         timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
         noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
-        denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale)
+        denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
 
         inside = denoised.at(scene_rows(denoised.points, near.points, card.pipeline.max_range_m))
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
-        kept, removed = trusted_rows(
-            completed.points, scan.points, confidence, sweep.rays(card.pipeline), settings.trust
-        )
+        kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, clear_space)
         measured, kept, thinned = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed.at(kept), confidence[kept], scan)
         clock.stop("postprocess")
@@ -167,12 +170,18 @@ class SceneCompleter:
         timesteps: list[int],
         generator: torch.Generator,
         scale: Tensor | float = 1.0,
+        clear_space: ClearSpace | None = None,
     ) -> CompletedPoints:
-        """Sample from noised start points (C, 3) with the card's sampler, conditioned on the scan (S, 3)."""
-        predict = ScanDenoiser(self.networks, card.architecture, scan, card.pipeline.guidance)
+        """Sample from noised start points (C, 3) with the card's sampler, conditioned on the scan (S, 3).
+
+        clear_space: that of the sweep, for architectures with ray_features. A start point gives offsets_per_point points.
+        """
+        ray_features = None if clear_space is None else clear_space.ray_features
+        predict = scan_denoiser(self.networks, card, scan, scale, ray_features)
         sampler = SAMPLERS[card.pipeline.sampler].sample
         sample = sampler(predict, starts.points, noised, timesteps, card.schedule, generator, scale)
-        return CompletedPoints(sample.points, starts.source, sample.logit)
+        source = starts.source.repeat_interleave(card.architecture.offsets_per_point)
+        return CompletedPoints(sample.points, source, sample.logit)
 
     def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
         """Six points for each completed one, if the model has a refiner; scan (S, 3)."""
@@ -199,6 +208,9 @@ def resolve_options(card: ModelCard, options: Options) -> tuple[ModelCard, Setti
         given["downsample_voxel_m"] = given.pop("voxel_size_m")
     settings = {name: given.pop(name) for name in Settings._fields if name in given}
     pipeline = dataclasses.replace(card.pipeline, **given)
+    trust = settings.get("trust", TrustRules())
+    min_confidence = max(trust.min_confidence, pipeline.min_confidence)
+    settings["trust"] = dataclasses.replace(trust, min_confidence=min_confidence)
     return dataclasses.replace(card, pipeline=pipeline), Settings(**settings)
 
 

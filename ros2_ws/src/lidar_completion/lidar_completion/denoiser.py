@@ -1,14 +1,30 @@
 """The denoiser of one scan: condition and guidance around the denoising network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lidar_completion.diffusion import guide
+from lidar_completion.model.card import ModelCard
 from lidar_completion.networks import Architecture, Condition
-from lidar_completion.samplers import Prediction
+from lidar_completion.samplers import Denoise, Prediction
+
+
+def scan_denoiser(
+    networks: Mapping[str, Any],
+    card: ModelCard,
+    scan: Tensor,
+    scale: Tensor | float = 1.0,
+    ray_features: Callable[[Tensor], Tensor] | None = None,
+) -> Denoise:
+    """The denoiser of one scan (S, 3), by the card's conditioning. scale: as in samplers; ray_features: as Architecture.cloud."""
+    if card.architecture.conditioning == "encoder":
+        return ScanDenoiser(networks, card.architecture, scan, card.pipeline.guidance)
+    if card.pipeline.guidance != 1.0:
+        raise ValueError(f"guidance is {card.pipeline.guidance}, but this model has no unconditional branch; use 1")
+    return UnionScanDenoiser(networks["denoiser"], card, scan, scale, ray_features)
 
 
 class ScanDenoiser:
@@ -41,3 +57,30 @@ class ScanDenoiser:
 
     def _prediction(self, output: Tensor) -> Prediction:
         return Prediction(output[:, :3], output[:, 3] if self.architecture.point_confidence else None)
+
+
+class UnionScanDenoiser:
+    """Predicts clean points around one scan (S, 3) with a network without encoder, and the noise that leads to them.
+
+    The network gives M estimates per point, but a sampler of several steps continues from one: the points are divided into M
+    equal parts, and part m continues from estimate m.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        card: ModelCard,
+        scan: Tensor,
+        scale: Tensor | float,
+        ray_features: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.network, self.card, self.scan, self.scale, self.ray_features = network, card, scan, scale, ray_features
+
+    def __call__(self, points: Tensor, t: int) -> Prediction:
+        """The prediction for points (N, 3) at timestep t, with estimates (N * M, 3)."""
+        cloud = self.card.architecture.cloud(points, self.scan, self.ray_features)
+        offsets, logit = self.network(cloud, torch.tensor([t], device=points.device))  # (N, M, 3), (N, M)
+        continued = torch.cat([part[:, m] for m, part in enumerate(offsets.tensor_split(offsets.shape[1]))])
+        noise = continued / (-float(self.card.schedule.sigma[t]) * self.scale)
+        estimates = (points[:, None] + offsets).flatten(0, 1)
+        return Prediction(noise, logit.flatten() if logit.shape[1] else None, estimates)

@@ -25,17 +25,26 @@ from lidar_completion.diffusion import NoiseSchedule, add_noise, noise_like
 
 
 class Prediction(NamedTuple):
-    """A denoiser's output: the noise (N, 3), and the logit (N,) of each point ending near a surface, if it has one."""
+    """A denoiser's output: the noise (N, 3), and the logit (N,) of each point ending near a surface, if it has one.
+
+    A network with M clean estimates per point (networks/union.py) also gives these, (N * M, 3), and logits (N * M,).
+    """
 
     noise: Tensor
     logit: Tensor | None = None
+    estimates: Tensor | None = None
 
 
 class SampledPoints(NamedTuple):
-    """A sampler's output: clean points (N, 3), and the logit (N,) of the last prediction."""
+    """A sampler's output: clean points (N, 3), and the logit (N,) of the last prediction; (N * M, 3) if that has estimates."""
 
     points: Tensor
     logit: Tensor | None = None
+
+    @classmethod
+    def of(cls, points: Tensor, prediction: Prediction) -> "SampledPoints":
+        """The points (N, 3) where a sampler ended, or the estimates of its last prediction."""
+        return cls(points if prediction.estimates is None else prediction.estimates, prediction.logit)
 
 
 Denoise = Callable[[Tensor, int], Prediction]
@@ -113,7 +122,7 @@ def ancestral(
         mean = clean + (lower / sigma) ** 2 * (points - clean)
         spread = lower * (1 - (lower / sigma) ** 2) ** 0.5 * scale
         points = mean + spread * noise_like(points, generator) if lower else clean
-    return SampledPoints(points, prediction.logit)
+    return SampledPoints.of(points, prediction)
 
 
 def _clean_and_noise(
@@ -130,7 +139,7 @@ def _clean_and_noise(
         points = points - float(schedule.sigma[t]) * scale * prediction.noise
         if t_next is not None:
             points = add_noise(points, scale * next_noise(prediction.noise), float(schedule.sigma[t_next]))
-    return SampledPoints(points, prediction.logit)
+    return SampledPoints.of(points, prediction)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def dpm_solver(
             offset, prediction.noise, t, t_next, schedule, noise, None if last_is_first_order else previous
         )
         previous = (clean, t)
-    return SampledPoints(start_points + scale * offset, prediction.logit)
+    return SampledPoints.of(start_points + scale * offset, prediction)
 
 
 def dpm_solver_step(
@@ -205,7 +214,7 @@ def ddpm(
         prediction = denoise(start_points + scale * offset, t)
         noise = noise_like(offset, generator)
         offset = reverse_step(offset, prediction.noise, t, t_next, schedule, noise)
-    return SampledPoints(start_points + scale * offset, prediction.logit)
+    return SampledPoints.of(start_points + scale * offset, prediction)
 
 
 def reverse_step(

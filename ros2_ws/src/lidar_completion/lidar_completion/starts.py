@@ -1,8 +1,7 @@
 """Start points: where a sample starts, before noise is added to them.
 
-Each source of start points is one function here. Today there are two: copies of the scan, and a temporal prior (points
-that the completion of the previous sweep left, see temporal.py). A further source, such as holes between the rings,
-belongs here as a third function that start_points concatenates.
+Each source of start points is one function here: copies of the scan, a temporal prior (points that the completion of the
+previous sweep left, see temporal.py), and holes of the scan (holes.py). start_points concatenates them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from lidar_completion.diffusion import add_noise, noise_like
 from lidar_completion.downsample import every_nth_rows
-from lidar_completion.model.card import ModelCard
+from lidar_completion.holes import hole_points
+from lidar_completion.model.card import ModelCard, Pipeline
 
 NO_SOURCE = -1
 
@@ -26,20 +26,22 @@ class StartPoints:
     has_prior: bool = False  # some of the points come from a temporal prior
 
 
-def start_points(scan: Tensor, replication: int, prior: Tensor | None = None) -> StartPoints:
-    """About replication * S start points for a scan (S, 3).
+def start_points(scan: Tensor, pipeline: Pipeline, prior: Tensor | None = None) -> StartPoints:
+    """About pipeline.replication * S start points for a scan (S, 3), and pipeline.hole_starts for each of its holes.
 
-    Without a prior these are copies of the scan. With a prior (P, 3), half of them are copies of the scan and the rest
+    Without a prior the former are copies of the scan. With a prior (P, 3), half of them are copies of the scan and the rest
     are taken from the prior.
     """
+    starts = scan_and_prior(scan, pipeline.replication, prior)
+    return joined(hole_starts(scan, pipeline), starts) if pipeline.hole_starts else starts
+
+
+def scan_and_prior(scan: Tensor, replication: int, prior: Tensor | None) -> StartPoints:
+    """About replication * S start points: copies of the scan (S, 3), half of them replaced by points of the prior, if any."""
     if prior is None or not len(prior):
         return scan_copies(scan, replication)
     half = max(1, replication // 2)
-    copies = scan_copies(scan, half)
-    remembered = prior_points(prior, max(1, replication - half) * len(scan))
-    return StartPoints(
-        torch.cat([copies.points, remembered.points]), torch.cat([copies.source, remembered.source]), has_prior=True
-    )
+    return joined(scan_copies(scan, half), prior_points(prior, max(1, replication - half) * len(scan)))
 
 
 def scan_copies(scan: Tensor, replication: int) -> StartPoints:
@@ -50,7 +52,26 @@ def scan_copies(scan: Tensor, replication: int) -> StartPoints:
 def prior_points(prior: Tensor, limit: int) -> StartPoints:
     """The prior (P, 3), thinned to at most `limit` points."""
     points = prior[every_nth_rows(len(prior), limit, prior.device)]
-    return StartPoints(points, torch.full_like(points[:, 0], NO_SOURCE, dtype=torch.int64), has_prior=True)
+    return StartPoints(points, _no_source(points), has_prior=True)
+
+
+def hole_starts(scan: Tensor, pipeline: Pipeline) -> StartPoints:
+    """The centres of the scan's holes, repeated."""
+    points = replicate(hole_points(scan, pipeline.max_range_m, pipeline.hole_cell_m), pipeline.hole_starts)
+    return StartPoints(points, _no_source(points))
+
+
+def joined(first: StartPoints, second: StartPoints) -> StartPoints:
+    """The start points of both."""
+    return StartPoints(
+        torch.cat([first.points, second.points]),
+        torch.cat([first.source, second.source]),
+        first.has_prior or second.has_prior,
+    )
+
+
+def _no_source(points: Tensor) -> Tensor:
+    return torch.full_like(points[:, 0], NO_SOURCE, dtype=torch.int64)
 
 
 def replicate(points: Tensor, replication: int) -> Tensor:

@@ -21,7 +21,8 @@ from lidar_completion.files import atomic_write
 from lidar_completion.model.card import load_card
 from lidar_completion.model.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 from lidar_completion.model.weights import base_of, load_model
-from lidar_completion.networks import STAGE_LEVEL, fold_batch_norm
+from lidar_completion.networks import STAGE_LEVEL, UnionDenoiser, fold_batch_norm
+from lidar_completion.networks.union import TIME_CHANNELS
 
 OPSET = 17
 WIDE_WEIGHTS = 1024  # weights with at least this many numbers may be stored in float16
@@ -29,7 +30,8 @@ CONVENTIONS = {
     "kernel order": "k = ix + 3 iy + 9 iz, offsets -1..1; the centre (13) has no column in the neighbour tables",
     "voxels": "sorted by (x, y, z); coordinate = round half to even of float32(point / voxel size)",
     "features": "(V0, 3) float32: mean xyz of each voxel's points, metres; (V0, 10) if the card has local_features: "
-    "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.from_points_and_scan)",
+    "offsets of points and of scan from the voxel's centre, log count, scan or not, height, range (VoxelisedCloud.from_points_and_scan); "
+    "three more columns with ray_features (ClearSpace.ray_features)",
     "point_row": "(N,) the voxel of each point at level 0",
     "neighbours.L.table": f"(R, 26) neighbours of the voxels of level L that have any, V_L for a missing one; then at least one "
     f"row of V_L alone; R is a multiple of {BLOCK}",
@@ -38,6 +40,8 @@ CONVENTIONS = {
     "up.L.rows": "(V_L,) 8 * parent + octant",
     "nearest.L": "(V_L,) nearest condition voxel; ties: the smallest (x, y, z)",
     "condition": "(C, c) output of the encoder",
+    "estimates": "output of a denoiser with conditioning 'union', (N, 3 M) or (N, 4 M): offsets in metres from each point to its M "
+    "clean estimates, then their logits",
     "t": "(1,) float32 timestep",
     "point_offset": "(N, 3) point minus its voxel's mean (local_features: its centre), in voxels",
 }
@@ -75,7 +79,8 @@ def export_model(folder: str | Path, half: bool = False) -> list[Path]:
 def network_graph(name: str, network: nn.Module, voxel_size_m: float, half: bool = False) -> onnx.ModelProto:
     """The checked ONNX graph, with inferred shapes, of a network with folded batch norms."""
     graph = _Graph(half)
-    output = {"encoder": _encoder, "denoiser": _denoiser, "refiner": _refiner}[name](graph, network)
+    kinds = {"encoder": _encoder, "denoiser": _denoiser, "refiner": _refiner}
+    output = _union(graph, network) if isinstance(network, UnionDenoiser) else kinds[name](graph, network)
     model = helper.make_model(
         helper.make_graph(graph.nodes, name, graph.inputs, [output], graph.weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -257,6 +262,44 @@ def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
     graph.op("Identity", _point_outputs(graph, network, _trunk(graph, network, gate)))
     graph.nodes[-1].output[0] = "noise"
     return helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", network.last[2].out_features])
+
+
+def _union(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
+    """As networks.UnionDenoiser."""
+    embedding = _timestep_embedding(graph, TIME_CHANNELS)
+    gates = [_two_layers(graph, gate, embedding) for gate in network.gates]
+    features, skips = _features(graph, network.architecture.inputs), []
+    for convolution in list(network.stem)[::2]:
+        features = _neighbours(graph, convolution, features, 0)
+    for level in range(network.depth):
+        skips.append(features)
+        features = _down(graph, network.down[level].net[0], features, level)
+        features = _blocks(graph, network.encode[level], features, level + 1)
+        features = graph.op("Mul", features, gates[level])
+    for i, skip in enumerate(reversed(skips)):
+        level = network.depth - 1 - i
+        both = (_up(graph, network.up[i].net[0], features, level), skip)
+        features = graph.op("Add", *both) if network.add_skips else graph.op("Concat", *both, axis=1)
+        features = _blocks(graph, network.decode[i], features, level)
+        if level:
+            features = graph.op("Mul", features, gates[network.depth + i])
+    return _estimates(graph, network, features)
+
+
+def _blocks(graph: _Graph, blocks: Any, features: str, level: int) -> str:
+    for block in blocks:
+        features = _residual_block(graph, block, features, level)
+    return features
+
+
+def _estimates(graph: _Graph, network: Any, features: str) -> onnx.ValueInfoProto:
+    """As networks.UnionDenoiser.point_outputs, offsets and logits in one output."""
+    offset = graph.input("point_offset", "N", 3, kind=TensorProto.FLOAT)
+    of_point = graph.op("Concat", graph.op("Gather", features, _point_row(graph), axis=0), offset, axis=1)
+    hidden = graph.op("LeakyRelu", _linear(graph, network.first, of_point), alpha=0.1)
+    graph.op("Mul", _linear(graph, network.last, hidden), graph.weight(network.output_scale()[None]))
+    graph.nodes[-1].output[0] = "estimates"
+    return helper.make_tensor_value_info("estimates", TensorProto.FLOAT, ["N", network.last.out_features])
 
 
 def _timestep_embedding(graph: _Graph, channels: int) -> str:

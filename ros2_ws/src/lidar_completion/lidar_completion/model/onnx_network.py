@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def load_onnx_networks(
         raise ModelError(
             f"{manifest_path}: exported from weights {source[:12]}…, the card says {card.sha256[:12]}…; export again"
         )
-    kinds = {"encoder": OnnxEncoder, "denoiser": OnnxDenoiser, "refiner": OnnxRefiner}
+    union = card.architecture.conditioning == "union"
+    denoiser = partial(OnnxUnionDenoiser, estimates=card.architecture.offsets_per_point) if union else OnnxDenoiser
+    kinds: dict[str, Any] = {"encoder": OnnxEncoder, "denoiser": denoiser, "refiner": OnnxRefiner}
     base = base_of(folder, card)
     shared = {} if base is None else load_onnx_networks(base, load_card(base), device, or_cpu)
     own = [name for name in card.networks if name not in shared]
@@ -122,6 +125,19 @@ class OnnxDenoiser(_OnnxNetwork):
 
     def stem_features(self, cloud: VoxelisedCloud) -> None:
         """Nothing: the exported graph computes its stem itself."""
+
+
+class OnnxUnionDenoiser(_OnnxNetwork):
+    """As networks.UnionDenoiser."""
+
+    def __init__(self, path: Path, providers: list[Any], estimates: int) -> None:
+        super().__init__(path, providers)
+        self._estimates = estimates
+
+    def __call__(self, cloud: VoxelisedCloud, t: Tensor) -> tuple[Tensor, Tensor]:
+        output = self._run(cloud, {"t": t.float().cpu().numpy()})
+        offsets, logit = output[:, : 3 * self._estimates], output[:, 3 * self._estimates :]
+        return offsets.unflatten(1, (self._estimates, 3)), logit
 
 
 class OnnxRefiner(_OnnxNetwork):

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from lidar_completion.errors import ModelError
 from lidar_completion.files import atomic_write
 from lidar_completion.model.card import CARD_NAME, ModelCard, load_card, save_card
-from lidar_completion.networks import NETWORKS
+from lidar_completion.networks import new_network
 
 
 def build_networks(card: ModelCard) -> dict[str, nn.Module]:
     """The card's networks by name, with random weights."""
-    return {name: NETWORKS[name](card.architecture) for name in card.networks}
+    return {name: new_network(name, card.architecture) for name in card.networks}
 
 
 def save_model(

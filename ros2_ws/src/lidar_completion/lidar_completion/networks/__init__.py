@@ -1,28 +1,42 @@
-"""The networks of the public checkpoints, tensor for tensor: ConditionEncoder, Denoiser, Refiner.
+"""The networks: ConditionEncoder, Denoiser and Refiner of the public checkpoints, and UnionDenoiser, which is not in the paper.
 
-Names and shapes of the tensors are those of the LiDiff, ScoreLiDAR and Distillation-DPO checkpoints, so a module's path is its
-name in the file. A network sees voxels and their features; it knows nothing of the diffusion process.
+Names and shapes of the published networks' tensors are those of the LiDiff, ScoreLiDAR and Distillation-DPO checkpoints, so a
+module's path is its name in the file. A network sees voxels and their features; it knows nothing of the diffusion process.
 """
+
+from torch import nn
 
 from lidar_completion.networks.architecture import CHANNELS, STAGE_LEVEL, Architecture
 from lidar_completion.networks.encoder import Condition, ConditionEncoder
 from lidar_completion.networks.folding import fold_batch_norm
 from lidar_completion.networks.unet import Denoiser, Refiner, refined_points, timestep_embedding
-from lidar_completion.networks.voxelised_cloud import VoxelisedCloud
+from lidar_completion.networks.union import UnionDenoiser
+from lidar_completion.networks.voxelised_cloud import RAY_FEATURES, VoxelisedCloud
 
 NETWORKS = {"encoder": ConditionEncoder, "denoiser": Denoiser, "refiner": Refiner}
+
+
+def new_network(name: str, architecture: Architecture) -> nn.Module:
+    """A network with random weights; name: a key of NETWORKS."""
+    if name == "denoiser" and architecture.conditioning == "union":
+        return UnionDenoiser(architecture)
+    return NETWORKS[name](architecture)
+
 
 __all__ = [
     "CHANNELS",
     "NETWORKS",
+    "RAY_FEATURES",
     "STAGE_LEVEL",
     "Architecture",
     "Condition",
     "ConditionEncoder",
     "Denoiser",
     "Refiner",
+    "UnionDenoiser",
     "VoxelisedCloud",
     "fold_batch_norm",
+    "new_network",
     "refined_points",
     "timestep_embedding",
 ]

@@ -1,5 +1,6 @@
 """Points as the networks see them: voxels with features."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +11,15 @@ from lidar_completion.sparse.coordinates import voxel_mean, voxelise
 from lidar_completion.sparse.kernel_map import VoxelPyramid
 
 LOCAL_FEATURES = 10  # columns of VoxelisedCloud.from_points_and_scan
+RAY_FEATURES = 3  # further columns of visibility.ClearSpace.ray_features
 
 
 @dataclass(frozen=True)
 class VoxelisedCloud:
-    """A cloud on the networks' grid: its voxels at five strides, their features, and the voxel of each point."""
+    """A cloud on the networks' grid: its voxels at several strides, their features, and the voxel of each point."""
 
     pyramid: VoxelPyramid
-    features: Tensor  # (V, 3) float32: mean xyz of each voxel's points in metres; or (V, LOCAL_FEATURES)
+    features: Tensor  # (V, F) float32: mean xyz of each voxel's points in metres; or those of from_points_and_scan
     point_row: Tensor  # (N,) int64: the voxel of each point
     point_offset: Tensor  # (N, 3) float32: point minus its voxel's mean (with local features: centre), in voxels
 
@@ -29,14 +31,21 @@ class VoxelisedCloud:
         return cls(VoxelPyramid.build(voxels), features, row, (points - features[row]) / voxel_size_m)
 
     @classmethod
-    def from_points_and_scan(cls, points: Tensor, scan: Tensor, voxel_size_m: float) -> "VoxelisedCloud":
+    def from_points_and_scan(
+        cls,
+        points: Tensor,
+        scan: Tensor,
+        voxel_size_m: float,
+        depth: int = 4,
+        ray_features: Callable[[Tensor], Tensor] | None = None,
+    ) -> "VoxelisedCloud":
         """Local features of the voxels of points (N, 3) and of the scan (S, 3) that they complete; float32 metres.
 
         Not in the paper. A surface's place within its voxel is a matter of centimetres, which a network can hardly read
         from absolute means of up to 50 m; and where the scan measured the surface, that is better than the mean of noised
         points. Columns: mean offset of the points from the centre in half voxels (3), the same for the scan (3, zero where
         it has no point), log of the number of points, 1 where the scan has points, height in units of 3 m, horizontal range
-        in units of 25 m.
+        in units of 25 m; then those of ray_features at the voxels' centres, if given. depth: number of coarser levels.
         """
         voxels, row = voxelise(torch.cat([points, scan]), voxel_size_m)
         row, scan_row = row.split([len(points), len(scan)])
@@ -45,7 +54,9 @@ class VoxelisedCloud:
         _, scan_mean, scan_count = _offsets_of(scan, scan_row, centre, voxel_size_m)
         height, horizontal = centre[:, 2:] / 3.0, centre[:, :2].norm(dim=1, keepdim=True) / 25.0
         columns = [2 * mean, 2 * scan_mean, count.log1p() / 2, scan_count.clamp(max=1), height, horizontal]
-        return cls(VoxelPyramid.build(voxels), torch.cat(columns, dim=1), row, offset)
+        if ray_features is not None:
+            columns.append(ray_features(centre))
+        return cls(VoxelPyramid.build(voxels, depth), torch.cat(columns, dim=1), row, offset)
 
 
 def _offsets_of(points: Tensor, row: Tensor, centre: Tensor, size_m: float) -> tuple[Tensor, Tensor, Tensor]:
