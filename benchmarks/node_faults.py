@@ -21,6 +21,10 @@ TESTS = (
     "tests/ros/test_node_exit.py",
     "tests/ros/test_lifecycle.py",
     "tests/ros/test_running_node.py",
+    "tests/ros/test_model_reload.py",
+    "tests/ros/test_sensor_motion.py",
+    "tests/ros/test_inference.py",
+    "tests/ros/test_node_process.py",
     "tests/core/test_public_checkpoints.py",
     "tests/core/test_checkpoints.py",
 )

@@ -1,8 +1,8 @@
 """Start the node lidar_completion: ros2 launch lidar_completion_ros complete.launch.py [ARGUMENT:=VALUE ...]
 
-`--show-args` lists the arguments. Made to be included: everything that a vehicle changes is an argument, see
-several_lidars.launch.py and evaluate.launch.py. The Fast DDS profile is set for the node alone: the LiDAR driver needs it
-as well, see config/fast_dds_profile.xml. A profile that is already named in FASTRTPS_DEFAULT_PROFILES_FILE stays.
+`--show-args` lists the arguments. several_lidars.launch.py and evaluate.launch.py include this file. The Fast DDS profile is
+set for the node only: the LiDAR driver needs it as well, see config/fast_dds_profile.xml. A profile that is already set in
+FASTRTPS_DEFAULT_PROFILES_FILE is kept.
 """
 
 import os
@@ -24,15 +24,15 @@ ARGUMENTS = [
         description="sensor_msgs/PointCloud2 to complete; relative to the namespace unless it starts with /",
     ),
     DeclareLaunchArgument(
-        "output_topic", default_value="", description="Where the completions go; empty: <input_topic>/completed"
+        "output_topic", default_value="", description="Topic of the completions; empty: <input_topic>/completed"
     ),
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="Path of a model folder, or name of a shipped model; empty: what params_file says",
+        description="Path of a model folder, or name of a shipped model; empty: the value in params_file",
     ),
     DeclareLaunchArgument(
-        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: what params_file says"
+        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: the value in params_file"
     ),
     DeclareLaunchArgument(
         "params_file", default_value="", description="YAML file with the node's parameters; empty: the shipped one"
@@ -41,38 +41,38 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "latency_budget_ms",
         default_value="",
-        description="Steps and replication are chosen to keep it; empty: what params_file says",
+        description="Latency budget in ms; empty: the value in params_file",
     ),
     DeclareLaunchArgument(
-        "target_frame", default_value="", description="Frame of the output; empty: what params_file says"
+        "target_frame", default_value="", description="Frame of the output; empty: the value in params_file"
     ),
     DeclareLaunchArgument(
-        "use_sim_time", default_value="false", choices=BOOLEANS, description="Take the time from /clock"
+        "use_sim_time", default_value="false", choices=BOOLEANS, description="Use the time of /clock"
     ),
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
         choices=BOOLEANS,
-        description="Configure and activate the node; false: ros2 lifecycle set does it",
+        description="Configure and activate the node at start; false: leave it to ros2 lifecycle set",
     ),
     DeclareLaunchArgument(
         "respawn",
         default_value="false",
         choices=BOOLEANS,
-        description="Start the node again whenever it ends, also after a model that cannot be loaded",
+        description="Restart the node whenever it ends, also if its model cannot be loaded",
     ),
-    DeclareLaunchArgument("respawn_delay_s", default_value="2.0", description="Time before it is started again"),
+    DeclareLaunchArgument("respawn_delay_s", default_value="2.0", description="Delay before a restart"),
     DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="Least severe log message of the node to be shown",
+        description="Log level of the node",
     ),
 ]
 
 
 def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node, with the arguments' values filled in."""
+    """The node with the values of the arguments."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     output_topic = value["output_topic"] or value["input_topic"] + "/completed"
     overrides = {name: value[name] for name in ("model", "device", "target_frame") if value[name]}

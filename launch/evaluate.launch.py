@@ -1,7 +1,7 @@
 """Play a bag through the node and write a report: ros2 launch lidar_completion_ros evaluate.launch.py bag:=PATH
 
-The node is that of complete.launch.py, with the vehicle's parameters; the bag is played by `lidar-completion bag --evaluate
---wait-for-node`. All ends when either of them does. `--show-args` lists the arguments.
+Starts the node of complete.launch.py with the vehicle's parameters, and `lidar-completion bag --evaluate --wait-for-node`,
+which plays the bag. When one of them ends, the other one is stopped. `--show-args` lists the arguments.
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -19,36 +19,44 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
 from launch_ros.substitutions import ExecutableInPackage
 
-# Arguments that become options of `lidar-completion bag`; empty ones are left out.
+# Arguments that become options of `lidar-completion bag` if they are not empty.
 OPTIONS = [
-    DeclareLaunchArgument("topic", default_value="", description="PointCloud2 topic of the bag, where it has several"),
+    DeclareLaunchArgument("topic", default_value="", description="PointCloud2 topic; needed if the bag has several"),
+    DeclareLaunchArgument("rate", default_value="1.0", description="Speed; 1: real time, 0: one sweep at a time"),
+    DeclareLaunchArgument("poses", default_value="", description="Pose file, to evaluate against the map of the bag"),
     DeclareLaunchArgument(
-        "rate", default_value="1.0", description="1: real time; 0: a sweep when the last is answered"
+        "odometry_topic", default_value="", description="Odometry topic of the bag, instead of poses"
     ),
-    DeclareLaunchArgument("poses", default_value="", description="TUM file: judge against the map of the bag"),
-    DeclareLaunchArgument("odometry_topic", default_value="", description="Odometry of the bag, instead of poses"),
-    DeclareLaunchArgument("report", default_value="", description="New folder of the report; empty: BAG_evaluation"),
+    DeclareLaunchArgument("report", default_value="", description="New folder for the report; empty: BAG_evaluation"),
     DeclareLaunchArgument(
-        "output", default_value="", description="New bag of all completions; empty: the judged alone"
+        "output", default_value="", description="New bag of all completions; empty: the evaluated ones only"
     ),
-    DeclareLaunchArgument("judge_every", default_value="5", description="Judge every n-th sweep"),
-    DeclareLaunchArgument("show", default_value="3", description="So many of the worst and slowest sweeps as pictures"),
+    DeclareLaunchArgument("judge_every", default_value="5", description="Evaluate every n-th sweep"),
+    DeclareLaunchArgument(
+        "show", default_value="3", description="Number of worst and slowest sweeps to show as pictures"
+    ),
 ]
-# Arguments of complete.launch.py, passed on; empty ones leave the choice to it.
+# Arguments that are passed on to complete.launch.py.
 NODE_ARGUMENTS = [
-    DeclareLaunchArgument("model", default_value="", description="Model folder or shipped name; empty: params_file's"),
-    DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda, cuda:N; empty: params_file's"),
-    DeclareLaunchArgument("latency_budget_ms", default_value="", description="Budget; empty: params_file's"),
     DeclareLaunchArgument(
-        "params_file", default_value="", description="The vehicle's parameters; empty: the shipped ones"
+        "model", default_value="", description="Path or name of a model; empty: the value in params_file"
     ),
-    DeclareLaunchArgument("log_level", default_value="info", description="Of the node"),
+    DeclareLaunchArgument(
+        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: the value in params_file"
+    ),
+    DeclareLaunchArgument(
+        "latency_budget_ms", default_value="", description="Latency budget in ms; empty: the value in params_file"
+    ),
+    DeclareLaunchArgument(
+        "params_file", default_value="", description="Parameters of the node; empty: the shipped file"
+    ),
+    DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node"),
 ]
 BAG = DeclareLaunchArgument("bag", description="rosbag2: a folder, or an .mcap or .db3 file")
 
 
 def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node and the replay, with the arguments' values filled in."""
+    """The node and the replay with the values of the arguments."""
     value = {
         argument.name: LaunchConfiguration(argument.name).perform(context)
         for argument in (BAG, *OPTIONS, *NODE_ARGUMENTS)
@@ -74,7 +82,7 @@ def evaluation(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def shutdown(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """End all when the node or the evaluation has ended; once, as what then ends calls it again."""
+    """Shut down when the node or the evaluation ends; once, since the other one then ends as well."""
     return [] if context.is_shutdown else [Shutdown(reason=f"{event.process_name} has ended")]
 
 

@@ -1,12 +1,12 @@
-"""An example for a vehicle with several LiDARs: one node each, in a namespace, and one merged cloud in the vehicle's frame.
+"""Several LiDARs: one node each in its own namespace, and a merged cloud in the frame of the vehicle.
 
     ros2 launch lidar_completion_ros several_lidars.launch.py lidars:=front,rear target_frame:=base_link
 
     /front/velodyne_points -> /front/lidar_completion -> /front/velodyne_points/completed -+
     /rear/velodyne_points  -> /rear/lidar_completion  -> /rear/velodyne_points/completed  -+-> /lidars/completed
 
-The transforms from the sensors to `target_frame` come from tf; where there is no tf, give every node its sensor_pose in
-a params_file with the nodes' full names (/front/lidar_completion: ros__parameters: ...).
+The transforms from the sensors to `target_frame` come from tf. Without tf, set sensor_pose of each node in a params_file with
+the full names of the nodes (/front/lidar_completion: ros__parameters: ...).
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -16,20 +16,24 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, This
 from launch_ros.actions import Node
 
 ARGUMENTS = [
-    DeclareLaunchArgument("lidars", default_value="front,rear", description="Namespaces of the LiDARs, by commas"),
-    DeclareLaunchArgument("input_topic", default_value="velodyne_points", description="In each namespace"),
-    DeclareLaunchArgument("target_frame", default_value="base_link", description="Frame of all completions"),
-    DeclareLaunchArgument("merged_topic", default_value="lidars/completed", description="Where the merged cloud goes"),
     DeclareLaunchArgument(
-        "max_stamp_difference_s", default_value="0.06", description="Clouds further apart in time are not merged"
+        "lidars", default_value="front,rear", description="Namespaces of the LiDARs, separated by commas"
     ),
-    DeclareLaunchArgument("model", default_value="", description="Of every node; empty: the default model"),
-    DeclareLaunchArgument("params_file", default_value="", description="Of every node; empty: the shipped one"),
+    DeclareLaunchArgument("input_topic", default_value="velodyne_points", description="Input topic in each namespace"),
+    DeclareLaunchArgument("target_frame", default_value="base_link", description="Frame of all completions"),
+    DeclareLaunchArgument("merged_topic", default_value="lidars/completed", description="Topic of the merged cloud"),
+    DeclareLaunchArgument(
+        "max_stamp_difference_s", default_value="0.06", description="Maximum difference of the stamps of merged clouds"
+    ),
+    DeclareLaunchArgument("model", default_value="", description="Model of every node; empty: the default model"),
+    DeclareLaunchArgument(
+        "params_file", default_value="", description="Parameters of every node; empty: the shipped file"
+    ),
 ]
 
 
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """A completion node for each LiDAR, and the merger."""
+    """One completion node per LiDAR, and the merger."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     lidars = [name.strip().strip("/") for name in value["lidars"].split(",") if name.strip()]
     shared = {name: value[name] for name in ("input_topic", "target_frame", "model", "params_file")}

@@ -1,4 +1,4 @@
-"""The Docker files, as far as they can be checked without a Docker engine: what they copy, install, run and mount exists."""
+"""The Docker files, checked without a Docker engine: what they copy, install, run and mount exists."""
 
 import fnmatch
 import re
@@ -25,11 +25,11 @@ def dockerfile(request):
     return request.param
 
 
-def test_both_images_are_described():
+def test_dockerfiles_exist():
     assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.cuda"]
 
 
-def test_everything_that_is_copied_exists_and_is_sent_to_the_builder(dockerfile):
+def test_copied_paths_exist_and_are_sent_to_the_builder(dockerfile):
     ignore = [line for line in (DOCKER / f"{dockerfile.name}.dockerignore").read_text().splitlines() if line[:1] != "#"]
     assert ignore[0] == "*"
     sent = [line[1:] for line in ignore if line.startswith("!")]
@@ -40,8 +40,8 @@ def test_everything_that_is_copied_exists_and_is_sent_to_the_builder(dockerfile)
         assert any(fnmatch.fnmatch(source, pattern) for pattern in sent), f"{source} is ignored"
 
 
-def test_the_copied_tree_is_that_of_the_repository(dockerfile):
-    """The packages reach launch files and models through links into the tree: it must be laid out as here."""
+def test_copied_tree_has_the_layout_of_the_repository(dockerfile):
+    """The packages contain links to launch files and models in the tree, so its layout must be kept."""
     folders = [shlex.split(rest) for name, rest in instructions(dockerfile) if name == "COPY" and "/tmp" not in rest]
     for source, target in (each for each in folders if (ROOT / each[0]).is_dir()):
         assert source == target
@@ -66,7 +66,7 @@ def test_pip_installs_pinned_versions_only(dockerfile):
     assert torch.split()[0] in run
 
 
-def test_the_image_is_pinned_healthy_and_not_run_as_root(dockerfile):
+def test_image_has_a_pinned_base_health_check_and_user(dockerfile):
     steps = instructions(dockerfile)
     base = next(rest for name, rest in steps if name == "FROM")
     assert "jazzy" in base
@@ -79,12 +79,12 @@ def test_the_image_is_pinned_healthy_and_not_run_as_root(dockerfile):
     assert "health" in health
 
 
-def test_the_two_images_differ_in_little():
+def test_images_differ_in_few_lines():
     cpu, cuda = ([line for line in path.read_text().splitlines() if line[:1] != "#"] for path in DOCKERFILES)
     assert len(set(cpu) ^ set(cuda)) <= 8
 
 
-def test_the_compose_files_fit_the_images_and_the_command():
+def test_compose_files_match_images_and_command():
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     cuda = yaml.safe_load((DOCKER / "compose.cuda.yaml").read_text())["services"]
     for service in (compose["node"], cuda["node"]):
@@ -93,6 +93,7 @@ def test_the_compose_files_fit_the_images_and_the_command():
     assert compose["replay"]["image"] == compose["node"]["image"]
     assert cuda["replay"]["image"] == cuda["node"]["image"]
     assert (compose["node"]["ipc"], compose["replay"]["ipc"]) == ("shareable", "service:node")
+    assert compose["replay"]["network_mode"] == "service:node"
     words = shlex.split(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", compose["replay"]["command"]))
     assert words[:2] == ["lidar-completion", "bag"]
     mounts = [volume.rsplit(":", 2 if volume.endswith(":ro") else 1)[1] for volume in compose["replay"]["volumes"]]
@@ -105,5 +106,5 @@ def test_the_compose_files_fit_the_images_and_the_command():
         assert re.search(rf"^    {name}: ", source, re.MULTILINE), option
 
 
-def test_the_entry_point_is_executable():
+def test_entry_point_is_executable():
     assert (DOCKER / "entrypoint.sh").stat().st_mode & 0o111
