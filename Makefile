@@ -29,6 +29,7 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e ros2_ws/src/lidar_completion
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e synthetic -e "ros2_ws/src/lidar_completion_evaluation[odometry,view]" -e training
 	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
+	$(BIN)/python -m lidar_completion.compile_loops
 	@touch $@
 
 demo: $(READY)
