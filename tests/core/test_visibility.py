@@ -15,7 +15,7 @@ from lidar_completion.visibility.free_space import (
     clear_image,
 )
 from lidar_completion.visibility.ground import below_ground, floor_compiled, floor_plain
-from lidar_completion.visibility.output_filter import inside_box, trusted_rows
+from lidar_completion.visibility.output_filter import inside_box, trusted_rows, trusted_rows_plain
 
 RULES = FreeSpaceRules()
 
@@ -184,6 +184,34 @@ def test_removed_points_count_once_and_rules_can_be_disabled():
     assert removed == {"free_space": 2, "below_ground": 0, "ego_box": 0, "low_confidence": 1}
     off = TrustRules(free_space=None, below_ground_m=None)
     assert trusted_rows(points, scan, confidence, sweep, off)[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("azimuth_deg", [0.2, 0.01])
+def test_compiled_and_plain_output_filter_agree(azimuth_deg: float):
+    """Also for points exactly behind the sensor, on the edges of bins, at the limit of free space, and of NaN."""
+    generator = torch.Generator().manual_seed(6)
+    sweep = torch.cat([wall(), wall() * torch.tensor([-0.8, -0.9, 1.0])])
+    points = 12 * torch.randn(60_000, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.1])
+    points[:400, 1] = 0.0
+    points[200:400, 1] = -0.0
+    edges = directions(np.arange(-20, 20, 0.2), np.arange(-8, 4, 0.1))
+    points = torch.cat([points, 15 * edges, 19.7 * edges, torch.full((1, 3), torch.nan), torch.zeros(1, 3)])
+    confidence = torch.rand(len(points), generator=generator)
+    space = FreeSpaceRules(azimuth_deg=azimuth_deg)
+    rules = TrustRules(space, 0.2, (-2.0, -1.0, -2.0, 2.0, 1.0, 0.5), 0.1)
+    rows, removed = trusted_rows(points, sweep[::7], confidence, sweep, rules)
+    expected, counts = trusted_rows_plain(points, sweep[::7], confidence, sweep, rules)
+    assert torch.equal(rows, expected)
+    assert removed == counts
+    assert min(counts.values()) > 0
+
+
+def test_compiled_and_plain_output_filter_agree_on_empty_clouds():
+    nothing, points, rules = torch.zeros(0, 3), ray(0, 0, 5.0), TrustRules()
+    for case in ((nothing, wall(), nothing[:, 0], wall()), (points, nothing, points[:, 0], nothing)):
+        rows, removed = trusted_rows(*case, rules)
+        assert rows.tolist() == trusted_rows_plain(*case, rules)[0].tolist()
+        assert removed == trusted_rows_plain(*case, rules)[1]
 
 
 def test_confidence_is_interpolated_and_constant_beyond_the_table():

@@ -4,7 +4,7 @@ A LiDAR's surroundings are wide and flat: the reference is sorted into columns o
 each, and a query looks into its own column and then into the rings of columns around it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,21 +57,31 @@ def _reachable(queries: Tensor, reference: Tensor, max_distance_m: float) -> Ten
     return ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
 
 
-def _columns(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float32]:
-    """Points sorted by column, their rows in the reference, first point of each column (X, Y + 1), corner (2,), width."""
+class Columns(NamedTuple):
+    """Points sorted by column of a horizontal grid."""
+
+    points: np.ndarray  # (M, 3)
+    rows: np.ndarray  # (M,) of the points in the reference
+    first: np.ndarray  # (X, Y + 1): first point of each column; the last entry of a line is the end of its columns
+    corner: np.ndarray  # (2,) metres
+    width: np.float32  # metres
+
+
+def near_columns(queries: Tensor, reference: Tensor, max_distance_m: float) -> Columns | None:
+    """Columns of the reference (M, 3), without points that are far from all queries (N, 3); None if none is left."""
+    reachable = _reachable(queries, reference, max_distance_m)
+    return _columns(reference[reachable].float().numpy()) if len(reachable) else None
+
+
+def _columns(reference: np.ndarray) -> Columns:
     corner, highest = (bound[:2].numpy() for bound in points_cpu.bounds(torch.from_numpy(reference)))
     extent = highest - corner
     width = max(COLUMN_M, float(np.sqrt(extent[0] * extent[1] / MAX_COLUMNS)), float(extent.max()) / MAX_COLUMNS)
     shape = (extent / np.float32(width)).astype(np.int64) + 1
     column = _column_of(reference, corner, np.float32(width), shape[1])
     rows, first = _sort_by_column(column, int(shape[0] * shape[1]))
-    return (
-        reference[rows],
-        rows,
-        np.lib.stride_tricks.sliding_window_view(first, shape[1] + 1)[:: shape[1]],
-        corner,
-        np.float32(width),
-    )
+    windows = np.lib.stride_tricks.sliding_window_view(first, shape[1] + 1)[:: shape[1]]
+    return Columns(reference[rows], rows, windows, corner, np.float32(width))
 
 
 @compiled

@@ -93,14 +93,26 @@ def before_returns(
     rules = rules or FreeSpaceRules()
     if not len(points) or not len(measured):
         return torch.zeros_like(points[:, 0], dtype=torch.bool)
-    if clear_space is None or clear_space.rules != rules:
-        clear_space = ClearSpace.from_returns(measured, rules)
+    clear_space = clear_space_for(measured, rules, clear_space)
+    assert clear_space is not None
     clear, lowest = clear_space.distance, clear_space.lowest
     if not points_cpu.usable(points):
         return before_clear_plain(points, clear, lowest, rules)
     return free_space_compiled.before_clear(
         polar(points), clear, lowest, _scales(clear.shape[1], rules), rules.margin_m
     )
+
+
+def clear_space_for(measured: Tensor, rules: FreeSpaceRules, known: ClearSpace | None) -> ClearSpace | None:
+    """`known` if it has these rules, else that of returns (M, 3); None if there are none."""
+    if not len(measured):
+        return None
+    return known if known is not None and known.rules == rules else ClearSpace.from_returns(measured, rules)
+
+
+def bins_per_radian(clear_space: ClearSpace) -> tuple[np.float32, np.float32]:
+    """Columns per radian, and radians per row."""
+    return _scales(clear_space.distance.shape[1], clear_space.rules)
 
 
 def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]:

@@ -1,13 +1,30 @@
-"""Which completed points are published: rules that remove points, and a count of what each removes."""
+"""Which completed points are published: rules that remove points, and a count of what each removes.
+
+The compiled loop for CPUs is in output_filter_compiled.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.visibility.free_space import ClearSpace, FreeSpaceRules, in_free_space
-from lidar_completion.visibility.ground import below_ground
+from lidar_completion.neighbours_compiled import near_columns
+from lidar_completion.sparse import points_cpu
+from lidar_completion.sparse.rows_cpu import rows_with
+from lidar_completion.visibility import output_filter_compiled
+from lidar_completion.visibility.free_space import (
+    ClearSpace,
+    FreeSpaceRules,
+    before_clear_plain,
+    bins_per_radian,
+    clear_space_for,
+    in_free_space,
+)
+from lidar_completion.visibility.ground import GROUND_CELL_M, below_ground, floor_compiled
+from lidar_completion.visibility.output_filter_compiled import RuleArrays
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,9 @@ class TrustRules:
             raise ValueError(f"ego_box_m is {box!r}; expected minimum x, y, z, then maximum x, y, z")
 
 
+REASONS = ("free_space", "below_ground", "ego_box", "low_confidence")
+
+
 def trusted_rows(
     points: Tensor,
     scan: Tensor,
@@ -40,19 +60,75 @@ def trusted_rows(
     A point that several rules remove counts for the first. scan (S, 3): the downsampled sweep; confidence (N,); measured (M, 3):
     all returns; clear_space: that of the returns, if it is known.
     """
+    if not points_cpu.usable(points, scan, confidence, measured):
+        return trusted_rows_plain(points, scan, confidence, measured, rules, clear_space)
+    space = None if rules.free_space is None else clear_space_for(measured, rules.free_space, clear_space)
+    arrays = _rule_arrays(points, scan, measured, rules, space)
+    found = _reasons(points.contiguous(), confidence.contiguous(), arrays, space)
+    counts = np.bincount(found, minlength=len(REASONS) + 1).tolist()
+    return rows_with(output_filter_compiled.KEPT, found), dict(zip(REASONS, counts[1:], strict=True))
+
+
+def trusted_rows_plain(
+    points: Tensor,
+    scan: Tensor,
+    confidence: Tensor,
+    measured: Tensor,
+    rules: TrustRules,
+    clear_space: ClearSpace | None = None,
+) -> tuple[Tensor, dict[str, int]]:
+    """The plain implementation, one rule after the other, for any device."""
     nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
-    reasons = {
-        "free_space": nothing if space is None else in_free_space(points, measured, scan, space, clear_space),
-        "below_ground": nothing if ground is None else below_ground(points, measured, ground),
-        "ego_box": nothing if box is None else inside_box(points, box),
-        "low_confidence": confidence < rules.min_confidence,
-    }
+    by_reason = (
+        nothing if space is None else in_free_space(points, measured, scan, space, clear_space),
+        nothing if ground is None else below_ground(points, measured, ground),
+        nothing if box is None else inside_box(points, box),
+        confidence < rules.min_confidence,
+    )
     gone, removed = nothing, {}
-    for reason, found in reasons.items():
+    for reason, found in zip(REASONS, by_reason, strict=True):
         removed[reason] = int((found & ~gone).sum())
         gone = gone | found
     return (~gone).nonzero().squeeze(1), removed
+
+
+def _reasons(points: Tensor, confidence: Tensor, rules: RuleArrays, space: ClearSpace | None) -> np.ndarray:
+    """Why each of points (N, 3) is removed, (N,) uint8: KEPT, or 1 + the index of the reason in REASONS."""
+    found = output_filter_compiled.reasons(points.numpy(), confidence.numpy(), rules)
+    rows = rows_with(output_filter_compiled.UNDECIDED, found)
+    if space is not None and len(rows):
+        points, confidence = points[rows], confidence[rows]
+        free = before_clear_plain(points, space.distance, space.lowest, space.rules).numpy()
+        # undecided points are not near the scan; those in free space are removed, the other rules apply to the rest
+        rest = rules._replace(clear=RuleArrays().clear)
+        others = output_filter_compiled.reasons(points.numpy(), confidence.numpy(), rest)
+        found[rows.numpy()] = np.where(free, output_filter_compiled.FREE_SPACE, others)
+    return found
+
+
+def _rule_arrays(
+    points: Tensor, scan: Tensor, measured: Tensor, rules: TrustRules, space: ClearSpace | None
+) -> RuleArrays:
+    """The rules as the compiled loop takes them."""
+    arrays: dict[str, Any] = {"min_confidence": np.float32(rules.min_confidence)}
+    if space is not None:
+        across, up = bins_per_radian(space)
+        error = np.float32(output_filter_compiled.ANGLE_ERROR_RAD * max(float(across), 1 / float(up)))
+        arrays |= {"clear": space.distance.contiguous().numpy(), "lowest": np.float32(space.lowest)}
+        arrays |= {"columns_per_radian": across, "radians_per_row": up, "bin_error": error}
+        arrays["margin_m"] = np.float32(space.rules.margin_m)
+        columns = near_columns(points, scan, space.rules.near_m)
+        if columns is not None:
+            arrays |= {"scan": columns.points, "first": np.ascontiguousarray(columns.first)}
+            arrays |= {"corner": columns.corner, "width": columns.width, "near_m": np.float32(space.rules.near_m)}
+    floor = None if rules.below_ground_m is None else floor_compiled(points, measured)
+    if floor is not None and rules.below_ground_m is not None:
+        arrays |= {"floor": floor[0].contiguous().numpy(), "floor_corner": floor[1].numpy()}
+        arrays |= {"cell_m": np.float32(GROUND_CELL_M), "tolerance_m": np.float32(rules.below_ground_m)}
+    if rules.ego_box_m is not None:
+        arrays["ego_box_m"] = np.array(rules.ego_box_m, np.float32)
+    return RuleArrays(**arrays)
 
 
 def inside_box(points: Tensor, box_m: Sequence[float]) -> Tensor:
