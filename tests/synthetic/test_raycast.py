@@ -27,16 +27,16 @@ def random_solids(shape: int, count: int, rng: np.random.Generator) -> raycast.S
 @pytest.mark.parametrize("shape", [raycast.BOX, raycast.CYLINDER, raycast.ELLIPSOID, raycast.CONE])
 def test_first_hit_matches_plain_implementation(shape):
     rng = np.random.default_rng(shape)
-    solids = random_solids(shape, 60, rng)
-    origins = rng.normal(size=(300, 3))
+    solids = random_solids(shape, 40, rng)
+    origins = rng.normal(size=(150, 3))
     origins *= 40 / np.linalg.norm(origins, axis=1, keepdims=True)
-    directions = rng.uniform(-12, 12, (300, 3)) - origins
+    directions = rng.uniform(-12, 12, (150, 3)) - origins
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     distance, hit, _ = raycast.cast(solids, empty_solids(), flat_ground(), origins, directions, 100.0, 0)
     expected_distance, expected_hit = cast_solids_plain(solids, origins, directions, 100.0)
     np.testing.assert_array_equal(hit, expected_hit)
     np.testing.assert_allclose(distance, expected_distance, atol=1e-4)
-    assert (hit >= 0).sum() > 30
+    assert (hit >= 0).sum() > 15
 
 
 def test_ground_hit_is_first_crossing_of_height_field():
