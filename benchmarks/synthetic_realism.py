@@ -107,13 +107,14 @@ def real_drive(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
 
 
 def synthetic_drive(
-    sweeps: int, first_seed: int, sensor: str, speed_m_s: float, recipe: str
+    sweeps: int, first_seed: int, sensor: str, speed_m_s: float, recipe: str, kinds: list[str]
 ) -> tuple[list[dict[str, np.ndarray]], list[int]]:
     """Histograms of sweeps, one per world, with moving objects, and their numbers of points."""
     histograms, counts = [], []
     for seed in range(first_seed, first_seed + sweeps):
         rng = np.random.default_rng(seed)
-        world = street(seed, recipe=recipe)
+        kind = str(rng.choice(kinds)) if kinds else None
+        world = street(seed, recipe=recipe, kind=kind)
         sweep = simulate_sweep(world, world.pose_at(rng.uniform(-50, 50)), SENSORS[sensor], rng, speed_m_s=speed_m_s)
         histograms.append(properties(sweep.points, sweep.intensity))
         counts.append(_count(sweep.points))
@@ -189,13 +190,16 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=TEST_SEED)
     parser.add_argument("--sensor", default="HDL-64E", choices=list(SENSORS))
     parser.add_argument("--recipe", default="town", choices=list(RECIPES))
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=[], help="only these kinds of street")
     parser.add_argument("--speed", type=float, default=8.0, help="of the synthetic vehicle, m/s")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     read = {d.stem: real_drive(d) for d in options.drives}
     drives = {name: histograms for name, (histograms, _) in read.items()}
-    sweeps, counts = synthetic_drive(options.sweeps, options.first_seed, options.sensor, options.speed, options.recipe)
+    sweeps, counts = synthetic_drive(
+        options.sweeps, options.first_seed, options.sensor, options.speed, options.recipe, options.kinds
+    )
     rows = table(drives, sweeps)
     columns = [c for c in rows[0] if c != "property"]
     print("| Jensen-Shannon distance | " + " | ".join(columns) + " |\n|---" * 1 + "|---" * len(columns) + "|")
