@@ -65,8 +65,8 @@ def trusted_rows(
     space = None if rules.free_space is None else clear_space_for(measured, rules.free_space, clear_space)
     arrays = _rule_arrays(points, scan, measured, rules, space)
     found = _reasons(points.contiguous(), confidence.contiguous(), arrays, space)
-    counts = np.bincount(found, minlength=len(REASONS) + 1).tolist()
-    return rows_with(output_filter_compiled.KEPT, found), dict(zip(REASONS, counts[1:], strict=True))
+    removed = {reason: int(np.count_nonzero(found == code)) for code, reason in enumerate(REASONS, start=1)}
+    return rows_with(output_filter_compiled.KEPT, found), removed
 
 
 def trusted_rows_plain(

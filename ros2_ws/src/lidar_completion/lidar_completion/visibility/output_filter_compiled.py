@@ -56,7 +56,11 @@ def _reasons(  # type: ignore[no-untyped-def]
     points, confidence, clear, lowest, across, up, bin_error, margin, scan, first_of, corner, width, near,
     floor, floor_corner, cell, tolerance, box, min_confidence, out, begin, end,
 ):  # fmt: skip
-    xyz, directions = np.empty((3, CHUNK), np.float32), np.empty((3, CHUNK), np.float32)
+    xyz, directions, codes = (
+        np.empty((3, CHUNK), np.float32),
+        np.empty((3, CHUNK), np.float32),
+        np.empty(CHUNK, np.uint8),
+    )
     for first in range(begin, end, CHUNK):
         chunk, trust, found = points[first:end][:CHUNK], confidence[first:end][:CHUNK], out[first:end][:CHUNK]
         x, y, z = xyz[0, : len(chunk)], xyz[1, : len(chunk)], xyz[2, : len(chunk)]
@@ -74,8 +78,11 @@ def _reasons(  # type: ignore[no-untyped-def]
         if len(clear):
             distance, column, row = directions[0], directions[1], directions[2]
             _directions(x, y, z, lowest, across, np.float32(1) / up, distance, column, row)
+            _look_up(clear, distance, column, row, margin, bin_error, codes[: len(chunk)])
             for i in range(len(chunk)):
-                code = _in_clear_space(clear, distance[i], column[i], row[i], margin, bin_error)
+                code = codes[i]
+                if code == UNDECIDED:
+                    code = _in_all_bins(clear, distance[i], column[i], row[i], margin, bin_error)
                 if code != KEPT and not _near_scan(x[i], y[i], z[i], scan, first_of, corner, width, near):
                     found[i] = code
 
@@ -127,26 +134,28 @@ def _directions(x, y, z, lowest, across, per_row, distance, column, row):  # typ
 
 
 @compiled
-def _in_clear_space(clear, distance, column, row, margin, bin_error):  # type: ignore[no-untyped-def]
-    """FREE_SPACE, KEPT, or UNDECIDED where the error of direction or distance matters."""
-    low, high = np.int32(np.floor(row - bin_error)), np.int32(np.floor(row + bin_error))
-    if (high < 0) | (low >= clear.shape[0]):
-        return KEPT
-    left, right = np.int32(np.floor(column - bin_error)), np.int32(np.floor(column + bin_error))
-    if (low == high) & (left == right) & (left >= 0) & (left < clear.shape[1]):
-        limit = clear[low, left] - margin
-        if distance > limit + RANGE_ERROR * distance:
-            return KEPT
-        return FREE_SPACE if distance < limit - RANGE_ERROR * distance else UNDECIDED
-    return _in_all_bins(clear, distance, margin, low, high, left, right)
+def _look_up(clear, distance, column, row, margin, bin_error, codes):  # type: ignore[no-untyped-def]
+    """FREE_SPACE, KEPT, or UNDECIDED where the error of direction or distance matters; without branches."""
+    rows, columns, one = np.int32(clear.shape[0]), np.int32(clear.shape[1]), np.float32(1)
+    for i in range(len(codes)):
+        low, left = np.floor(row[i]), np.floor(column[i])
+        r, c = np.int32(low), np.int32(left)
+        inside = (r >= 0) & (r < rows)
+        limit = clear[min(max(r, np.int32(0)), rows - 1), min(max(c, np.int32(0)), columns - 1)] - margin
+        up, across = row[i] - low, column[i] - left
+        unsure = (min(up, across) < bin_error) | (max(up, across) > one - bin_error)
+        unsure |= inside & (abs(distance[i] - limit) <= RANGE_ERROR * distance[i])
+        codes[i] = UNDECIDED if unsure else (FREE_SPACE if inside & (distance[i] < limit) else KEPT)
 
 
 @compiled
-def _in_all_bins(clear, distance, margin, low, high, left, right):  # type: ignore[no-untyped-def]
-    """As _in_clear_space, if the direction may lie in any bin of rows low..high and columns left..right.
+def _in_all_bins(clear, distance, column, row, margin, bin_error):  # type: ignore[no-untyped-def]
+    """FREE_SPACE or KEPT if that holds for all bins in which the direction may lie, else UNDECIDED.
 
     Columns wrap around: behind the sensor atan2 is -pi or pi, depending on the sign of a zero.
     """
+    low, high = np.int32(np.floor(row - bin_error)), np.int32(np.floor(row + bin_error))
+    left, right = np.int32(np.floor(column - bin_error)), np.int32(np.floor(column + bin_error))
     before = bins = 0
     for r in range(low, high + 1):
         for c in range(left, right + 1):
