@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lidar_completion.crop import crop_range, finite_rows, remove_invalid, scene_rows
+from lidar_completion.crop import crop_range, finite_rows, remove_invalid, scene_rows, scene_rows_plain
 
 
 def test_removes_invalid_points_and_keeps_the_order():
@@ -22,3 +22,15 @@ def test_scene_limits_follow_the_heights_of_the_sweep():
     lowest = -2 * float(torch.tensor([-1.0, 0, 1]).std(correction=0))
     completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
     assert scene_rows(completed, sweep, 20.0).tolist() == [1, 2]
+
+
+def test_compiled_and_plain_scene_crop_agree():
+    generator = torch.Generator().manual_seed(0)
+    sweep, completed = (8 * torch.randn(count, 3, generator=generator) for count in (500, 20_000))
+    completed[:3] = torch.tensor([[torch.nan, 0, 0], [0, 0, torch.nan], [torch.inf, 0, 0]])
+    height = sweep[:, 2]
+    limits = (height.mean() - 2.0 * height.std(correction=0), height.max())
+    rows = scene_rows(completed, sweep, 15.0)
+    assert torch.equal(rows, scene_rows_plain(completed, 15.0, *limits))
+    assert 0 < len(rows) < len(completed)
+    assert scene_rows(completed[:0], sweep, 15.0).tolist() == []

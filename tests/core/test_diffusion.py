@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lidar_completion.diffusion import NoiseSchedule, add_noise, guide, range_scale
+from lidar_completion.diffusion import NoiseSchedule, add_noise, add_scaled_noise, clean_estimate, guide, range_scale
 
 SCHEDULE = NoiseSchedule()
 
@@ -35,6 +35,16 @@ def test_timesteps_by_sigma_are_equally_spaced_in_noise_level(start: int, steps:
 def test_forward_process_does_not_scale_the_points():
     points, noise = torch.full((2, 3), 40.0), torch.ones(2, 3)
     assert torch.equal(add_noise(points, noise, 0.5), points + 0.5)
+
+
+def test_compiled_and_plain_noise_agree():
+    generator = torch.Generator().manual_seed(0)
+    points, scale, noise = (torch.randn(10_000, 3, generator=generator) for _ in range(3))
+    assert torch.equal(add_scaled_noise(points, scale, noise, 0.3), add_noise(points, scale * noise, 0.3))
+    plain = points - 0.3 * scale * noise
+    assert torch.equal(clean_estimate(points, scale, noise, 0.3), plain)
+    wider = torch.cat([noise, noise[:, :1]], dim=1)[:, :3]
+    assert torch.equal(clean_estimate(points, scale, wider, 0.3), plain)
 
 
 def test_guidance_weights():

@@ -7,6 +7,9 @@ in the order of the input.
 import torch
 from torch import Tensor
 
+from lidar_completion import crop_compiled
+from lidar_completion.sparse import points_cpu
+
 
 def finite_rows(points: Tensor) -> Tensor:
     """Rows of the points with three finite coordinates."""
@@ -35,8 +38,20 @@ def scene_rows(completed: Tensor, sweep: Tensor, max_range_m: float) -> Tensor:
     These are finite, nearer than max_range_m, and between mean - 2 std and max of the sweep's heights (the rule of the
     published code).
     """
-    height = sweep[:, 2]
-    lowest = height.mean() - 2.0 * height.std(correction=0)
+    lowest, highest = _heights(sweep)
+    if points_cpu.usable(completed):
+        return crop_compiled.scene_rows(completed, max_range_m, float(lowest), float(highest))
+    return scene_rows_plain(completed, max_range_m, lowest, highest)
+
+
+def scene_rows_plain(completed: Tensor, max_range_m: float, lowest: Tensor, highest: Tensor) -> Tensor:
+    """The plain implementation, for any device; lowest and highest: limits of z."""
     z = completed[:, 2]
     inside = completed.square().sum(dim=1) < max_range_m**2
-    return (inside & (z > lowest) & (z < height.max())).nonzero().squeeze(1)
+    return (inside & (z > lowest) & (z < highest)).nonzero().squeeze(1)
+
+
+def _heights(sweep: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean - 2 std, and the maximum, of a sweep's heights."""
+    height = sweep[:, 2]
+    return height.mean() - 2.0 * height.std(correction=0), height.max()

@@ -10,7 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lidar_completion import diffusion_compiled
 from lidar_completion.settings import at_least, check_bounds
+from lidar_completion.sparse import points_cpu
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class NoiseSchedule:
 def add_noise(points: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     """Forward process, Eq. 1: p_t = p + sigma_t eps. The points are never scaled."""
     return points + sigma * noise
+
+
+def add_scaled_noise(points: Tensor, scale: Tensor | float, noise: Tensor, sigma: float) -> Tensor:
+    """Forward process with a noise scale per point and axis: p_t = p + sigma_t * (scale * eps), all (N, 3)."""
+    if isinstance(scale, Tensor) and scale.shape == points.shape and points_cpu.usable(points, scale, noise):
+        return diffusion_compiled.add_scaled_noise(points, scale, noise, sigma)
+    return add_noise(points, scale * noise, sigma)
+
+
+def clean_estimate(points: Tensor, scale: Tensor | float, noise: Tensor, sigma: float) -> Tensor:
+    """Noised points (N, 3) without their predicted noise: p_t - sigma_t * scale * eps."""
+    if isinstance(scale, Tensor) and scale.shape == points.shape and points_cpu.usable(points, scale, noise):
+        return diffusion_compiled.clean_estimate(points, scale, noise, sigma)
+    return points - sigma * scale * noise
 
 
 def noise_like(points: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lidar_completion.diffusion import NoiseSchedule, add_noise, noise_like
+from lidar_completion.diffusion import NoiseSchedule, add_scaled_noise, clean_estimate, noise_like
 
 
 class Prediction(NamedTuple):
@@ -136,9 +136,9 @@ def _clean_and_noise(
     points, prediction = start, Prediction(start)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         prediction = denoise(points, t)
-        points = points - float(schedule.sigma[t]) * scale * prediction.noise
+        points = clean_estimate(points, scale, prediction.noise, float(schedule.sigma[t]))
         if t_next is not None:
-            points = add_noise(points, scale * next_noise(prediction.noise), float(schedule.sigma[t_next]))
+            points = add_scaled_noise(points, scale, next_noise(prediction.noise), float(schedule.sigma[t_next]))
     return SampledPoints.of(points, prediction)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lidar_completion.diffusion import add_noise, noise_like
+from lidar_completion.diffusion import add_scaled_noise, noise_like
 from lidar_completion.downsample import every_nth_rows
 from lidar_completion.holes import hole_points
 from lidar_completion.model.card import ModelCard, Pipeline
@@ -84,4 +84,4 @@ def add_start_noise(
 ) -> tuple[Tensor, Tensor]:
     """Start points (N, 3) with the noise of `timestep` added (Eq. 19), and the scale (N, 3) of that noise."""
     scale = card.pipeline.noise_scale(points)
-    return add_noise(points, scale * noise_like(points, generator), card.start_sigma(timestep)), scale
+    return add_scaled_noise(points, scale, noise_like(points, generator), card.start_sigma(timestep)), scale
