@@ -3,7 +3,7 @@
     python benchmarks/training_pictures.py [--runs runs/ablations] [--output docs/pictures]
 
 distillation_curves.png from log.csv of dpo-0, student-0 and score-0; samples_over_training.png from the pictures that the
-trainer left: the same held-back sweep again and again, its truth at the end of each row.
+trainer left: the same held-out sweep again and again, its truth at the end of each row.
 """
 
 import argparse

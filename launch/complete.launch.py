@@ -59,7 +59,7 @@ ARGUMENTS = [
         "respawn",
         default_value="false",
         choices=BOOLEANS,
-        description="Restart the node whenever it ends, also if its model cannot be loaded",
+        description="Restart the node whenever it exits, even if its model cannot be loaded",
     ),
     DeclareLaunchArgument("respawn_delay_s", default_value="2.0", description="Delay before a restart"),
     DeclareLaunchArgument(

@@ -1,7 +1,7 @@
 """Play a bag through the node and write a report: ros2 launch lidar_completion_ros evaluate.launch.py bag:=PATH
 
 Starts the node of complete.launch.py with the vehicle's parameters, and `lidar-completion bag --evaluate --wait-for-node`,
-which plays the bag. When one of them ends, the other one is stopped. `--show-args` lists the arguments.
+which plays the bag. When one of them exits, the other one is stopped. `--show-args` lists the arguments.
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -22,7 +22,9 @@ from launch_ros.substitutions import ExecutableInPackage
 # Arguments that become options of `lidar-completion bag` if they are not empty.
 OPTIONS = [
     DeclareLaunchArgument("topic", default_value="", description="PointCloud2 topic; needed if the bag has several"),
-    DeclareLaunchArgument("rate", default_value="1.0", description="Speed; 1: real time, 0: one sweep at a time"),
+    DeclareLaunchArgument(
+        "rate", default_value="1.0", description="Playback speed; 1: real time, 0: one sweep at a time"
+    ),
     DeclareLaunchArgument("poses", default_value="", description="Pose file, to evaluate against the map of the bag"),
     DeclareLaunchArgument(
         "odometry_topic", default_value="", description="Odometry topic of the bag, instead of poses"

@@ -1,4 +1,4 @@
-"""The shipped model: loads, says what it is, and completes a held-back scene better than everything that knows nothing."""
+"""The shipped model: loads, matches its card, and completes a held-out scene better than every learning-free baseline."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def scene():
 
 @pytest.fixture(scope="module")
 def best_baseline(scene):
-    """Chamfer distance of the best row that knows nothing, metres."""
+    """Chamfer distance of the best learning-free baseline, metres."""
     distance = np.linalg.norm(scene.sweep, axis=1)
     near = scene.sweep[(distance > 3.5) & (distance < 50.0)]
     return min(chamfer_distance(row(near), scene.truth) for row in BASELINES.values())

@@ -93,7 +93,7 @@ def test_failed_inference_is_an_error_until_the_next_completion(start_node, peer
 
 
 def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, cloud, monkeypatch):
-    """One sweep is in work and does not finish in time, another one waits. The node cannot be activated meanwhile."""
+    """One sweep is being processed and does not finish in time, another one waits. The node cannot be activated meanwhile."""
     entered, finish = threading.Event(), threading.Event()
 
     def block(start_points):
@@ -111,7 +111,7 @@ def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, c
     assert node.trigger_deactivate() == SUCCESS
     assert node.log.counts().dropped == 1
     assert node.trigger_activate() == FAILURE
-    assert "still in work" in node.configure_error
+    assert "still being processed" in node.configure_error
     finish.set()
     peer.until(lambda: node.log.counts().completed == 1)
     peer.until(lambda: node.trigger_activate() == SUCCESS)
@@ -137,7 +137,7 @@ def test_cleanup_while_a_sweep_is_in_work(start_node, peer, tiny_model, street, 
     assert node.trigger_deactivate() == SUCCESS
     assert node.trigger_cleanup() == SUCCESS
     assert node.trigger_configure() == FAILURE
-    assert "still in work" in node.configure_error
+    assert "still being processed" in node.configure_error
     finish.set()
     peer.until(lambda: node.trigger_configure() == SUCCESS)
 

@@ -1,4 +1,4 @@
-"""Exact ground truth of a world: the static surface that the drive sees."""
+"""Exact ground truth of a world: the static surface that is visible on the drive."""
 
 from .surface import visible_surface
 from .voxels import one_per_voxel

@@ -18,7 +18,7 @@ from .visibility_compiled import (
 )
 
 PATCH = 5  # voxel columns on a side of a patch: all are seen if its four corners are
-LIFT_M = 0.03  # a grazing ray must not be stopped by the ground that it looks at
+LIFT_M = 0.03  # a grazing ray must not be blocked by the ground point it is cast to
 
 
 @njit(cache=True, fastmath=True, parallel=True)

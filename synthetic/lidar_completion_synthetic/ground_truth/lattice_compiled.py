@@ -9,7 +9,7 @@ from numba import njit
 from ..raycast import BOX, CONE, CYLINDER, ELLIPSOID
 from ..raycast.intersect_compiled import solid_normal
 
-SPACING_M = 0.085  # finer than the voxel, so that every voxel that a surface crosses widely receives a point
+SPACING_M = 0.085  # finer than the voxel, so that every voxel that a surface crosses over a large area receives a point
 
 
 @njit(cache=True, fastmath=True)

@@ -40,7 +40,7 @@ def echo(
     power = np.where(retro, 1.0, np.maximum(surface[:, 0] * tone, 0.02) * np.sqrt(np.clip(cosine, 0.0, 1.0)))
     strength = sensor.sensitivity * power * (60.0 / np.maximum(distance, 5.0)) ** 2
     lost = surface[:, 3] + (1 - surface[:, 3]) * np.exp(-8.0 * strength)
-    paint = material == Material.PAINT  # reflects specularly; dark paint loses more
+    paint = material == Material.PAINT  # reflects specularly; dark paint loses more returns
     lost = np.where(
         paint, np.maximum(lost, np.clip(0.5 - 0.5 * np.minimum(tone, 1.2) * (0.5 + cosine), 0.02, 0.5)), lost
     )

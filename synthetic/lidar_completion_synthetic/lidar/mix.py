@@ -117,7 +117,7 @@ def load_mix(path: str | Path) -> SensorMix:
 
 
 def mix_of(sensor: str | Path | SpinningLidar | Mounting | SensorMix) -> SensorMix | Mounting:
-    """The mix or the mounting that a name stands for: "mix", a file of a mix or of a sensor, or the name of a sensor."""
+    """The mix or the mounting with this name: "mix", a file of a mix or of a sensor, or the name of a sensor."""
     if isinstance(sensor, SensorMix):
         return sensor
     if sensor == "mix":

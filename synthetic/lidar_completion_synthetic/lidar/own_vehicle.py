@@ -1,4 +1,4 @@
-"""Occlusion by the vehicle that carries the sensor."""
+"""Occlusion by the ego vehicle, which carries the sensor."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, no-check-untyped-defs
-"""Compiled intersection of rays with the boxes of the own vehicle. The plain version is in `own_vehicle.py`."""
+"""Compiled intersection of rays with the boxes of the ego vehicle. The plain version is in `own_vehicle.py`."""
 
 from __future__ import annotations
 

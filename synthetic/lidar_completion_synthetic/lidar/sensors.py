@@ -13,10 +13,10 @@ import numpy as np
 class SpinningLidar:
     """A spinning LiDAR.
 
-    elevations_deg: one beam a ring, from the lowest to the highest, degrees above the horizon. columns: firings a turn.
+    elevations_deg: one beam per ring, from the lowest to the highest, degrees above the horizon. columns: firings per turn.
     eye_heights_m: height above the sensor origin at which each beam leaves the sensor (empty: 0). range_noise_m: standard deviation.
     height_m: sensor origin above the road. sensitivity: factor on the strength of the echoes. beam_spread_deg: standard deviation of the
-    fixed mounting errors of the beams. own_car: the roof of the carrying car blocks rays.
+    fixed mounting errors of the beams. own_car: the roof of the ego vehicle blocks rays.
     approximate: the beam table is nominal.
     """
 
@@ -39,7 +39,7 @@ class SpinningLidar:
             raise ValueError(f"{self.name}: elevations_deg: expected one beam or more from the lowest to the highest")
         if self.eye_heights_m and len(self.eye_heights_m) != self.rings:
             raise ValueError(
-                f"{self.name}: eye_heights_m: expected {self.rings} values, one a ring, found {len(self.eye_heights_m)}"
+                f"{self.name}: eye_heights_m: expected {self.rings} values, one per ring, found {len(self.eye_heights_m)}"
             )
 
     @property

@@ -15,7 +15,7 @@ from .mounting import Mounting, mounting_of
 from .own_vehicle import OWN_VEHICLES, block_by_own_vehicle
 from .sensors import SpinningLidar
 
-EGO_VEHICLE = 1  # label of returns from the own vehicle: SemanticKITTI's "outlier"
+EGO_VEHICLE = 1  # label of returns from the ego vehicle: SemanticKITTI's "outlier"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def simulate_sweep(
 
     While it spins, the vehicle moves at speed_m_s along its x axis and turns at yaw_rate (rad/s). deskewed=False leaves every point in
     the frame of its own firing, as a driver publishes it. moving=False leaves out moving objects. noise=False gives the exact first
-    hits. self_returns=True keeps returns from the own vehicle. max_range_m: shorter range (faster). time_s: time of the moving objects.
+    hits. self_returns=True keeps returns from the ego vehicle. max_range_m: shorter range (faster). time_s: time of the moving objects.
     """
     mounting = mounting_of(sensor)
     sensor, pose = mounting.sensor, np.asarray(pose, dtype=np.float64)
@@ -111,7 +111,7 @@ def _first_hits(
 
 
 def _block_by_own_vehicle(mounting: Mounting, rays: _Rays, hits: Hits) -> np.ndarray:
-    """Replaces hits behind the own vehicle; returns which rays hit the vehicle (R,)."""
+    """Replaces hits behind the ego vehicle; returns which rays hit the vehicle (R,)."""
     starts = np.zeros_like(rays.beams)
     starts[:, 2] = mounting.sensor.eyes_m[rays.ring]
     beams = rays.beams

@@ -1,4 +1,4 @@
-"""Places everything that stands or moves in a world."""
+"""Places all static and moving objects of a world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The street world as rays see it.
+"""The street world in the form used for ray casting.
 
 World frame: metres, z up, origin on the centre line of the main street near the middle of the drive.
 """

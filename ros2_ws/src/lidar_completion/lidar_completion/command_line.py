@@ -23,8 +23,12 @@ Guidance = Annotated[float | None, typer.Option(min=0, max=100, help="guidance w
 Replication = Annotated[
     int | None, typer.Option(min=1, help="start points per point of the downsampled sweep; default: the model card's")
 ]
-Refine = Annotated[bool, typer.Option(help="run the refiner, if the model has one: six points for each completed one")]
-FreeSpaceFilter = Annotated[bool, typer.Option(help="remove completed points in space that the sensor saw to be free")]
+Refine = Annotated[
+    bool, typer.Option(help="run the refiner, if the model has one: six points for each completed point")
+]
+FreeSpaceFilter = Annotated[
+    bool, typer.Option(help="remove completed points in space that the sensor observed as free")
+]
 MinConfidence = Annotated[float, typer.Option(min=0, max=1, help="remove completed points with a lower confidence")]
 MaxPoints = Annotated[
     int | None,

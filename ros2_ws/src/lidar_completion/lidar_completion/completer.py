@@ -39,10 +39,10 @@ class Options(TypedDict, total=False):
     voxel_size_m: float | None  # of the downsampling
     min_range_m: float | None
     max_range_m: float | None
-    min_confidence: float | None  # completed points below are removed; TrustRules can raise it
+    min_confidence: float | None  # completed points with a lower one are removed; TrustRules can raise it
 
-    refine: bool  # run the refiner, if the model has one: six points for each completed one (default True)
-    trust: TrustRules | None  # which completed points are removed again (default: TrustRules())
+    refine: bool  # run the refiner, if the model has one: six points for each completed point (default True)
+    trust: TrustRules | None  # which completed points are removed (default: TrustRules())
     max_points: int | None  # limit on all points; measured points first, the rest is thinned evenly (default: none)
     seed: int  # of the noise; the same seed on the same device gives the same scene (default 0)
 
@@ -54,7 +54,7 @@ class Completion:
     points: np.ndarray  # (M, 3) float32 metres
     provenance: np.ndarray  # (M,) uint8: 0 measured, 1 completed
     confidence: np.ndarray  # (M,) float32 in [0, 1]; 1 for measured points
-    measured_rows: np.ndarray  # (n,) int64: rows of the input that are the first n points (its finite points)
+    measured_rows: np.ndarray  # (n,) int64: rows of the input's finite points, which are the first n points
     timings: dict[str, float]  # seconds: preprocess, denoise, postprocess, total
     steps: int
     # (M,) float32 if the input had one; a completed point has that of the measured point that it started from
@@ -184,7 +184,7 @@ class SceneCompleter:
         return CompletedPoints(sample.points, source, sample.logit)
 
     def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
-        """Six points for each completed one, if the model has a refiner; scan (S, 3)."""
+        """Six points for each completed point, if the model has a refiner; scan (S, 3)."""
         if "refiner" not in self.networks:
             return completed
         outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan))

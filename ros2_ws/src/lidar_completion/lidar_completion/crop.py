@@ -17,7 +17,7 @@ def finite_rows(points: Tensor) -> Tensor:
 
 
 def remove_invalid(points: Tensor) -> Tensor:
-    """The points without those that have a NaN or infinite coordinate."""
+    """The points whose coordinates are all finite."""
     return points[finite_rows(points)]
 
 

@@ -1,6 +1,6 @@
 """Holes of a scan: cells of a horizontal grid that no ray reached, such as the blind disc around the sensor and shadows.
 
-About a fifth of the ground truth lies there, out of reach of copies of scan points. A start point in a hole lies on the
+About a fifth of the ground truth lies there, too far from the scan's points for their copies to reach it. A start point in a hole lies on the
 estimated ground; the network moves it or gives it a low confidence. Not in the paper.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 SECTORS = 360  # a cell is a hole only if something was measured beyond it in its sector of azimuth
-MAX_DISTANCE_M = 8.0  # a hole's distance from the nearest cell with a return; farther away too little is known
+MAX_DISTANCE_M = 8.0  # a hole's distance from the nearest cell with a return; the ground is too uncertain farther away
 MIN_DISTANCE_M = 0.5  # nearer to a return, copies of scan points reach the cell
 GROUND_CELL_M = 2.0  # the lowest return in a cell of this width and its neighbours counts as ground
 GROUND_NEIGHBOURS = 1  # cells to each side: roofs and walls usually have a lower return beside them

@@ -1,7 +1,7 @@
 """Nearest neighbours within a limited distance on CPUs, compiled. The plain implementation is in neighbours.py.
 
-A LiDAR's surroundings are wide and flat: the reference is sorted into columns of a horizontal grid, which hold a few points
-each, and a query looks into its own column and then into the rings of columns around it.
+LiDAR scenes are wide and flat, so the reference is sorted into columns of a horizontal grid, each holding a few points.
+A query searches its own column and then the rings of columns around it.
 """
 
 from typing import Any, NamedTuple

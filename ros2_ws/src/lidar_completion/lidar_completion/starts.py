@@ -1,7 +1,7 @@
 """Start points: where a sample starts, before noise is added to them.
 
-Each source of start points is one function here: copies of the scan, a temporal prior (points that the completion of the
-previous sweep left, see temporal.py), and holes of the scan (holes.py). start_points concatenates them.
+Each source of start points is one function here: copies of the scan, a temporal prior (points kept from the
+completion of the previous sweep, see temporal.py), and holes of the scan (holes.py). start_points concatenates them.
 """
 
 from dataclasses import dataclass

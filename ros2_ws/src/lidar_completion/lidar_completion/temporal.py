@@ -1,4 +1,4 @@
-"""Temporal mode: the completion of one sweep becomes a prior for the next, so that one step does the work of several.
+"""Temporal mode: the completion of one sweep becomes a prior for the next, so that fewer denoising steps are needed.
 
 The completer keeps nothing between sweeps; the caller keeps a TemporalMemory:
 
@@ -39,7 +39,7 @@ class TemporalMemory:
 def remember(
     completion: Completion, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
 ) -> TemporalMemory:
-    """The memory that a completion leaves for the next sweep."""
+    """The memory to keep for the next sweep."""
     rules = rules or TemporalRules()
     confidence = completion.confidence[len(completion.measured_rows) :]
     return TemporalMemory(

@@ -1,1 +1,1 @@
-"""Judges completions: metrics, baselines, drives and their ground truth, reports, bag replay."""
+"""Evaluates completions: metrics, baselines, drives and their ground truth, reports, bag replay."""

@@ -1,4 +1,4 @@
-"""Learning-free baselines, which every table contains: a model is useful only where it beats all of them.
+"""Learning-free baselines, which every table contains; a useful model beats all of them.
 
 All take and return (N, 3) float32 metres in the sensor frame. To add one, write a function and add it to BASELINES.
 """

@@ -1,9 +1,9 @@
-"""Calibrates a model's confidence on held-back synthetic scenes: the probability that a completed point is near a surface.
+"""Calibrates a model's confidence on held-out synthetic scenes: the probability that a completed point is near a surface.
 
     lidar-completion calibrate models/edge
 
 A network that predicts confidence (Architecture.point_confidence) is only checked; for others a table is fitted first, on
-other scenes than those of the check.
+scenes that the check does not use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lidar_completion_synthetic import test_pair
 NEAR_M = 0.2  # "within 0.2 m of a surface"
 RING_M = 5.0
 DISTANCE_M = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, MAX_SCAN_DISTANCE_M)
-FIRST_SCENE = 10_000  # none of the scenes of the evaluation
+FIRST_SCENE = 10_000  # none of these scenes is used by the evaluation
 FIRST_HELD_BACK_SCENE = 20_000
 BINS = 10
 

@@ -14,7 +14,7 @@ POSES_HELP = "pose file (KITTI, TUM or 4x4 rows), or auto: estimate the poses fr
 
 Model = Annotated[Path, Argument(help="model folder; its card is rewritten")]
 Scenes = Annotated[
-    int, Option(min=1, help="synthetic scenes for the fit (unless the network predicts confidence); half as many are held back for the check")
+    int, Option(min=1, help="synthetic scenes for the fit (unless the network predicts confidence); half as many are held out for the check")
 ]  # fmt: skip
 DrivePath = Annotated[
     Path, Argument(help="SemanticKITTI sequence, KITTI-360 root, folder of sweeps with poses, or rosbag2")
@@ -28,7 +28,7 @@ Deskew = Annotated[bool, Option(help="deskew each sweep (raw drives only)")]
 
 
 def calibrate_command(model: Model, scenes: Scenes = 24) -> None:
-    """Check a model's confidence on held-back synthetic scenes, fit a table if it needs one, and write both to its card."""
+    """Check a model's confidence on held-out synthetic scenes, fit a table if it needs one, and write both to its card."""
     from lidar_completion_evaluation.calibrate import calibrate
 
     with reported():
@@ -58,7 +58,7 @@ def map_command(
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Errors of the user's input end the command with their message."""
+    """Invalid user input ends the command with an error message."""
     from lidar_completion.errors import ModelError
     from lidar_completion.point_cloud_files import PointCloudFileError
     from lidar_completion_evaluation.drives.drive import DriveError

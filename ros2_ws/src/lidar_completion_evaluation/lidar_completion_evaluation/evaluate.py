@@ -1,6 +1,6 @@
 """Evaluates models, predictions of other methods and the baselines on the same scenes.
 
-Only what has no stored result is computed, so an interrupted run resumes. summary.py turns the results into means with
+Only missing results are computed, so an interrupted run resumes. summary.py turns the results into means with
 intervals and paired differences; reports/ shows them.
 """
 
@@ -60,7 +60,7 @@ def evaluate(
     """Evaluate every method on every scene without a stored result, into output/results/ROW/SCENE.json.
 
     shard (k, n): every n-th scene starting at the k-th, so that n machines can share one output folder.
-    Raises ValueError for rows of equal names and missing predictions, before anything is computed.
+    Raises ValueError for duplicate row names and missing predictions, before anything is computed.
     """
     settings = settings or SceneSettings()
     _check_names(methods)

@@ -22,7 +22,7 @@ DETERMINING = ("architecture", "pipeline", "schedule", "networks", "confidence",
 
 
 class Method(ABC):
-    """One row of the tables: something that completes a sweep."""
+    """One row of the tables: a method that completes a sweep."""
 
     name: str
     kind: ClassVar[str]  # baseline, model or predictions

@@ -1,4 +1,4 @@
-"""What the command `evaluate` can be asked for: one typed options object per source of data, and one for the methods."""
+"""Typed options of the command `evaluate`: one object per source of data, and one for the methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFINEMENT = {"yes": (True,), "no": (False,), "both": (True, False)}
 
 
 class DataOptions(Interface):
-    """A source of scenes. `work` is the folder in which a map may be built."""
+    """A source of scenes. `work` is the folder for a map that has to be built."""
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from lidar_completion_evaluation.truth.rules import MapRules, window_mask
 
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions are treated before they are compared with the truth."""
+    """Which predicted points are compared with the truth, and which filters the models run with."""
 
     name: str
     limit_height: bool  # drop predicted points outside the height limits of the truth

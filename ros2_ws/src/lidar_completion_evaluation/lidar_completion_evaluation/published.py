@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table: CD in metres, JSD (most likely bird's-eye), EMD as published, seconds a scene."""
+    """One row of a published table: CD in metres, JSD (most likely bird's-eye), EMD as published, seconds per scene."""
 
     name: str
     cd: float

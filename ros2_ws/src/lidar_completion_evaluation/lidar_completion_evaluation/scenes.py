@@ -1,6 +1,6 @@
 """What is evaluated: scenes with a sweep, its ground truth and the observed space, loaded one by one.
 
-Sources: held-back synthetic scenes (exact truth) and drives (truth aggregated from all sweeps by their poses).
+Sources: held-out synthetic scenes (exact truth) and drives (truth aggregated from all sweeps by their poses).
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class SceneSource(ABC):
 
 @dataclass
 class SyntheticScenes(SceneSource):
-    """The held-back test scenes of the synthetic street world, with exact truth.
+    """The held-out test scenes of the synthetic street world, with exact truth.
 
-    Truth and observed space are those of a whole drive through the scene. It sees streets that a single sweep cannot, so by
+    Truth and observed space are those of a whole drive through the scene. It covers streets that a single sweep cannot see, so by
     default the truth is restricted to the view cells of the sweep.
     """
 

@@ -51,7 +51,7 @@ FURTHER = (
     "f_as_published",
 )
 PAIRED = ("cd", "jsd_bev", *DRIVING)
-BANDS = {"by_range": "CD by range from the sensor", "by_height": "CD by height over the sensor"}
+BANDS = {"by_range": "CD by range from the sensor", "by_height": "CD by height above the sensor"}
 
 
 @dataclass(frozen=True)

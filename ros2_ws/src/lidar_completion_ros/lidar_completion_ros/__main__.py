@@ -1,7 +1,7 @@
 """Start the node: `python -m lidar_completion_ros`, the console script `lidar_completion_node`, or the launch file.
 
 Exit codes: 0 after SIGINT, SIGTERM or a shutdown transition; 2 if the node cannot start, for example because of an invalid
-model or parameter. After a signal, the sweep in work is published if it is done within four seconds, otherwise abandoned.
+model or parameter. After a signal, the current sweep is published if it is done within four seconds, otherwise abandoned.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _stop_on_signals() -> threading.Event:
 def _abandon() -> None:
     print(f"lidar_completion_node: sweep abandoned {SECONDS_TO_STOP:.0f} s after the signal", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(0)  # a forward pass cannot be interrupted in another way
+    os._exit(0)  # there is no other way to interrupt a forward pass
 
 
 def _refuse_other_arguments(given: Sequence[str]) -> None:

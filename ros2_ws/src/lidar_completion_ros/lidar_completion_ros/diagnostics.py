@@ -30,8 +30,8 @@ class SweepLog:
     stamp_jumps: int = 0
     zero_stamps: int = 0
     deadlines_missed: int = 0  # of the output's QoS deadline
-    failed: int = 0  # the inference raised
-    callbacks_failed: int = 0  # a callback of the executor raised
+    failed: int = 0  # inference raised an exception
+    callbacks_failed: int = 0  # a callback of the executor raised an exception
     faults: Counter[str] = field(default_factory=Counter)  # refused sweeps by fault
     last_fault: str = ""  # text of the newest refusal or failure
     recovered: bool = True  # the newest sweep that was started has been completed
@@ -39,7 +39,7 @@ class SweepLog:
     last_arrival_s: float | None = None  # time.monotonic()
     cycle_s: float | None = None  # between the two newest completions
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
-    _started_s: float | None = None  # time.monotonic(); None: no sweep is in work
+    _started_s: float | None = None  # time.monotonic(); None: no sweep is being processed
     _last_completion_s: float | None = None
     _last_stamp_ns: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,7 +61,7 @@ class SweepLog:
             self._started_s = time.monotonic()
 
     def working_s(self) -> float:
-        """Seconds since the sweep in work was started; 0 if there is none."""
+        """Seconds since the current sweep was started; 0 if there is none."""
         with self._lock:
             return 0.0 if self._started_s is None else time.monotonic() - self._started_s
 
@@ -109,7 +109,7 @@ class SweepLog:
             self.deadlines_missed += count
 
     def forget_recent(self) -> None:
-        """Drop what describes the newest sweeps, after a jump in time. The counts are kept."""
+        """Clear the figures of the newest sweeps, after a jump in time. The counts are kept."""
         with self._lock:
             self.latencies_s.clear()
             self.last, self.cycle_s, self._last_completion_s = None, None, None
@@ -205,7 +205,7 @@ def _stuck(log: SweepLog, now: Situation) -> str:
     working_s, p99_ms = log.working_s(), log.latency_ms(99)
     if math.isnan(p99_ms) or working_s < max(now.sweep_timeout_s, STUCK_FACTOR * p99_ms / 1e3):
         return ""
-    return f"stuck: the current sweep has been in work for {working_s:.1f} s; p99 latency before it: {p99_ms:.0f} ms"
+    return f"stuck: the current sweep has taken {working_s:.1f} s so far; p99 latency before it: {p99_ms:.0f} ms"
 
 
 def _waiting(log: SweepLog, now: Situation) -> str:
@@ -221,7 +221,7 @@ def _waiting(log: SweepLog, now: Situation) -> str:
 
 
 def _nothing_completed(log: SweepLog) -> str:
-    """The newest sweep was published as it came: flat ground only, or filters that no completed point passes."""
+    """The newest sweep was published without completed points: only flat ground, or the filters removed all of them."""
     last = log.last
     if last is None or last.points_completed:
         return ""

@@ -21,7 +21,7 @@ SWEEPS_ON_CPU = 100  # sweeps completed on the CPU before the device is tried ag
 
 
 class Completer(Protocol):
-    """What the node needs of a `SceneCompleter`."""
+    """The part of `SceneCompleter` that the node uses."""
 
     @property
     def card(self) -> ModelCard: ...
@@ -172,7 +172,7 @@ class Inference:
                 if isinstance(error, SweepError) or not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
-            # Outside of the except block, which keeps the failed work alive through the traceback.
+            # Outside the except block, which keeps the failed work alive through the traceback.
             workload = self._smaller_workload(len(points), wanted, workload, reason)
         raise MemoryError(self.memory_error)
 

@@ -78,7 +78,7 @@ class CompletionNode(LifecycleNode):
         return state_label(self)
 
     def snapshot(self) -> NodeState:
-        """What diagnostics are made of."""
+        """The node's state, for the diagnostics."""
         return NodeState(
             lifecycle_state=self.state,
             configure_error=self.configure_error,
@@ -129,7 +129,7 @@ class CompletionNode(LifecycleNode):
             )
         except (
             Exception
-        ) as error:  # whatever the backend raises, a sweep that is still in work, an invalid QoS override
+        ) as error:  # whatever the backend raises, a sweep that is still being processed, an invalid QoS override
             self._worker.stop(timeout_s=0.0)
             return self._fail("cannot activate", error)
         self.configure_error = ""
@@ -192,7 +192,9 @@ class CompletionNode(LifecycleNode):
 
     def _make_worker(self) -> SweepWorker:
         if self._previous_worker is not None and self._previous_worker.is_running:
-            raise RuntimeError("a sweep received before the cleanup is still in work; try again when it is done")
+            raise RuntimeError(
+                "a sweep received before the cleanup is still being processed; try again when it is done"
+            )
         motion = SensorMotion(self, lambda: self.parameters)
         try:
             publishers = Publishers(self, self.log.missed_deadlines)

@@ -34,7 +34,7 @@ def point_times(message: PointCloud2) -> np.ndarray | None:
 
 
 def stamp_ns(header: Header) -> int:
-    """Nanoseconds of a header's stamp. rclpy's Time raises for negative stamps, which broken drivers do send."""
+    """Nanoseconds of a header's stamp. rclpy's Time raises for negative stamps, which faulty drivers do send."""
     return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 

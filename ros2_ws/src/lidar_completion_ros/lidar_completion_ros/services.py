@@ -1,4 +1,4 @@
-"""The node's services ~/set_steps, ~/reload_model and ~/reset, and safe answers of ROS's own change_state."""
+"""The node's services ~/set_steps, ~/reload_model and ~/reset, and a change_state that refuses invalid transitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Services:
     def _set_steps(
         self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
     ) -> SetParametersAtomically.Response:
-        """Set `steps`, as `ros2 param set` would. The type is ROS's own that carries a number."""
+        """Set `steps`, as `ros2 param set` would. The type is an existing ROS service type that can carry an integer."""
         given = request.parameters
         integer = ParameterType.PARAMETER_INTEGER
         if len(given) != 1 or given[0].name not in ("", "steps") or given[0].value.type != integer:
@@ -60,7 +60,7 @@ class Services:
     def _change_state_if_allowed(
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
-        """Refuse transitions that the current state does not allow; rclpy raises an exception, which would end the node."""
+        """Refuse transitions that the current state does not allow; rclpy's own service raises an exception, which would end the node."""
         wanted = request.transition
         allowed = allowed_transitions(self._node)
         if wanted.label not in allowed.values() if wanted.label else wanted.id not in allowed:

@@ -1,7 +1,7 @@
 """What the node reports about itself and about each sweep, as typed records.
 
 The node writes them into DiagnosticStatus key-value pairs; the health check, the bag replay and the benchmarks read them
-back. Use the records instead of the keys, which are texts for people.
+back. Use the records instead of the keys, which are written for people.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SweepLabel(KeyValues):
 
 @dataclass(frozen=True)
 class SweepCounts(KeyValues):
-    """Sweeps since the node was configured. received = completed + dropped + skipped + refused + failed + those in work."""
+    """Sweeps since the node was configured. received = completed + dropped + skipped + refused + failed + those waiting or being processed."""
 
     received: int = _entry("sweeps in")
     completed: int = _entry("completions out")
@@ -94,7 +94,7 @@ class SweepCounts(KeyValues):
 
     @property
     def finished(self) -> int:
-        """Received sweeps that neither wait nor are in work."""
+        """Received sweeps that are neither waiting nor being processed."""
         return self.completed + self.dropped + self.skipped + self.refused + self.failed
 
 

@@ -29,7 +29,7 @@ from lidar_completion_ros.scheduling.workload import Workload
 from lidar_completion_ros.sensor_motion import SensorMotion
 from lidar_completion_ros.status import SweepLabel
 
-STOP_TIMEOUT_S = 10.0  # for the sweep in work when the node is deactivated
+STOP_TIMEOUT_S = 10.0  # for the current sweep when the node is deactivated
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MeasuredSweep:
 
 
 class SweepWorker:
-    """Completes sweeps in a thread of its own; a new sweep replaces one that waits.
+    """Completes sweeps in its own thread; a new sweep replaces a waiting one.
 
     `receive`, `set_parameters` and `forget_recent` are called by the executor's thread.
     """
@@ -86,19 +86,21 @@ class SweepWorker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread is alive, be it after `stop` because a sweep does not finish."""
+        """Whether the thread is alive; also true after `stop` if a sweep does not finish."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Raises RuntimeError if the last sweep before `stop` is still in work."""
+        """Raises RuntimeError if the last sweep before `stop` is still being processed."""
         if self.is_running:
-            raise RuntimeError("a sweep received before the deactivation is still in work; try again when it is done")
+            raise RuntimeError(
+                "a sweep received before the deactivation is still being processed; try again when it is done"
+            )
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, args=(self._mailbox,), name="sweep worker", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Discard a waiting sweep and wait for the one in work."""
+        """Discard a waiting sweep and wait for the current one."""
         if self._mailbox.close():
             self._log.sweep_replaced()
         if self._thread is not None:

@@ -53,7 +53,7 @@ class Pipeline:
     # Not in the paper: start points in holes of the scan (holes.py), and a threshold on confidence
     hole_starts: int = at_least(0, 0)  # start points per hole; 0: none
     hole_cell_m: float = at_least(1e-3, 0.8)  # width of the grid cells in which holes are searched
-    min_confidence: float = at_least(0.0, 0.0)  # completed points below are removed; TrustRules can raise it
+    min_confidence: float = at_least(0.0, 0.0)  # less confident points are removed; TrustRules can raise it
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -1,8 +1,8 @@
 """Reads the published .ckpt files of LiDiff, ScoreLiDAR and Distillation-DPO without executing their pickles.
 
 A checkpoint is a zip archive: a pickle that describes tensors (and, from Lightning, optimisers, loggers and settings of
-any class), and their raw numbers. The pickle is interpreted with a fixed list of four harmless names; every other class or
-function becomes an inert placeholder, so nothing is imported and nothing is called.
+any class), and their raw numbers. The pickle is interpreted with an allowlist of four names; every other class or
+function becomes an inert placeholder, so no code of the file is imported or called.
 """
 
 import dataclasses

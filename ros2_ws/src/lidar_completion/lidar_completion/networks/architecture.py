@@ -9,7 +9,7 @@ from lidar_completion.errors import ModelError
 from lidar_completion.networks.voxelised_cloud import LOCAL_FEATURES, RAY_FEATURES, VoxelisedCloud
 from lidar_completion.settings import at_least, check_bounds
 
-MIN_CHANNELS = 4  # with fewer the timestep embedding has no frequencies
+MIN_CHANNELS = 4  # with fewer, the timestep embedding has no frequencies
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
 # The level whose voxels a stage's input has; up1..up4 start at the level where stage4..stage1 end.

@@ -33,7 +33,7 @@ class SparseConvolution(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over voxels. The leaf is called `bn` as in the checkpoints."""
+    """Batch norm over voxels. The submodule is called `bn`, as in the checkpoints."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """A faster denoiser, not in the paper: one U-Net over the voxels of start points and scan, without a condition encoder.
 
 The published network encodes the scan separately and gates each stage of the U-Net with the features of the nearest condition
-voxel. If local features describe the scan's points in each voxel, the U-Net sees the scan without that. Encoder, gates and
-nearest-voxel tables are left out, which halves the time of a forward.
+voxel. With local features, which describe the scan's points in each voxel, the U-Net sees the scan directly. Encoder, gates and
+nearest-voxel tables are left out, which halves the time of a forward pass.
 
 The network predicts several clean estimates per start point, so that fewer start points cover the scene.
 """

@@ -41,9 +41,9 @@ class VoxelisedCloud:
     ) -> "VoxelisedCloud":
         """Local features of the voxels of points (N, 3) and of the scan (S, 3) that they complete; float32 metres.
 
-        Not in the paper. A surface's place within its voxel is a matter of centimetres, which a network can hardly read
-        from absolute means of up to 50 m; and where the scan measured the surface, that is better than the mean of noised
-        points. Columns: mean offset of the points from the centre in half voxels (3), the same for the scan (3, zero where
+        Not in the paper. The position of a surface within its voxel is a matter of centimetres, which a network can
+        hardly infer from absolute means of up to 50 m; where the scan measured the surface, its points are more precise
+        than the mean of the noised ones. Columns: mean offset of the points from the centre in half voxels (3), the same for the scan (3, zero where
         it has no point), log of the number of points, 1 where the scan has points, height in units of 3 m, horizontal range
         in units of 25 m; then those of ray_features at the voxels' centres, if given. depth: number of coarser levels.
         """

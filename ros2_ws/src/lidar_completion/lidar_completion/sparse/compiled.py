@@ -1,6 +1,6 @@
 """Compilation of CPU loops with numba, and their distribution over threads.
 
-Loops release the interpreter lock and run in ordinary Python threads, torch.get_num_threads() of them. Numba's own threading
+Loops release the GIL and run in ordinary Python threads, torch.get_num_threads() of them. Numba's own threading
 layers abort when two Python threads enter them, or compete with PyTorch's.
 """
 

@@ -2,8 +2,8 @@
 
 Three files share the work. tiles_cpu: float32 (and bfloat16 with AVX512-BF16) with a multiple of 8 output channels, as fast as
 dense matrix products. kernel_gradient_cpu: the kernel's gradient in narrow layers. This file: the choice between them, and
-gather, matrix product, scatter in blocks of rows for all other types and channel counts, and for bfloat16 on processors that
-multiply matrices themselves (AMX). bfloat16 is summed in float32.
+gather, matrix product, scatter in blocks of rows for all other types and channel counts, and for bfloat16 on processors with
+matrix instructions (AMX). bfloat16 is summed in float32.
 """
 
 import threading

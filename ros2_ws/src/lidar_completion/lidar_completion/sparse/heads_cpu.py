@@ -1,4 +1,4 @@
-"""The per-point head on CPUs, compiled: one pass over the points without gathered intermediates. heads.py has the plain form."""
+"""The per-point head on CPUs, compiled: one pass over the points without gathered intermediates. The plain implementation is in heads.py."""
 
 from functools import cache
 

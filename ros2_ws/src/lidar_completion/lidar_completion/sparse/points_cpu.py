@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts, in_parallel
 
-AHEAD = 12  # points: their voxels' rows are prefetched this far ahead, because they lie anywhere in memory
+AHEAD = 12  # points: their voxels' rows are prefetched this far ahead, because they are scattered in memory
 MAP_BITS = 256  # cells per key up to which a box is marked in a bit map, which fits the caches
 WORTH_SHARING = 1 << 13  # points: with fewer, waking another thread costs more than it saves
 HEAD_OUTPUTS = 4  # maximum for `head`

@@ -111,9 +111,9 @@ def nearest_tables(
 ) -> list[Tensor]:
     """For keys (V_level,) of one scan's levels, each voxel's nearest condition row (V_level,) int64; condition: keys (C,).
 
-    Ties as in nearest.py. A cell is a voxel of the coarsest level, `side` wide, and contains the finer ones. What is nearest to any
-    of them lies only little farther from the cell's centre than what is nearest to the centre, so one short list of candidates
-    serves all voxels of the cell, on all levels.
+    Ties as in nearest.py. A cell is a voxel of the coarsest level, `side` wide, and contains the finer ones. The voxel nearest
+    to any of them is only slightly farther from the cell's centre than the voxel nearest to the centre, so one short list of
+    candidates serves all voxels of the cell, on all levels.
     """
     cells, places = _unpack(levels[-1].numpy(), bits), _unpack(condition.numpy(), bits)
     centres = cells + (side - 1) / 2

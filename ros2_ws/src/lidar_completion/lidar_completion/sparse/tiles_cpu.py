@@ -1,8 +1,8 @@
 """Sparse convolution on CPUs in tiles that stay in registers, compiled.
 
 For one kernel offset, a few output rows x up to 64 channels are kept in registers while the input rows that reach them are
-read in place; the kernel is stored in panels of as many channels. Nothing is gathered or scattered. In bfloat16 the same with
-the processor's products of pairs (AVX512-BF16).
+read in place; the kernel is stored in panels of as many channels. Nothing is gathered or scattered. bfloat16 works the same
+way, with the instructions that multiply pairs (AVX512-BF16).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the sweep says about completed points: which contradict it, and how reliable the others are.
+"""Checks completed points against the sweep: which contradict it, and how reliable the others are.
 
 free_space.py     how far the sensor saw free space; the filter of points in it
 ground.py         points below the ground

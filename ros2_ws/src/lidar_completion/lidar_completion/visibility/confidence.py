@@ -23,7 +23,7 @@ def point_confidence(logit: Tensor | None, points: Tensor, scan: Tensor, card: M
 
 
 def calibrated_confidence(points: Tensor, to_scan: Tensor, calibration: Mapping[str, list]) -> Tensor:
-    """Probability (N,) float32 of completed points (N, 3), from a calibration table that was measured on held-back scenes.
+    """Probability (N,) float32 of completed points (N, 3), from a calibration table that was measured on held-out scenes.
 
     to_scan (N,): distance to the nearest point of the downsampled sweep in metres. calibration: `range_m` (R,), `distance_m`
     (D,) and `probability` (R, D), interpolated linearly; without `distance_m`, probability (R,) depends on range alone. Without

@@ -1,6 +1,6 @@
 """The free-space filter: completed points that lie between the sensor and what it measured.
 
-The sweep is turned into a range image. From it follows, for each direction, how far the sensor saw free space. The compiled
+The sweep is turned into a range image. It gives the distance up to which the sensor saw free space in each direction. The compiled
 loops for CPUs are in free_space_compiled.py.
 """
 
@@ -22,21 +22,21 @@ class FreeSpaceRules:
     """When a ray shows that a completed point lies in free space.
 
     The defaults suit spinning LiDARs with 0.1 to 0.4 degrees between firings. Where rings are farther apart than
-    max_gap_deg, the space between them counts as unseen, and points there are kept. Measured in docs/visibility.md.
+    max_gap_deg, the space between them counts as unobserved, and points there are kept. Figures: docs/visibility.md.
     """
 
-    margin_m: float = 0.3  # the last part of a ray says nothing: range noise, footprint of the beam
+    margin_m: float = 0.3  # the last part of a ray is not treated as free: range noise, beam footprint
     near_m: float = (
         0.25  # points nearer than this to a point of the downsampled sweep lie on a measured surface and are kept
     )
     azimuth_deg: float = 0.2  # width of a column; a column uses the nearest return of itself and both neighbours
     elevation_deg: float = 0.1  # height of a row; a ray covers its own row and one above and below (beam divergence)
-    max_gap_deg: float = 0.6  # between two rays at most this far apart, space up to the nearer return was seen
+    max_gap_deg: float = 0.6  # between two rays at most this far apart, space up to the nearer return was observed
 
 
 @dataclass(frozen=True)
 class ClearSpace:
-    """How far each direction was seen to be free. The free-space filter and the networks' ray features share it."""
+    """The distance up to which each direction was observed to be free. Used by the free-space filter and for ray features."""
 
     distance: Tensor  # (rows, columns) metres; 0 where no ray went
     lowest: float  # elevation in radians where the first row begins
@@ -61,7 +61,7 @@ class ClearSpace:
         return torch.stack([seen.to(points.dtype), near, far], dim=1)
 
     def in_direction_of(self, points: Tensor) -> Tensor:
-        """How far (N,) the directions of points (N, 3) were seen to be free, metres; 0 where no ray went."""
+        """The distance (N,) in metres up to which the directions of points (N, 3) were observed to be free; 0 where no ray went."""
         rows, columns = self.distance.shape
         _, azimuth, elevation = polar(points)
         column, row = _bins(azimuth, elevation, self.lowest, columns, self.rules)
@@ -87,8 +87,8 @@ def before_returns(
 ) -> Tensor:
     """Which completed points (N, 3) lie nearer to the sensor than what it measured in their direction, (N,) bool.
 
-    measured (M, 3): returns. Both are finite, in the sensor frame in metres, in any order. A direction without a return says
-    nothing: it may be sky, glass or a black car. clear_space: of these returns, if it is known; used if it has these rules.
+    measured (M, 3): returns. Both are finite, in the sensor frame in metres, in any order. A direction without a return
+    gives no information: it may be sky, glass or a black car. clear_space: of these returns, if it is known; used if it has these rules.
     """
     rules = rules or FreeSpaceRules()
     if not len(points) or not len(measured):
@@ -116,7 +116,7 @@ def bins_per_radian(clear_space: ClearSpace) -> tuple[np.float32, np.float32]:
 
 
 def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]:
-    """How far each direction was seen to be free (rows, columns), from returns (M, 3), and the elevation in radians where its first row begins."""
+    """The free distance in each direction (rows, columns), from returns (M, 3), and the elevation in radians where its first row begins."""
     distance, azimuth, elevation = polar(measured)
     lowest = float(elevation.min())
     columns = round(360.0 / rules.azimuth_deg)
@@ -131,7 +131,7 @@ def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]
 
 
 def clear_distance(image: Tensor, max_gap: int) -> Tensor:
-    """How far each direction of a range image (rows, columns) was seen to be free, metres; 0 where no ray went.
+    """The free distance in each direction of a range image (rows, columns), metres; 0 where no ray went.
 
     image: nearest return of each bin, inf if there is none; rows by rising elevation, columns once around. A bin gets the
     smaller of the returns above and below it if these are at most `max_gap` rows apart, else a return at most one row away.

@@ -16,7 +16,7 @@ Floor = tuple[
 def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor:
     """Which completed points (N, 3) lie more than tolerance_m below the lowest measured point around them, (N,) bool.
 
-    Around means in the same 2 m cell or its eight neighbours, so that slopes and kerbs stay. Points where nothing was measured
+    "Around" means in the same 2 m cell or its eight neighbours, so that points on slopes and kerbs are kept. Points where nothing was measured
     are never below ground.
     """
     compiled = points_cpu.usable(points, measured)

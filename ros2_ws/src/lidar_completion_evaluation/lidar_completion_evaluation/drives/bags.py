@@ -133,5 +133,5 @@ def _duration_s(times: np.ndarray) -> float | None:
     """Seconds from the first to the last time; None where all are equal. Integers are nanoseconds, large floats too."""
     finite = times[np.isfinite(times)]
     span = float(finite.max()) - float(finite.min()) if len(finite) else 0.0
-    nanoseconds = times.dtype.kind in "iu" or span > 1e6  # no sweep lasts a million seconds
+    nanoseconds = times.dtype.kind in "iu" or span > 1e6  # a sweep never lasts a million seconds
     return (span * 1e-9 if nanoseconds else span) or None

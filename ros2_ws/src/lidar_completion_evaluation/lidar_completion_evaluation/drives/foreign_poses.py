@@ -24,7 +24,7 @@ def refuse_foreign_poses(drive: Drive, apart: int = 10, pairs: int = 5) -> None:
             worse.append(moved > still)
     if worse and np.mean(worse) > 0.5:
         raise DriveError(
-            f"{drive.name}: expected sweeps that match each other by their poses, found that they match better without; "
+            f"{drive.name}: expected sweeps that match each other by their poses, found that they match better without them; "
             "the poses belong to another sequence, to another sensor, or are inverted (they must take sensor to map)"
         )
 

@@ -19,7 +19,7 @@ FIRST_DRIVE = "2013_05_28_drive_0000_sync"
 def open_drive(root: str | Path, drive: str = FIRST_DRIVE) -> FolderDrive:
     """Open a drive of KITTI-360 from its root folder (with data_3d_raw, data_poses and calibration).
 
-    Raises DriveError where sweeps, poses and calibration do not fit together.
+    Raises DriveError if sweeps, poses and calibration do not match.
     """
     root = Path(root)
     folder = root / "data_3d_raw" / drive / "velodyne_points" / "data"
@@ -34,7 +34,7 @@ def open_drive(root: str | Path, drive: str = FIRST_DRIVE) -> FolderDrive:
         first = next(file for file in files if not file.exists())
         raise DriveError(
             f"{folder}: expected a sweep for each of the {len(files)} poses of {poses_file}, found {len(have)} "
-            f"(the first missing is {first.name}); the download is not complete or of another drive"
+            f"(the first missing is {first.name}); the download is incomplete or of another drive"
         )
     poses = T_world_camera[have] @ T_camera_lidar
     refuse_jumps(poses_file, poses)

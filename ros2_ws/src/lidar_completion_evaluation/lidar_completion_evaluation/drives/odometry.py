@@ -28,7 +28,7 @@ def estimate_poses(drive: Drive, *, progress: bool = True) -> np.ndarray:
     """Poses (S, 4, 4) of all sweeps in the frame of the first one, at mid-sweep. Ignores the poses that the drive has.
 
     Sweeps with per-point times are registered twice: as they are, then deskewed with the velocities of the first pass.
-    About 0.1 s a sweep and pass on one core. Raises DriveError for a sweep with fewer than 100 points in range, and
+    About 0.1 s per sweep and pass on one core. Raises DriveError for a sweep with fewer than 100 points in range, and
     ImportError with the command that installs KISS-ICP.
     """
     poses = _register(drive, drive.read, f"poses of {drive.name}", progress)

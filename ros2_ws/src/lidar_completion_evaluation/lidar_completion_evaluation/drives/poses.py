@@ -160,7 +160,7 @@ def number_rows(path: Path, columns: tuple[int, ...]) -> list[tuple[int, np.ndar
         if len(values) not in allowed:
             raise DriveError(
                 f"{path}, line {line}: expected {' or '.join(map(str, allowed))} numbers, found {len(values)}; "
-                "the row is missing or damaged, write it again"
+                "the row is incomplete or damaged, write it again"
             )
     return rows
 

@@ -39,9 +39,9 @@ class SemanticKittiDrive(Drive):
 
 
 def open_sequence(folder: str | Path, *, labels: bool = True) -> SemanticKittiDrive:
-    """Open one sequence folder (…/sequences/08). labels=False leaves the labels out even where they exist.
+    """Open one sequence folder (…/sequences/08). labels=False ignores labels even where they exist.
 
-    Raises DriveError for what does not fit together: poses, sweeps, labels, calibration.
+    Raises DriveError if poses, sweeps, labels and calibration do not match.
     """
     folder = Path(folder)
     files = cloud_files(folder / "velodyne")
@@ -52,7 +52,7 @@ def open_sequence(folder: str | Path, *, labels: bool = True) -> SemanticKittiDr
 
 
 def refuse_other_length(drive: Drive, sequence: str) -> None:
-    """Raise DriveError where the drive has not the number of sweeps that this KITTI sequence has."""
+    """Raise DriveError if the drive does not have the number of sweeps of this KITTI sequence."""
     expected = SEQUENCE_LENGTHS[sequence]
     if len(drive) != expected:
         raise DriveError(

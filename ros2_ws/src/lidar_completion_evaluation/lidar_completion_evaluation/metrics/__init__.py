@@ -8,7 +8,8 @@
 
 Clouds may be numpy arrays or torch tensors on any device; figures are computed in float64 on the CPU. Where the published
 definition differs from the usual one, both exist and the published one is named so. Every function raises MetricError
-for input without a figure; none returns NaN. A new metric becomes a function here and an entry in evaluate_scene.py.
+if the metric is undefined for the input; none returns NaN. A new metric is a function in this folder, exported here, and an
+entry in evaluate_scene.py.
 """
 
 from lidar_completion_evaluation.metrics.bands import Band, by_height, by_range

@@ -1,4 +1,4 @@
-"""Input of every metric: point clouds as finite (N, 3) float64 arrays, and the error for input that has no figure."""
+"""Input of every metric: point clouds as finite (N, 3) float64 arrays, and the error for input for which a metric is undefined."""
 
 from __future__ import annotations
 

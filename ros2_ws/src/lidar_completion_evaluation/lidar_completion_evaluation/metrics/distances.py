@@ -1,4 +1,4 @@
-"""Distance metrics: Chamfer distance, precision, recall, F-score and quantiles, all read off the nearest distances."""
+"""Distance metrics: Chamfer distance, precision, recall, F-score and quantiles, all computed from the nearest distances."""
 
 from __future__ import annotations
 

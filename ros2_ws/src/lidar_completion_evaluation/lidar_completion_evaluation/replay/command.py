@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Bag = Annotated[Path, typer.Argument(help="rosbag2: a folder, or an .mcap or .db3 file")]
 Topic = Annotated[str | None, Option(help="PointCloud2 topic to play; needed if the bag has several")]
-Rate = Annotated[float, Option(min=0.0, help="1 is real time; 0 plays a sweep once the one before is answered")]
+Rate = Annotated[
+    float, Option(min=0.0, help="1 is real time; 0 plays each sweep once the previous one has been completed")
+]
 Output = Annotated[Path | None, Option(help="new bag of all completions; default: BAG_completed in this folder")]
 Model = Annotated[str | None, Option(help="model of the node, if none is running")]
 Device = Annotated[str | None, Option(help="device of the node, if none is running")]

@@ -46,7 +46,7 @@ class Truth:
 
 
 class BagScenes:
-    """The sweeps of a bag by their stamps, each with its truth. Builds the map of the bag in `folder`."""
+    """The sweeps of a bag, by stamp, each with its truth. Builds the map of the bag in `folder`."""
 
     def __init__(self, bag: Path, folder: Path, topic: str, truth: Truth) -> None:
         options = DriveOptions(truth.poses, topic, truth.odometry_topic, pose_cache=folder / "poses_auto.txt")

@@ -1,4 +1,4 @@
-"""The node that a replay plays through: one that runs already, one of a launch file, or one started here."""
+"""The node that a replay plays through: one that is already running, one from a launch file, or one started here."""
 
 from __future__ import annotations
 

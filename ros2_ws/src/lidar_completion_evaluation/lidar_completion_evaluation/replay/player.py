@@ -1,4 +1,4 @@
-"""The ROS side of a replay: publishes sweeps, records completions, and follows the node's diagnostics.
+"""The ROS interface of a replay: publishes sweeps, records completions, and follows the node's diagnostics.
 
 Messages are not decoded on the way: the sweep's CDR is published as it is in the bag, the completion's is recorded.
 """
@@ -136,7 +136,7 @@ class Player(Node):
             silent = self._report is not None and now - max(self._heard_s, began_s) > SILENCE_S
             if silent or now - began_s > timeout_s:
                 raise ReplayError(
-                    f"waited {now - began_s:.0f} s for {what}, without success; the node's last diagnostic: "
+                    f"waited {now - began_s:.0f} s for {what} without success; the node's last diagnostic: "
                     f"{self._report.message if self._report else 'none'}"
                 )
         self._flush()
@@ -152,7 +152,7 @@ class Player(Node):
             self._on_diagnostic(self._unreported.popleft())
 
     def _settled(self) -> bool:
-        """No sweep is in transit or in work, as far as the last diagnostic shows."""
+        """No sweep is in transit or being processed, according to the last diagnostic."""
         if self._answers == len(self.sweeps):
             return True
         counts = self.report.counts

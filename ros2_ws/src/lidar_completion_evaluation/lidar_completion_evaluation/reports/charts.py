@@ -1,6 +1,6 @@
 """Charts of the reports as SVG text for HTML pages, drawn with matplotlib.
 
-Text stays text. Data of more than MAX_MARKS points is rasterised, so that the size of a page does not depend on it.
+Text is not converted to paths. Data of more than MAX_MARKS points is rasterised, so that the size of a page does not depend on it.
 """
 
 from __future__ import annotations

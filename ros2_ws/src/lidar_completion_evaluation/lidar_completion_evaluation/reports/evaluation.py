@@ -83,7 +83,7 @@ def _table(summary: Summary, section: str, names: tuple[str, ...]) -> dict[str, 
             {"heading": heading, "bars": _whiskers(summary, section, figure)}
             for figure, heading in (
                 ("cd", "Chamfer distance"),
-                ("cd_clamped", "Chamfer distance, every distance counted to 1 m"),
+                ("cd_clamped", "Chamfer distance, distances clamped to 1 m"),
             )
         ],
     }

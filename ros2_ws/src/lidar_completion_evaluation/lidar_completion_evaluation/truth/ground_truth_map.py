@@ -40,7 +40,7 @@ def build_map(
     Memory holds one batch of sweeps, then one tile. Finished batches are kept in `file`.partial: an interrupted run resumes
     after the last of them and gives the same file, byte for byte. An existing file with the same settings is reused.
     moving: how points on moving objects are removed: "labels" drops points labelled as moving or unlabelled, "visibility"
-    drops points that other sweeps see through, "keep" drops none; "auto" uses labels if the drive has them, else visibility.
+    drops points that other sweeps see through, "keep" keeps all points; "auto" uses labels if the drive has them, else visibility.
     deskew: deskew each sweep (for raw drives; KITTI odometry sweeps are deskewed already).
     """
     if moving not in MOVING:

@@ -1,4 +1,4 @@
-"""Finds points on moving objects without labels: other sweeps of the drive see through the place where they were."""
+"""Finds points on moving objects without labels: other sweeps of the drive measure surfaces behind their position."""
 
 from __future__ import annotations
 

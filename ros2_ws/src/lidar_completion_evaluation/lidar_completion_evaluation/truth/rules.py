@@ -32,7 +32,7 @@ class MapRules:
 
 # As published: the truth is restricted to the 10 m cells that contain a point of the sweep.
 PUBLISHED_RULES = MapRules(view_cell_m=10.0)
-# Everything within 50 m: harder, because whole streets may be out of sight.
+# Everything within 50 m. This is harder, because whole streets may be out of sight.
 DRIVE_RULES = MapRules()
 
 

@@ -22,7 +22,8 @@ def view_command(
         typer.Argument(help="a bag, a folder of sweeps, or cloud files; default: what the running node publishes"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="model folder that completes sweeps; default: they are shown as they are")
+        Path | None,
+        typer.Option(help="model folder that completes sweeps; default: sweeps are shown without completion"),
     ] = None,
     topic: Annotated[
         str | None,
@@ -31,7 +32,8 @@ def view_command(
     poses: Annotated[Path | None, typer.Option(help=POSES_HELP)] = None,
     odometry_topic: Annotated[str | None, typer.Option(help="odometry or pose topic of a bag")] = None,
     truth: Annotated[
-        bool, typer.Option("--truth", help="show distances to the map that all sweeps of the drive make by their poses")
+        bool,
+        typer.Option("--truth", help="show distances to the map built from all sweeps of the drive and their poses"),
     ] = False,
     work: Annotated[Path, typer.Option(help="folder of the map and of estimated poses")] = Path("runs/view"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
@@ -56,7 +58,7 @@ def _serve(source: SweepSource | None, topic: str | None, host: str, port: int) 
 
     with BrowserView(host, port) as view:
         try:
-            typer.echo(f"{view.url}   (Ctrl-C ends it)")
+            typer.echo(f"{view.url}   (stop with Ctrl-C)")
             _run(view, source, topic)
         except KeyboardInterrupt:
             typer.echo("")

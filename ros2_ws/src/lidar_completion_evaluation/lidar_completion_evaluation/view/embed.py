@@ -1,4 +1,4 @@
-"""One sweep as an HTML fragment with everything inside: rotatable, with a confidence slider, without a network."""
+"""One sweep as a self-contained HTML fragment: a rotatable view with a confidence slider that works offline."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def follow(
 ) -> None:
     """Call `show` with every completion of the node, five times a second at most, until `stop()` is true.
 
-    topic: default the output of the running node, which is waited for. on_wait: called once with a message if there is no
+    topic: default: the output of the running node; waits for one. on_wait: called once with a message if there is no
     node after 10 s.
     """
     with _node() as (node, executor):

@@ -1,4 +1,4 @@
-"""What the 3-D view shows: sweeps with their completions, from files, a bag or a drive, completed by a model if asked for."""
+"""What the 3-D view shows: sweeps with their completions, from files, a bag or a drive, completed by a model if one is given."""
 
 from __future__ import annotations
 

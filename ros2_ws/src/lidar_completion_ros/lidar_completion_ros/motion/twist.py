@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import RigidTransform
 
 MAX_TWISTS = 200  # two seconds at 100 Hz
-MAX_AGE_S = 0.5  # a twist further from the sweep's stamp is not used
+MAX_AGE_S = 0.5  # a twist farther from the sweep's stamp is not used
 
 
 @dataclass(frozen=True)

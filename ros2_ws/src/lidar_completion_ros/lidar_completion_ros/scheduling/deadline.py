@@ -21,7 +21,7 @@ HEADROOM = 1.1  # factor by which a larger workload must fit before it is taken
 LARGE_HEADROOM = 1.5  # factor at which the minimum patience suffices: the machine has become faster
 MIN_PATIENCE = 3  # consecutive sweeps with headroom before a larger workload is taken
 MAX_PATIENCE = 60
-TRIAL = 10  # sweeps: an increase that is reverted sooner was a mistake and doubles the patience
+TRIAL = 10  # sweeps: an increase that is reverted sooner doubles the patience
 RECENT = 3  # newest sweeps, from which the machine's current speed is estimated
 WINDOW = 32  # sweeps from which the prediction error is estimated
 SPEED_CHANGE = 1.5  # standard deviations by which the newest sweeps must differ to count as a change of speed
@@ -32,8 +32,8 @@ LOAD_ENDED = 5  # consecutive sweeps, each faster than FASTER_THAN of the window
 FASTER_THAN = 0.25  # quantile of the window before
 MIN_ERRORS = 10  # with fewer known errors, the missing ones are assumed to be INITIAL_SPREAD
 INITIAL_SPREAD = 0.1
-MISS_PENALTY = 0.05  # increase of the caution after a missed deadline
-LATE_SHARE = 0.006  # share of late sweeps at which the caution is in equilibrium: below the 1 % that is promised
+MISS_PENALTY = 0.05  # increase of the safety margin after a missed deadline
+LATE_SHARE = 0.006  # share of late sweeps at which the safety margin is in equilibrium; below the target of 1 %
 MAX_CAUTION = 1.0
 MAX_CONSECUTIVE_SHEDS = 1  # the sweep after a shed one arrives fresh
 
@@ -149,7 +149,7 @@ class Deadline:
         self._sweeps_with_headroom, self._wanted_level = MIN_PATIENCE - 1, len(self.workloads)
 
     def _update_caution(self, missed: bool) -> None:
-        """Track the 99th percentile itself: the caution is in equilibrium when LATE_SHARE of the sweeps are late."""
+        """Track the 99th percentile itself: the safety margin is in equilibrium when LATE_SHARE of the sweeps are late."""
         at_minimum = self._level == 0
         change = MISS_PENALTY if missed and not at_minimum else -MISS_PENALTY * LATE_SHARE
         self._caution = min(max(self._caution + change, 0.0), MAX_CAUTION)

@@ -1,4 +1,4 @@
-"""A mailbox with one slot between the subscription and the worker: the newest sweep replaces one that waits."""
+"""A mailbox with one slot between the subscription and the worker: the newest sweep replaces a waiting one."""
 
 from __future__ import annotations
 
