@@ -4,7 +4,7 @@ from lidar_completion_synthetic import training_pair
 pair = training_pair(seed=7)          # pair.sweep (N, 3), pair.truth (M, 3)
 """
 
-from .dataset import TEST_SEED, TEST_SETS, scene_mounting, test_pair, training_pair, training_pairs
+from .dataset import TEST_SEED, TEST_SETS, check_source, scene_mounting, test_pair, training_pair, training_pairs
 from .lidar import (
     SENSORS,
     Faults,
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingPair",
     "World",
     "WorldRecipe",
+    "check_source",
     "mix_of",
     "mounting_of",
     "scene_mounting",

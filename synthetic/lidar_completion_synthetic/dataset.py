@@ -12,6 +12,7 @@ import numpy as np
 from .lidar import SENSORS, Faults, Mounting, SensorMix, SpinningLidar, mix_of, mounting_of, tilted
 from .pair_cache import cached_pairs
 from .pairs import PairOptions, TrainingPair, pairs_of_world
+from .world import WorldRecipe, recipe_of
 
 TEST_SEED = 1_000_000_000  # training never uses seeds from here on
 Source = str | Path | SpinningLidar | Mounting | SensorMix
@@ -23,6 +24,12 @@ TEST_SETS: dict[str, dict[str, Any]] = {
     **{f"height {height}": {"height_m": height} for height in (0.5, 1.0, 1.8, 2.5)},
     **{f"every ring {n}": {"every_ring": n} for n in (1, 2, 4)},
 }
+
+
+def check_source(sensor: Source, recipe: str | WorldRecipe = "town") -> None:
+    """Raises ValueError if the sensor or mix, or the recipe of the worlds, does not exist or is not valid."""
+    mix_of(sensor)
+    recipe_of(recipe)
 
 
 def training_pair(

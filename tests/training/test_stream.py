@@ -121,5 +121,5 @@ def test_stream_draws_pairs_from_the_sensor_mix():
     assert len(first.truth) > 1000
     assert "OS1-64" in training_data(recipe)
     for wrong in ({"sensor": "HDL-65"}, {"sensor": "missing.toml"}, {"world": "mars"}):
-        with pytest.raises(RecipeError, match=r"data\.(sensor|world)"):
+        with pytest.raises(RecipeError, match=r"data\.sensor or data\.world: "):
             samples(DataRecipe(workers=0, **wrong), 0)

@@ -19,7 +19,7 @@ from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
 from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
-from lidar_completion_synthetic import RECIPES, mix_of, training_pairs
+from lidar_completion_synthetic import check_source, training_pairs
 from lidar_completion_training.configuration import DataRecipe, RecipeError
 
 
@@ -45,11 +45,9 @@ class PairStream(IterableDataset):
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
         try:
-            mix_of(recipe.sensor)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"data.sensor: {error}") from error
-        if recipe.world not in RECIPES:
-            raise RecipeError(f"data.world is {recipe.world!r}; it can be one of {', '.join(RECIPES)}")
+            check_source(recipe.sensor, recipe.world)
+        except ValueError as error:
+            raise RecipeError(f"data.sensor or data.world: {error}") from error
         self.recipe = recipe
         self.first_sample = first_sample
         self.step = step

@@ -122,8 +122,10 @@ def mix_of(sensor: str | Path | SpinningLidar | Mounting | SensorMix) -> SensorM
         return sensor
     if sensor == "mix":
         return SensorMix()
-    if isinstance(sensor, str | Path) and str(sensor).endswith(".toml") and "[sensors]" in Path(sensor).read_text():
-        return load_mix(sensor)
+    if isinstance(sensor, str | Path) and str(sensor).endswith(".toml"):
+        path = Path(sensor)
+        if path.is_file() and "[sensors]" in path.read_text():
+            return load_mix(path)
     return mounting_of(sensor)
 
 

@@ -46,6 +46,9 @@ class SyntheticData:
     name: str = "synthetic-test"
 
     def open(self, work: Path) -> SceneSource:
+        from lidar_completion_synthetic import check_source
+
+        check_source(self.sensor, self.world)
         rules = PUBLISHED_RULES if self.view_cells else DRIVE_RULES
         return SyntheticScenes(
             self.scenes, self.sensor, self.height_m, self.tilt_deg, self.every_ring, self.world, rules=rules
