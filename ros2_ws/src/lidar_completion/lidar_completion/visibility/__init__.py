@@ -3,7 +3,7 @@
 free_space.py     how far the sensor saw free space; the filter of points in it
 ground.py         points below the ground
 confidence.py     probability of lying near a surface
-output_filter.py  applies the filters in turn and counts what each removes
+output_filter.py  applies the filters and counts what each removes
 """
 
 from lidar_completion.visibility.free_space import ClearSpace, FreeSpaceRules

@@ -15,14 +15,14 @@ from lidar_completion.sparse.rows_cpu import shares_of
 KEPT, FREE_SPACE, BELOW_GROUND, EGO_BOX, LOW_CONFIDENCE = np.arange(5, dtype=np.uint8)
 UNDECIDED = np.uint8(255)
 CHUNK = 256  # points whose directions are held at once; they stay in the first-level cache
-ANGLE_ERROR_RAD = 7e-6  # more than ten times what the polynomials and the rounding of bins differ from exact directions
+ANGLE_ERROR_RAD = 7e-6  # more than ten times the error of the polynomials and of the rounding of bins
 RANGE_ERROR = np.float32(2e-6)  # relative, of a distance that was summed in another order
 
 
 class RuleArrays(NamedTuple):
     """The rules in the order in which the loop takes them. The defaults disable each rule."""
 
-    # Free space: how far each direction (rows, columns) was seen to be free in metres; see free_space.ClearSpace
+    # Free space: the free distance in each direction (rows, columns) in metres; see free_space.ClearSpace
     clear: np.ndarray = np.zeros((0, 0), np.float32)
     lowest: np.float32 = np.float32(0)  # elevation in radians where the first row begins
     columns_per_radian: np.float32 = np.float32(1)
