@@ -264,7 +264,9 @@ def offset_sums(points: Tensor, row: Tensor, centre: Tensor, size: float) -> tup
     offset, total, number = torch.empty(len(points), 3), torch.zeros(len(centre), 3), torch.zeros(len(centre))
     arrays = [each.contiguous().numpy() for each in (points, row, centre)]
     in_parallel(_offset, [(*arrays, np.float32(size), offset.numpy(), *share) for share in _shares(len(points))])
-    _sum(offset.numpy(), row.numpy(), total.numpy(), number.numpy())
+    # each thread sums a range of voxels, not of points, so that the order of each voxel's sum does not change
+    shares = _shares(len(centre)) if len(points) >= WORTH_SHARING else [(0, len(centre))]
+    in_parallel(_sum_of_rows, [(offset.numpy(), arrays[1], total.numpy(), number.numpy(), *share) for share in shares])
     return offset, total, number
 
 
@@ -273,6 +275,15 @@ def _offset(points, row, centre, size, offset, first, last):  # type: ignore[no-
     for i in range(first, last):
         for axis in range(3):
             offset[i, axis] = (points[i, axis] - centre[row[i], axis]) / size
+
+
+@compiled
+def _sum_of_rows(values, row, total, number, first, last):  # type: ignore[no-untyped-def]
+    for i in range(len(values)):
+        if first <= row[i] < last:
+            for axis in range(3):
+                total[row[i], axis] += values[i, axis]
+            number[row[i]] += 1
 
 
 def times_rows(features: Tensor, table: Tensor, row: Tensor) -> Tensor:

@@ -145,8 +145,8 @@ def _unpack(keys, bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _near(centre, reach, places, row):  # type: ignore[no-untyped-def]
-    x, y, z = places[row, 0] - centre[0], places[row, 1] - centre[1], places[row, 2] - centre[2]
+def _near(centres, cell, reach, places, row):  # type: ignore[no-untyped-def]
+    x, y, z = places[row, 0] - centres[cell, 0], places[row, 1] - centres[cell, 1], places[row, 2] - centres[cell, 2]
     return x * x + y * y + z * z <= reach * reach
 
 
@@ -167,7 +167,7 @@ def _count_near(centres, reach, places, counts, first, last):  # type: ignore[no
     for cell in range(first, last):
         row = _first_not_left_of(places, centres[cell, 0] - reach[cell])
         while row < len(places) and places[row, 0] <= centres[cell, 0] + reach[cell]:
-            counts[cell + 1] += _near(centres[cell], reach[cell], places, row)
+            counts[cell + 1] += _near(centres, cell, reach[cell], places, row)
             row += 1
 
 
@@ -176,7 +176,7 @@ def _fill_near(centres, reach, places, starts, near, first, last):  # type: igno
     for cell in range(first, last):
         row, n = _first_not_left_of(places, centres[cell, 0] - reach[cell]), starts[cell]
         while row < len(places) and places[row, 0] <= centres[cell, 0] + reach[cell]:
-            if _near(centres[cell], reach[cell], places, row):
+            if _near(centres, cell, reach[cell], places, row):
                 near[n] = row
                 n += 1
             row += 1
@@ -189,8 +189,9 @@ def _nearest_of_cell(keys, bits, cell, starts, near, places, table, first, last)
         x, y, z = keys[i] >> 2 * bits & mask, keys[i] >> bits & mask, keys[i] & mask
         smallest = np.int64(1) << 62
         for n in range(starts[cell[i]], starts[cell[i] + 1]):  # rows rise, so the first of equally near ones is kept
-            p = places[near[n]]
-            squared = (p[0] - x) * (p[0] - x) + (p[1] - y) * (p[1] - y) + (p[2] - z) * (p[2] - z)
+            row = near[n]
+            dx, dy, dz = places[row, 0] - x, places[row, 1] - y, places[row, 2] - z
+            squared = dx * dx + dy * dy + dz * dz
             if squared < smallest:
                 smallest = squared
-                table[i] = near[n]
+                table[i] = row
