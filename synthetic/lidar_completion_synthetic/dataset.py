@@ -41,7 +41,7 @@ def training_pair(
     threads: int | None = None,
     **world: Any,
 ) -> TrainingPair:
-    """One pair in a world of its own, the same for the same arguments.
+    """One pair in its own world, the same for the same arguments.
 
     sensor: name or TOML file of a sensor, "mix" or the TOML file of a mix, or an object. moving: moving objects appear in the sweep.
     threads: numba threads. world: arguments of `street`. Use `training_pairs` for many pairs.

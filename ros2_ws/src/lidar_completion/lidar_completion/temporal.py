@@ -1,6 +1,6 @@
 """Temporal mode: the completion of one sweep becomes a prior for the next, so that fewer denoising steps are needed.
 
-The completer keeps nothing between sweeps; the caller keeps a TemporalMemory:
+The completer keeps no state between sweeps; the caller keeps a TemporalMemory:
 
     prior, reason = recall(memory, T_fixed_sensor, stamp_s)
     completion = completer.complete(points, prior=prior)

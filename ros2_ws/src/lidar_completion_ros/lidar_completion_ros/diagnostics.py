@@ -201,7 +201,7 @@ def _warning(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> 
 
 
 def _stuck(log: SweepLog, now: Situation) -> str:
-    """A sweep takes much longer than the ones before: a device that hangs, or a worker thread that has died."""
+    """A sweep takes much longer than the previous ones: the device hangs, or the worker thread has died."""
     working_s, p99_ms = log.working_s(), log.latency_ms(99)
     if math.isnan(p99_ms) or working_s < max(now.sweep_timeout_s, STUCK_FACTOR * p99_ms / 1e3):
         return ""

@@ -36,7 +36,7 @@ class Completer(Protocol):
 
 
 class Inference:
-    """One model, the cost of its stages and the memory it needs. It keeps nothing of a sweep.
+    """One model, the cost of its stages and the memory it needs. It stores no data of individual sweeps.
 
     `set_limits`, `reset`, `values` and `can_meet_budget` may be called from any thread, the rest from the worker's.
     """

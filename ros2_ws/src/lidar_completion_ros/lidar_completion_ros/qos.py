@@ -1,7 +1,7 @@
 """Quality of service of the node's topics, and the policies that parameters may override.
 
 The override parameters are `qos_overrides.<topic>.<publisher|subscription>.<policy>`. rclpy writes them into the profile that
-it is given, so each topic needs a profile of its own.
+it is given, so each topic needs its own profile.
 """
 
 from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy

@@ -1,6 +1,6 @@
 """Sparse convolution with MinkowskiEngine, if it is installed. Written against the documented interface of version 0.5.
 
-Each KernelMap gets a coordinate manager of its own, so MinkowskiEngine searches once per map and not once per layer. Its kernel
+Each KernelMap gets its own coordinate manager, so MinkowskiEngine searches once per map and not once per layer. Its kernel
 order is the same as here (x fastest, even kernels start at 0). Its row order differs and is undone with the maps that it
 returns. Only float32 and float64.
 """

@@ -1,4 +1,4 @@
-"""Pose files in KITTI, TUM or 4x4 rows, told apart by the number of columns, and poses at the stamps of sweeps.
+"""Pose files in KITTI, TUM or 4x4 rows, distinguished by the number of columns, and poses at the stamps of sweeps.
 
 Every pose is T_map_sensor (4, 4) float64, metres.
 """

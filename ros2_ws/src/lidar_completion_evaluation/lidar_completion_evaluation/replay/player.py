@@ -202,7 +202,7 @@ class Player(Node):
 
 @contextmanager
 def player_session(domain_id: int | None = None) -> Iterator[Player]:
-    """A player in a ROS context of its own, whose callbacks run in their own thread."""
+    """A player in its own ROS context, whose callbacks run in their own thread."""
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
     player = Player(context)

@@ -49,7 +49,7 @@ def replay(
     A running node is used as it is; otherwise one is started with `model` and `parameters`, and stopped at the end.
     wait_for_node: start none, wait for the node of a launch file.
     topic: needed if the bag has several PointCloud2 topics and none is /velodyne_points.
-    rate: 1 is real time, 2 twice as fast; 0 publishes a sweep once the one before is answered, so that none is dropped.
+    rate: 1 is real time, 2 twice as fast; 0 publishes each sweep once the previous one has been answered, so that none is dropped.
     record_every: record only the completion of every n-th sweep; all completions of an hour would fill a disk.
     on_progress: called with (sweeps played, sweeps in the bag); on_diagnostic: with every diagnostic during the replay.
     Raises BagError and ReplayError.

@@ -146,7 +146,7 @@ def _quality_table(means: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def _changes(diagnostics: Iterator[Change]) -> Iterator[Change]:
-    """The diagnostics that differ from the one before in more than numbers."""
+    """The diagnostics that differ from the previous one in more than numbers."""
     before = None
     for seconds, level, message in diagnostics:
         kind = (level, re.sub(r"\d+(\.\d+)?", "#", message))

@@ -35,7 +35,7 @@ def embedded_view(
 
     Sensor frame, metres; points beyond 160 m are left out. distance_m (M,): distance of each completed point to the ground
     truth, NaN where unknown; adds a second colouring. More than max_points points are thinned to one per voxel, and the view
-    says so. The fragment is at most 1.5 MB and loads nothing. Raises ValueError for arrays of different lengths.
+    says so. The fragment is at most 1.5 MB and loads no other files. Raises ValueError for arrays of different lengths.
     """
     lengths = {len(completed), len(confidence), len(completed if distance_m is None else distance_m)}
     if len(lengths) > 1:

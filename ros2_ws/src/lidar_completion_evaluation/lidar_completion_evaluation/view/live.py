@@ -51,7 +51,7 @@ def follow(
 
 @contextmanager
 def _node() -> Iterator[tuple[Node, SingleThreadedExecutor]]:
-    """A node and its executor in a context of their own, beside one that this process may have."""
+    """A node and its executor in their own context, independent of any other in this process."""
     context = rclpy.Context()
     rclpy.init(context=context)
     executor = SingleThreadedExecutor(context=context)

@@ -50,7 +50,7 @@ class BrowserView:
         return f"http://{self._server.get_host()}:{self._server.get_port()}"
 
     def show(self, sweep: ViewedSweep) -> None:
-        """Draw this sweep instead of the one before."""
+        """Draw this sweep instead of the previous one."""
         with self._lock:
             self._sweep = sweep
             self._colour.disabled = self._show_truth.disabled = sweep.truth is None

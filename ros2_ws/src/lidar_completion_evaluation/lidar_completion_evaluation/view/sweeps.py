@@ -116,7 +116,7 @@ def viewed_sweep(
 
 
 def truth_of_map(drive: Drive, map_file: Path) -> Callable[[int], np.ndarray]:
-    """Ground truth of each sweep of a drive from a map that `lidar-completion map` made of it."""
+    """Ground truth of each sweep of a drive, from its map built by `lidar-completion map`."""
     whole = GroundTruthMap(map_file)
 
     def truth(index: int) -> np.ndarray:
