@@ -41,7 +41,7 @@ test: $(READY)
 
 # Training as a user starts it: the whole chain of recipes/smoke, a run that is killed, two processes beside one.
 smoke: $(READY)
-	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_train.py
+	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_trainer.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m ""

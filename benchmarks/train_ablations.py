@@ -1,11 +1,11 @@
-"""Every training behind the paper's tables, of the small recipes, one after the other; whatever is done is not done again.
+"""Trains everything behind the paper's tables with the small recipes, one run after the other; finished runs are skipped.
 
     python benchmarks/train_ablations.py --list
     python benchmarks/train_ablations.py --minutes 60 [--only 'dpo*'] [--share 0.1]
 
-A run is runs/ablations/NAME, its model runs/ablations/NAME/model; killed or stopped after --minutes, the same command goes
-on. --share scales every number of iterations. Three seeds where the tables have them, one elsewhere.
-benchmarks/paper_tables.py judges what is there.
+A run is runs/ablations/NAME, its model runs/ablations/NAME/model. The same command resumes a run that was killed or stopped
+by --minutes. --share scales all numbers of iterations. Three seeds where the tables have them, one elsewhere.
+benchmarks/paper_tables.py evaluates the models.
 """
 
 import argparse
@@ -17,9 +17,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lidar_completion_training.configuration import Recipe, load_recipe
-from lidar_completion_training.runs import MODEL_NAME, export_to, has_model, is_trained, recipe_path
-from lidar_completion_training.train import STATE_NAME
+from lidar_completion_training.configuration import Recipe
+from lidar_completion_training.export import export_to
+from lidar_completion_training.recipe_files import load_recipe
+from lidar_completion_training.runs import MODEL_NAME, has_model, is_trained, recipe_path
+from lidar_completion_training.state import STATE_NAME
 
 SEEDS = (0, 1, 2)
 DIRECT, TEACHER, DIFFUSION_DPO, SCORE, DPO, STUDENT, REFINER = (
@@ -35,9 +37,9 @@ REFINER_LONGER = (
     "optimiser.warm_up_iterations=20",
     "data.first_seed=40000000",
 )
-# Models that need no training: a run's, exported with the refiner that all such rows share, as the paper's share LiDiff's ...
+# Models that need no training: a run's, exported with one refiner for all such rows, as the paper uses LiDiff's for all ...
 REFINED = ("teacher-0", "dpo-0", "student-0")
-# ... or sampled in another way: (run, suffix of the new name, entry). Of the noise at t = 470 and 276 there is 3/4 and 1/2 of that at 999.
+# ... or sampled differently: (run, suffix of the new name, entry). The noise at t = 470 and 276 is 3/4 and 1/2 of that at 999.
 RESAMPLED = (
     ("teacher-0", "few-step", "export.sampler=few_step"),
     ("refiner", "few-step", "export.sampler=few_step"),
@@ -45,12 +47,12 @@ RESAMPLED = (
     ("student-0", "from-470", "pipeline.start_timestep=470"),
     ("student-0", "from-276", "pipeline.start_timestep=276"),
 )
-WORLDS_A_SEED = 10_000_000  # so that no two seeds see the same street
+WORLDS_PER_SEED = 10_000_000  # no two seeds see the same street
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run: its recipe, the runs whose models it starts from, and what it changes."""
+    """A run: its recipe, the runs whose models it starts from, and changed entries."""
 
     name: str
     recipe: str
@@ -59,7 +61,7 @@ class Training:
     entries: tuple[str, ...] = ()
 
     def overrides(self, runs: Path, share: float) -> list[str]:
-        """The entries of the command line."""
+        """The overrides on its command line."""
         models = {"start_from": self.start_from, "teacher": self.teacher}
         named = [f"{entry}={runs / name / MODEL_NAME}" for entry, name in models.items() if name]
         iterations = load_recipe_file(self.recipe).iterations
@@ -67,22 +69,23 @@ class Training:
         return [*self.entries, *named, f"name={self.name}", f"iterations={max(1, round(share * changed))}"]
 
     def waits_for(self, runs: Path) -> list[str]:
-        """Runs whose model is missing."""
+        """Runs that must finish first."""
         names = [name for name in (self.start_from, self.teacher) if name]
         return [name for name in names if not has_model(runs / name)]
 
 
 def load_recipe_file(recipe: str) -> Recipe:
-    """A recipe without the model that it starts from, which may not exist yet."""
+    """A recipe without its start model, which may not exist yet."""
     return load_recipe(recipe_path(Path(recipe)), ["start_from=null", "teacher=null"])
 
 
 def seeded(seed: int) -> tuple[str, ...]:
-    return (f"seed={seed}", f"data.first_seed={seed * WORLDS_A_SEED}")
+    """Overrides for another seed of noise and streets."""
+    return (f"seed={seed}", f"data.first_seed={seed * WORLDS_PER_SEED}")
 
 
 def trainings() -> list[Training]:
-    """All of them, headline rows first, each after those that it starts from."""
+    """All runs, headline rows first, each after those that it starts from."""
     found = [Training("direct", DIRECT)]
     for seed in SEEDS:
         found += [
@@ -90,13 +93,15 @@ def trainings() -> list[Training]:
             Training(f"dpo-{seed}", DPO, f"teacher-{seed}", entries=seeded(seed)),
             Training(f"score-{seed}", SCORE, f"teacher-{seed}", entries=seeded(seed)),
         ]
-    as_the_others = "export.replication=20"  # what ships has more copies
+    same_replication = "export.replication=20"  # the shipped model has more
     found += [
-        Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", (*seeded(seed), as_the_others))
+        Training(f"student-{seed}", STUDENT, "direct", f"teacher-{seed}", (*seeded(seed), same_replication))
         for seed in SEEDS
     ]
     found.append(Training("direct-1", DIRECT, entries=seeded(1)))
-    found.append(Training("direct-longer", DIRECT, "direct", entries=(*LONGER, *seeded(3))))  # as long as its students
+    found.append(
+        Training("direct-longer", DIRECT, "direct", entries=(*LONGER, *seeded(3)))
+    )  # for as long as its students
     found.append(Training("teacher-dpo", DIFFUSION_DPO, "teacher-0"))  # Table 5
     found.append(Training("dpo-of-teacher-dpo", DPO, "teacher-dpo"))
     changes = {
@@ -110,10 +115,10 @@ def trainings() -> list[Training]:
     found.append(Training("teacher-0-clean", TEACHER, "direct", entries=(*seeded(0), clean)))
     free_space = "distillation.free_space_weight=1.0"
     found.append(
-        Training("student-0-free-space", STUDENT, "direct", "teacher-0", (*seeded(0), as_the_others, free_space))
+        Training("student-0-free-space", STUDENT, "direct", "teacher-0", (*seeded(0), same_replication, free_space))
     )
     found.append(Training("refiner", REFINER, "student-0"))
-    for sampler in ("few_step", "deterministic"):  # the same, trained on for completions in four steps
+    for sampler in ("few_step", "deterministic"):  # the same, 400 more steps on completions in four steps
         entries = (f"pipeline.sampler={sampler}", "pipeline.steps=4", f"export.sampler={sampler}", "export.steps=4")
         name = f"refiner-on-{sampler.replace('_', '-')}"
         found.append(Training(name, REFINER, "refiner", entries=(*entries, *REFINER_LONGER)))
@@ -132,7 +137,7 @@ def main() -> None:
         if state(each, options) in ("trained", "given"):
             continue
         if time.monotonic() >= end:
-            print("the time is over; the same command goes on")
+            print("the time is up; the same command resumes")
             return
         if missing := each.waits_for(options.runs):
             print(f"{each.name}: waits for {', '.join(missing)}")
@@ -143,7 +148,7 @@ def main() -> None:
 
 
 def write_others(runs: Path) -> None:
-    """Write runs/NAME-refined/model and runs/NAME-SUFFIX/model of the trained runs; what is there stays."""
+    """Write runs/NAME-refined/model and runs/NAME-SUFFIX/model of trained runs, where they are missing."""
     if has_model(runs / "refiner"):
         for name in REFINED:
             write_other(runs, name, "refined", refiner=runs / "refiner" / MODEL_NAME)
@@ -152,6 +157,7 @@ def write_others(runs: Path) -> None:
 
 
 def write_other(runs: Path, name: str, suffix: str, **changes: Any) -> None:
+    """Export one run again, changed, as runs/NAME-SUFFIX/model."""
     output = runs / f"{name}-{suffix}" / MODEL_NAME
     if has_model(runs / name) and (runs / name / STATE_NAME).is_file() and not output.exists():
         export_to(runs / name, output, **changes)
@@ -168,7 +174,7 @@ def command(training: Training, options: argparse.Namespace, minutes: float) -> 
 
 
 def state(training: Training, options: argparse.Namespace) -> str:
-    """trained, given (a model that was put there), started, ready, or waiting."""
+    """trained, given (a model was copied there), started, ready, or waiting."""
     run = options.runs / training.name
     iterations = int(training.overrides(options.runs, options.share)[-1].split("=")[1])
     if is_trained(run, iterations):
@@ -183,11 +189,13 @@ def state(training: Training, options: argparse.Namespace) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of this call, for all trainings together")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="limit of this call, for all trainings together"
+    )
     parser.add_argument("--only", default="*", help="names of trainings, with * and ?")
-    parser.add_argument("--share", type=float, default=1.0, help="of every training's iterations")
+    parser.add_argument("--share", type=float, default=1.0, help="factor on every number of iterations")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--list", action="store_true", help="say what there is and how far it is")
+    parser.add_argument("--list", action="store_true", help="list the trainings and their progress")
     parser.add_argument("entries", nargs="*", help="entry=value for every recipe, such as data.workers=8")
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Curves and samples of finished trainings, for docs/distillation.md.
+"""Curves and samples of finished trainings, for docs/experiments.
 
     python benchmarks/training_pictures.py [--runs runs/ablations] [--output docs/pictures]
 
-distillation_curves.png from log.csv of dpo-0, student-0 and score-0; samples_over_training.png from the pictures that the
-trainer left: the same held-out sweep again and again, its truth at the end of each row.
+distillation_curves.png: log.csv of dpo-0, student-0 and score-0. samples_over_training.png: the trainer's pictures of one
+held-back sweep, with its ground truth at the end of each row.
 """
 
 import argparse
@@ -17,7 +17,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 CURVES = ("score_gap", "auxiliary_error", "student_gradient", "chamfer", "winner_cost", "student_loss")
-CURVES_OF = {"dpo-0": "Distillation-DPO", "student-0": "the same beside a direct term", "score-0": "score distillation"}
+CURVES_OF = {
+    "dpo-0": "Distillation-DPO",
+    "student-0": "Distillation-DPO with a direct term",
+    "score-0": "score distillation",
+}
 SAMPLES_OF = {"teacher-0": "teacher", "student-0": "student"}
 PANELS = 3  # of a trainer's picture: sweep, sample, truth
 
@@ -32,7 +36,7 @@ def main() -> None:
 
 
 def draw_curves(runs: Path) -> plt.Figure:
-    """A panel a quantity, a colour a run: every iteration pale, the mean of a tenth of the run bold."""
+    """One panel per quantity, one colour per run: iterations faint, the running mean over a tenth of the run bold."""
     figure, axes = plt.subplots(2, 3, figsize=(15, 6.4), layout="constrained")
     for axis, quantity in zip(axes.flat, CURVES, strict=True):
         for colour, (name, label) in enumerate(CURVES_OF.items()):
@@ -46,6 +50,7 @@ def draw_curves(runs: Path) -> plt.Figure:
 
 
 def draw_curve(axis: Axes, iteration: np.ndarray, value: np.ndarray, colour: str, label: str) -> None:
+    """One line and its running mean."""
     length = max(1, len(value) // 10)
     axis.plot(iteration, value, color=colour, alpha=0.2, linewidth=0.7)
     smooth = np.convolve(value, np.ones(length) / length, mode="valid")
@@ -53,7 +58,7 @@ def draw_curve(axis: Axes, iteration: np.ndarray, value: np.ndarray, colour: str
 
 
 def draw_samples(runs: Path) -> plt.Figure:
-    """A row a run: its samples in the order of training, then the truth."""
+    """One row per run: its samples in the order of training, then the ground truth."""
     rows = {label: panels(sorted((runs / name / "pictures").glob("*.png"))) for name, label in SAMPLES_OF.items()}
     width = max(len(row) for row in rows.values())
     figure, axes = plt.subplots(len(rows), width, figsize=(3.2 * width, 3.6 * len(rows)), layout="constrained")
@@ -68,7 +73,7 @@ def draw_samples(runs: Path) -> plt.Figure:
 
 
 def panels(pictures: list[Path]) -> list[tuple[str, np.ndarray]]:
-    """The middle panel of each picture with its iteration, and the last panel of the last."""
+    """The middle panel of each picture with its iteration, and the last panel of the last picture."""
     found = []
     for path in pictures:
         image = plt.imread(path)

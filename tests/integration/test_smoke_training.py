@@ -1,4 +1,4 @@
-"""The smoke chain: teacher, refiner, Diffusion-DPO, distillations, export and evaluation, as a user starts it."""
+"""The smoke chain from the command line: teacher, refiner, Diffusion-DPO, distillations, export and evaluation."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ from lidar_completion_training.training_log import read_log
 COMMAND = [sys.executable, "-m", "lidar_completion_training", "chain", "smoke", "--scenes", "1"]
 
 
-@pytest.mark.slow  # minutes: `make smoke`, which .ci/run runs after `make test`
-def test_the_smoke_chain_trains_exports_and_judges(tmp_path):
+@pytest.mark.slow  # takes minutes; run by `make smoke`
+def test_smoke_chain_trains_exports_and_evaluates(tmp_path):
     run_chain(tmp_path)
     runs = ("teacher", "refiner", "diffusion_dpo", "score_distillation", "distillation_dpo")
     for run in runs:
@@ -30,9 +30,9 @@ def test_the_smoke_chain_trains_exports_and_judges(tmp_path):
         SceneCompleter.load(tmp_path / "model", device="cpu", backend=backend).complete(sweep).completed_points
         for backend in ("torch", "onnx")
     ]
-    assert len(clouds[0]) == len(clouds[1]) > 6 * len(sweep)  # six points for one: the refiner is in it
+    assert len(clouds[0]) == len(clouds[1]) > 6 * len(sweep)  # the refiner makes six points of one
     states = {run: (tmp_path / run / "state.pt").stat().st_mtime_ns for run in runs}
-    run_chain(tmp_path)  # what is done is not done again
+    run_chain(tmp_path)  # finished runs are skipped
     assert states == {run: (tmp_path / run / "state.pt").stat().st_mtime_ns for run in runs}
 
 

@@ -1,4 +1,4 @@
-"""The direct objective, on a wall made small."""
+"""The direct objective, Chamfer distances and augmentation, on a small wall."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,17 @@ import torch
 from scipy.spatial.distance import cdist
 from small_wall import wall
 
-from lidar_completion_training.configuration import AugmentationRecipe, RecipeError, load_recipe
+from lidar_completion_training.configuration import AugmentationRecipe
+from lidar_completion_training.errors import DivergedError, RecipeError
 from lidar_completion_training.objectives import objective_of
-from lidar_completion_training.objectives.chamfer import direct_loss, nearest_rows, squared_chamfer
-from lidar_completion_training.objectives.preparation import augmentation
+from lidar_completion_training.objectives.chamfer import (
+    clamped_chamfer,
+    nearest_rows,
+    nearest_rows_plain,
+    squared_chamfer,
+)
+from lidar_completion_training.objectives.sweep import augmentation
+from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import Sample, sample_of
 
 SMALL = [
@@ -29,13 +36,13 @@ def wall_sample(seed: int = 0) -> Sample:
     return wall(seed, 4000, (20.0, 20.0, 0.1), (4.0, -10.0, -1.7))
 
 
-def test_the_loss_reaches_every_parameter_that_decides_a_point():
+def test_direct_loss_reaches_all_parameters():
     objective = objective_of(load_recipe(None, SMALL))
     losses, _ = objective.losses(wall_sample(), torch.Generator().manual_seed(1))
     losses["model"].backward()
     parameters = dict(objective.networks.named_parameters())
     without = [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().sum() > 0]
-    # one scan: batch norm takes the mean out of what a gate adds in common, all else must be reached
+    # with one scan, batch norm removes what a gate adds to all voxels; everything else must be reached
     assert len(without) < 0.05 * len(parameters), without
 
 
@@ -46,17 +53,17 @@ OWN = [
 ]
 
 
-def test_a_network_that_sees_the_scan_and_judges_its_points_trains_and_completes():
+def test_network_with_local_features_and_confidence_trains_and_completes():
     objective = objective_of(load_recipe(None, [*SMALL, *OWN, "direct.second_pass=1"]))
     losses, numbers = objective.losses(wall_sample(), torch.Generator().manual_seed(1))
     losses["model"].backward()
     head = objective.networks["denoiser"].last[2]
     assert bool((head.weight.grad.abs().sum(dim=1) > 0).all())
-    assert numbers["judgement"] > 0
+    assert numbers["confidence_loss"] > 0
     assert objective.preview(wall_sample(), torch.Generator().manual_seed(1)).shape[1] == 3
 
 
-def test_training_brings_points_to_a_surface():
+def test_direct_training_reduces_the_loss():
     uniform = ["pipeline.noise_per_metre=0", "direct.second_pass=0"]
     objective = objective_of(load_recipe(None, [*SMALL, *uniform]))
     optimiser = torch.optim.Adam(objective.trained["model"].parameters(), lr=0.01)
@@ -70,41 +77,50 @@ def test_training_brings_points_to_a_surface():
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5]), losses
 
 
-def test_clamped_chamfer_agrees_with_brute_force():
+def test_clamped_chamfer_equals_brute_force():
     generator = torch.Generator().manual_seed(3)
     prediction, truth = torch.rand(60, 3, generator=generator) * 5, torch.rand(80, 3, generator=generator) * 5
     recipe = load_recipe(None, ["direct.queries=20000", "direct.clamp_m=0.5"]).direct
-    loss, numbers = direct_loss(prediction, None, truth, recipe, generator)
+    loss, numbers = clamped_chamfer(prediction, None, truth, recipe, generator)
     distances = np.minimum(cdist(prediction, truth), 0.5)
     assert numbers["accuracy_m"] == pytest.approx(distances.min(axis=1).mean(), rel=0.02)  # random points of each
     assert numbers["coverage_m"] == pytest.approx(distances.min(axis=0).mean(), rel=0.02)
     assert loss.item() == pytest.approx(numbers["accuracy_m"] + numbers["coverage_m"], rel=1e-5)
 
 
-def test_points_learn_how_likely_they_lie_near_a_surface():
+def test_confidence_gradient_has_the_sign_of_nearness():
     generator = torch.Generator().manual_seed(3)
     truth = torch.rand(80, 3, generator=generator) * 3
     near, far = truth + 0.05, truth + torch.tensor([0.0, 0.0, 9.0])
     points, logit = torch.cat([near, far]), torch.zeros(160, requires_grad=True)
     recipe = load_recipe(None, ["direct.confidence_weight=1"]).direct
-    loss, numbers = direct_loss(points, logit, truth, recipe, generator)
-    assert numbers["judgement"] == pytest.approx(np.log(2), rel=1e-4)
+    loss, numbers = clamped_chamfer(points, logit, truth, recipe, generator)
+    assert numbers["confidence_loss"] == pytest.approx(np.log(2), rel=1e-4)
     loss.backward()
     assert bool((logit.grad[:80] < 0).all())
     assert bool((logit.grad[80:] > 0).all())
 
 
-def test_squared_chamfer_agrees_with_brute_force():
+def test_squared_chamfer_equals_brute_force():
     generator = torch.Generator().manual_seed(3)
     prediction, truth = torch.rand(60, 3, generator=generator), torch.rand(80, 3, generator=generator)
     squared = cdist(prediction, truth) ** 2
     expected = squared.min(axis=1).mean() + squared.min(axis=0).mean()
     assert squared_chamfer(prediction, truth, 0, generator).item() == pytest.approx(expected, rel=1e-5)
     assert squared_chamfer(prediction, truth, 20000, generator).item() == pytest.approx(expected, rel=0.05)
-    assert nearest_rows(prediction, truth).tolist() == cdist(prediction, truth).argmin(axis=1).tolist()
 
 
-def test_a_second_pass_starts_from_the_models_own_estimate_at_a_level_of_inference():
+def test_nearest_rows_equals_plain_implementation_and_brute_force():
+    generator = torch.Generator().manual_seed(3)
+    points, reference = torch.rand(60, 3, generator=generator), torch.rand(80, 3, generator=generator)
+    expected = cdist(points, reference).argmin(axis=1).tolist()
+    assert nearest_rows(points, reference).tolist() == nearest_rows_plain(points, reference).tolist() == expected
+    points[3, 1] = torch.nan
+    with pytest.raises(DivergedError, match="not finite"):
+        nearest_rows(points, reference)
+
+
+def test_second_pass_uses_timesteps_of_inference():
     recipe = load_recipe(None, [*SMALL, "direct.second_pass=1", "direct.max_steps=3"])
     objective = objective_of(recipe)
     generator = torch.Generator().manual_seed(0)
@@ -114,24 +130,26 @@ def test_a_second_pass_starts_from_the_models_own_estimate_at_a_level_of_inferen
     assert {second for _, second in seen} == levels
 
 
-def test_a_turn_keeps_distances_and_heights():
-    turn = augmentation(AugmentationRecipe(), torch.Generator().manual_seed(5))
-    assert torch.allclose(turn @ turn.T, torch.eye(3), atol=1e-6)
-    assert turn[2].tolist() == [0.0, 0.0, 1.0]
+def test_augmentation_without_tilt_keeps_distances_and_heights():
+    transform = augmentation(AugmentationRecipe(), torch.Generator().manual_seed(5))
+    assert torch.allclose(transform @ transform.T, torch.eye(3), atol=1e-6)
+    assert transform[2].tolist() == [0.0, 0.0, 1.0]
 
 
-def test_published_augmentation_tilts_and_scales_a_little():
+def test_published_augmentation_has_the_published_tilt_and_scale():
     generator = torch.Generator().manual_seed(5)
-    turns = torch.stack([augmentation(AugmentationRecipe(tilt_rad=0.06, scale=0.05), generator) for _ in range(200)])
-    scales = torch.linalg.det(turns).abs() ** (1 / 3)
+    transforms = torch.stack(
+        [augmentation(AugmentationRecipe(tilt_rad=0.06, scale=0.05), generator) for _ in range(200)]
+    )
+    scales = torch.linalg.det(transforms).abs() ** (1 / 3)
     assert 0.95 <= scales.min() < 0.97
     assert 1.03 < scales.max() <= 1.05
-    tilt = torch.acos((turns[:, 2, 2] / scales).clamp(max=1))  # between the old z axis and the new one
+    tilt = torch.acos((transforms[:, 2, 2] / scales).clamp(max=1))  # between the old z axis and the new one
     assert 0.05 < tilt.mean() < 0.1  # two normal angles of 0.06 rad: 0.075 in the mean
     assert tilt.max() < 0.18 * 2**0.5 + 1e-3
 
 
-def test_truth_is_cut_to_the_cells_that_the_sweep_touches():
+def test_truth_is_cut_to_touched_cells():
     sample = sample_of(
         np.array([[5.0, 5.0, 0.0]], np.float32), np.array([[1, 1, 0], [11, 1, 0], [-1, 1, 0]], np.float32), 10.0
     )
@@ -139,6 +157,6 @@ def test_truth_is_cut_to_the_cells_that_the_sweep_touches():
 
 
 @pytest.mark.parametrize("entry", ["nonsense=1", "optimiser.learning_rate=fast", "direct.nonsense=2"])
-def test_an_unknown_or_ill_typed_entry_is_refused(entry):
+def test_rejects_unknown_or_ill_typed_entry(entry):
     with pytest.raises(RecipeError):
         load_recipe(None, [entry])

@@ -1,4 +1,4 @@
-"""Score distillation and Distillation-DPO: gradients by hand, who learns from what, and what each switch changes."""
+"""Score distillation and Distillation-DPO: gradients against the equations, groups of parameters, and switches."""
 
 import copy
 import dataclasses
@@ -10,16 +10,19 @@ from small_wall import TINY, wall
 from lidar_completion.model.weights import save_model
 from lidar_completion.networks import VoxelisedCloud
 from lidar_completion.samplers import SampledPoints
-from lidar_completion_training.configuration import RecipeError, load_recipe, model_card
+from lidar_completion_training.cards import model_card
+from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives.networks import begin, starting_networks
 from lidar_completion_training.objectives.noising import noised
-from lidar_completion_training.objectives.preference import METRICS, cost
-from lidar_completion_training.objectives.preparation import encode, prepare, starting_networks
+from lidar_completion_training.objectives.preference import METRICS, Preference
+from lidar_completion_training.objectives.step import Step, encode
+from lidar_completion_training.recipe_files import load_recipe
 
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory) -> dict[str, str]:
-    """A teacher around the truth, one around the scan with more noise, another of the first kind, and one of larger voxels."""
+    """Teachers with noise around the truth, with more noise around the scan, a second one of the first kind, and larger voxels."""
     folders = {}
     kinds = {
         "truth": "pipeline.noised_around=truth",
@@ -36,7 +39,7 @@ def teachers(tmp_path_factory) -> dict[str, str]:
 
 
 def distillation(folder: str, *entries: str, kind: str = "distillation_dpo"):
-    """An objective whose auxiliary models are no longer the teacher, as they are after a few steps."""
+    """An objective whose auxiliary models differ from the teacher, as they do after a few steps."""
     common = ["pipeline.replication=2", "direct.queries=200", f"objective={kind}", f"start_from={folder}"]
     objective = objective_of(load_recipe(None, [*common, *entries]))
     generator = torch.Generator().manual_seed(7)
@@ -60,17 +63,22 @@ def gradients(objective, group: str | None, seed: int = 1) -> dict[str, torch.Te
     return {name: p.grad.clone() for name, p in objective.networks.named_parameters() if p.grad is not None}
 
 
+def first_step(objective, seed: int) -> Step:
+    """The step of the wall as the objective begins it."""
+    return begin(objective.networks["encoder"], wall(), objective.recipe, torch.Generator().manual_seed(seed))
+
+
 def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Eq. 18 with 1/omega = 1/3N: (eps_theta - eps_phi) at the noised samples, pulled back through samples alone."""
+    """Eq. 18 with 1/omega = 1/3N: the gradient (eps_theta - eps_phi) at the noised samples, through the samples only."""
     recipe, networks = objective.recipe, objective.networks
-    generator = torch.Generator().manual_seed(seed)
-    prepared = prepare(wall(), recipe, generator)
-    condition = encode(networks["encoder"], prepared.scan, recipe)
-    samples, _ = objective.samples(prepared, condition, generator)
-    t = objective.timestep(generator)
-    process = objective.process  # the teacher's
-    theirs = encode(networks["teacher_encoder"], prepared.scan, recipe) if "teacher_encoder" in networks else condition
-    scale = process.pipeline.noise_scale(prepared.replicated)
+    step = first_step(objective, seed)
+    samples, _ = objective.samples(step)
+    t = objective.score_timestep(step.generator)
+    process = objective.teacher_recipe
+    has_own_encoder = "teacher_encoder" in networks
+    condition = encode(networks["teacher_encoder"], step.scan, recipe) if has_own_encoder else step.condition
+    replicated = step.sweep.replicated
+    scale = process.pipeline.noise_scale(replicated)
     sigma, sigma_start = (float(process.schedule.sigma[i]) for i in (t, process.pipeline.start_timestep))
     points, pulls = [], []
     for one in samples:
@@ -79,11 +87,11 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
         p_t, dp_dx = x + sigma * scale * noise, 1.0
         if process.pipeline.noised_around == "scan":
             way = sigma / sigma_start
-            p_t, dp_dx = p_t + way * (prepared.replicated - x), 1.0 - way
+            p_t, dp_dx = p_t + way * (replicated - x), 1.0 - way
         cloud = VoxelisedCloud.from_points(p_t, recipe.architecture.voxel_size_m)
         with torch.no_grad():
-            eps_theta = networks["teacher"](cloud, theirs, torch.tensor([t]))
-            eps_phi = networks[one.auxiliary](cloud, theirs, torch.tensor([t]))
+            eps_theta = networks["teacher"](cloud, condition, torch.tensor([t]))
+            eps_phi = networks[one.auxiliary](cloud, condition, torch.tensor([t]))
         points.append(one.completed.points)
         pulls.append(one.weight * dp_dx * (eps_theta - eps_phi) / x.numel())
     parameters = dict(networks["student"].named_parameters())
@@ -94,8 +102,8 @@ def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("teacher", ["truth", "scan"])
 @pytest.mark.parametrize("start", ["truth", "scan"])
 @pytest.mark.parametrize("kind", ["distillation_dpo", "score_distillation"])
-def test_the_students_gradient_is_that_of_the_paper_and_not_zero(teachers, kind, start, teacher):
-    """Also where the student starts from another noise than the teacher's: scores are of the teacher's process."""
+def test_student_gradient_equals_paper_equation(teachers, kind, start, teacher):
+    """Scores are taken in the teacher's forward process, also where the student's is another one."""
     objective = distillation(teachers[start], f"teacher={teachers[teacher]}", kind=kind)
     expected = by_hand(objective)
     found = {name: g for name, g in gradients(objective, "student").items() if name.startswith("student.")}
@@ -106,10 +114,9 @@ def test_the_students_gradient_is_that_of_the_paper_and_not_zero(teachers, kind,
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * size.item(), msg=name)
 
 
-def test_as_released_the_gradient_would_be_zero(teachers):
+def test_released_student_loss_has_zero_gradient(teachers):
     x = torch.rand(50, 3, requires_grad=True)
-    recipe = distillation(teachers["truth"]).recipe
-    cloud = noised(x, None, 500, x.detach(), recipe, torch.Generator().manual_seed(0))
+    cloud = noised(x, None, 500, first_step(distillation(teachers["truth"]), 0))
     difference = torch.rand(50, 3)
     (difference * (cloud.points - x)).mean().backward()
     assert x.grad.abs().max() < 1e-9  # x cancels
@@ -118,26 +125,26 @@ def test_as_released_the_gradient_would_be_zero(teachers):
     torch.testing.assert_close(x.grad, difference / 150)
 
 
-def test_the_equation_has_the_opposite_sign_of_the_released_code(teachers):
+def test_sign_of_equation_is_opposite_of_released_code(teachers):
     released = gradients(distillation(teachers["truth"]), "student")
     equation = gradients(distillation(teachers["truth"], "distillation.sign=equation"), "student")
     for name, gradient in released.items():
         torch.testing.assert_close(equation[name], -gradient)
 
 
-def test_an_auxiliary_model_that_is_the_teacher_gives_no_gradient(teachers):
+def test_gradient_is_zero_when_auxiliary_equals_teacher(teachers):
     objective = distillation(teachers["truth"])
     for name in objective.auxiliary_names():
         objective.networks[name].load_state_dict(objective.networks["teacher"].state_dict())
     assert all(g.abs().max() == 0 for g in gradients(objective, "student").values())
 
 
-def test_losses_give_gradient_to_their_own_group_alone(teachers):
+def test_losses_give_gradient_to_own_group_only(teachers):
     objective = distillation(teachers["truth"])
     student, auxiliary = gradients(objective, "student"), gradients(objective, "auxiliary")
     assert {name.split(".")[0] for name in student} == {"student"}
     assert {name.split(".")[0] for name in auxiliary} == {"winner", "loser"}
-    both = gradients(objective, None)  # what the trainer does
+    both = gradients(objective, None)  # as in the trainer
     for name, gradient in (student | auxiliary).items():
         torch.testing.assert_close(both[name], gradient)
     trained = {id(p) for group in objective.trained.values() for p in group.parameters()}
@@ -147,15 +154,15 @@ def test_losses_give_gradient_to_their_own_group_alone(teachers):
 
 
 @pytest.mark.parametrize("shared", ["false", "true"])
-def test_an_auxiliary_model_learns_from_its_own_sample_alone(teachers, shared):
-    """Another loser changes the loser's gradient and leaves the winner's as it was."""
+def test_auxiliary_model_learns_on_own_sample_only(teachers, shared):
+    """A different loser changes the gradient of the loser's auxiliary model only."""
     entries = [f"distillation.shared_noise={shared}", "distillation.first_score_timestep=500"]
     before = distillation(teachers["truth"], *entries)
     after = copy.deepcopy(before)
     take = type(after).samples
 
-    def with_another_loser(prepared, condition, generator):
-        (winner, loser), numbers = take(after, prepared, condition, generator)
+    def with_another_loser(step):
+        (winner, loser), numbers = take(after, step)
         return [
             winner,
             dataclasses.replace(loser, completed=SampledPoints(loser.completed.points + 0.5, None)),
@@ -168,35 +175,31 @@ def test_an_auxiliary_model_learns_from_its_own_sample_alone(teachers, shared):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_winner_is_the_one_that_the_metric_prefers(teachers, metric):
+def test_winner_has_lower_cost(teachers, metric):
     objective = distillation(teachers["truth"], f"distillation.metric={metric}", "distillation.second_start_noise=3")
-    recipe = objective.recipe
     for seed in range(2):
-        generator = torch.Generator().manual_seed(seed)
-        prepared = prepare(wall(), recipe, generator)
-        condition = encode(objective.networks["encoder"], prepared.scan, recipe)
+        step = first_step(objective, seed)
         with torch.no_grad():
-            (winner, loser), numbers = objective.samples(prepared, condition, generator)
-        best, worst = (
-            cost(metric, one.completed.points, prepared.truth, 0, recipe.direct.clamp_m, generator)
-            for one in (winner, loser)
-        )
+            (winner, loser), numbers = objective.samples(step)
+        best, worst = (objective.preference.cost(one.completed.points, step) for one in (winner, loser))
         assert best < worst
         assert (winner.auxiliary, loser.auxiliary) == ("winner", "loser")
         assert numbers["winner_cost"] == pytest.approx(best)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_prefers_points_on_the_truth(metric):
-    truth = wall().truth
-    generator = torch.Generator().manual_seed(0)
+def test_metrics_prefer_points_near_truth(teachers, metric):
+    step = first_step(distillation(teachers["truth"]), 0)
+    truth, generator = step.sweep.truth, step.generator
     good = truth + 0.02 * torch.randn(truth.shape, generator=generator)
     bad = truth + torch.randn(truth.shape, generator=generator)
-    for queries in (0, 500):
-        assert cost(metric, good, truth, queries, 2.0, generator) < cost(metric, bad, truth, queries, 2.0, generator)
+    for metric_points in (0, 500):
+        preference = Preference(metric, metric_points, "distillation")
+        assert preference.cost(good, step) < preference.cost(bad, step)
+        assert (preference.rank(good, bad, step).winner, preference.rank(bad, good, step).winner) == (0, 1)
 
 
-def test_a_fixed_seed_gives_the_same_numbers(teachers):
+def test_losses_depend_only_on_seed(teachers):
     objective = distillation(teachers["truth"])
     assert numbers_of(objective, 3) == numbers_of(objective, 3)
     assert numbers_of(objective, 3) != numbers_of(objective, 4)
@@ -214,9 +217,10 @@ SWITCHES = {
     "distillation.uniform_in_sigma=true": "student",
     "distillation.first_score_timestep=900": "student",
     "distillation.last_score_timestep=100": "student",
-    "distillation.metres=true": "auxiliary",
+    "distillation.weight_by_noise_scale=true": "auxiliary",
     "distillation.teacher_guidance=3.0": "student",
-    "distillation.batch_statistics=true": "auxiliary",
+    "distillation.batch_norm=sweep": "auxiliary",
+    "distillation.batch_norm=released": "auxiliary",
     "distillation.chamfer_weight=0.1": "student",
     "distillation.scene_weight=0.1": "student",
     "distillation.landmark_weight=0.1": "student",
@@ -229,12 +233,35 @@ def published_numbers(teachers) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("entry", SWITCHES)
-def test_a_switch_changes_what_it_should(teachers, published_numbers, entry):
+def test_switch_changes_its_number(teachers, published_numbers, entry):
     after = numbers_of(distillation(teachers["truth"], "distillation.stop_early=false", entry))
     assert after[SWITCHES[entry]] != pytest.approx(published_numbers[SWITCHES[entry]], rel=1e-4)
 
 
-def test_plain_score_distillation_beside_a_pair_weighs_both_samples(teachers):
+EXPECTED_MODES = {  # train mode of: student in its samples; auxiliary models in scores and in their own errors; teacher
+    "frozen": (False, False, False, False),
+    "sweep": (True, True, True, True),
+    "released": (True, False, True, False),
+}
+
+
+@pytest.mark.parametrize("batch_norm", EXPECTED_MODES)
+def test_batch_norm_modes(teachers, batch_norm):
+    """As released: student and auxiliary models are in train mode for their own updates and in eval mode otherwise."""
+    objective = distillation(teachers["truth"], f"distillation.batch_norm={batch_norm}")
+    modes = {name: [] for name in ("student", "teacher", "winner", "loser")}
+    for name, seen in modes.items():
+        objective.networks[name].register_forward_pre_hook(
+            lambda network, inputs, seen=seen: seen.append(network.training)
+        )
+    numbers_of(objective)
+    student, in_score, in_error, teacher = EXPECTED_MODES[batch_norm]
+    assert modes["winner"] == modes["loser"] == [in_score, in_error]
+    assert set(modes["student"]) == {student}
+    assert set(modes["teacher"]) == {teacher}
+
+
+def test_score_distillation_weight_adds_to_both_samples(teachers):
     assert distillation(teachers["truth"], "distillation.score_distillation_weight=0.25").weights() == (1.25, -0.75)
     released = distillation(teachers["truth"], "distillation.pair_weight=0", "distillation.score_distillation_weight=1")
     assert released.weights() == (1.0, 1.0)
@@ -244,11 +271,11 @@ def test_student_samples_stop_after_any_step(teachers):
     objective = distillation(teachers["truth"], "distillation.steps=[1,4]")
     generator = torch.Generator().manual_seed(0)
     seen = {tuple(objective.timesteps(generator)) for _ in range(80)}
-    whole = objective.recipe.schedule.timesteps_by_sigma(4)
-    assert seen == {tuple(whole[:n]) for n in (1, 2, 3, 4)}
+    all_steps = objective.recipe.schedule.timesteps_by_sigma(4)
+    assert seen == {tuple(all_steps[:n]) for n in (1, 2, 3, 4)}
 
 
-def test_only_the_last_pass_of_a_sample_carries_gradient(teachers):
+def test_only_last_pass_has_gradient(teachers):
     objective = distillation(teachers["truth"], "distillation.steps=[4]", "distillation.stop_early=false")
     passes = []
     objective.networks["student"].register_forward_hook(lambda network, inputs, out: passes.append(out.requires_grad))
@@ -256,7 +283,7 @@ def test_only_the_last_pass_of_a_sample_carries_gradient(teachers):
     assert passes == 2 * [False, False, False, True]
 
 
-def test_another_teacher_gives_scores_and_starts_the_auxiliary_models(teachers):
+def test_auxiliary_models_start_from_the_teacher(teachers):
     objective = objective_of(
         load_recipe(
             None,
@@ -275,13 +302,13 @@ def test_another_teacher_gives_scores_and_starts_the_auxiliary_models(teachers):
     assert objective.exported["denoiser"] is objective.networks["student"]
 
 
-def test_an_encoder_that_is_trained_leaves_the_teachers_alone(teachers):
+def test_trained_encoder_does_not_change_the_teachers(teachers):
     objective = distillation(teachers["truth"], "distillation.train_encoder=true", "distillation.chamfer_weight=1")
     assert {name.split(".")[0] for name in gradients(objective, "student")} == {"student", "encoder"}
     assert {name.split(".")[0] for name in gradients(objective, "auxiliary")} == {"winner", "loser"}
 
 
-def test_a_preview_is_a_completion(teachers):
+def test_preview_keeps_network_modes(teachers):
     objective = distillation(teachers["truth"])
     modes = [module.training for module in objective.networks.modules()]
     points = objective.preview(wall(), torch.Generator().manual_seed(0))
@@ -299,17 +326,18 @@ def test_a_preview_is_a_completion(teachers):
         (["distillation.metric=beauty"], "distillation.metric is 'beauty'"),
         (["distillation.sign=minus"], "distillation.sign is 'minus'"),
         (["distillation.auxiliary_models=3"], "auxiliary_models is 3"),
+        (["distillation.batch_norm=released", "distillation.shared_noise=true"], "set distillation.shared_noise=false"),
         (["architecture.width=0.25"], "leave architecture out"),
         (["objective=magic"], "objective is 'magic'"),
     ],
 )
-def test_a_recipe_that_cannot_be_distilled_is_refused(teachers, entries, message):
+def test_rejects_invalid_distillation_recipe(teachers, entries, message):
     entries = [entry.format(**teachers) for entry in entries]
     with pytest.raises(RecipeError, match=message):
         objective_of(load_recipe(None, ["objective=distillation_dpo", f"start_from={teachers['truth']}", *entries]))
 
 
-def test_networks_that_see_the_scan_and_judge_their_points_can_be_distilled(tmp_path):
+def test_distils_network_with_local_features_and_confidence(tmp_path):
     own = [
         *TINY,
         "architecture.own_channels=[8,8,8,16,16,16,8,8,8]",

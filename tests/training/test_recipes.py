@@ -1,4 +1,4 @@
-"""The recipes that ship: every one is read, makes its objective, and chains with those before it."""
+"""Recipes: the shipped ones load, build their objectives and form chains; invalid ones are rejected."""
 
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from omegaconf import OmegaConf
 import lidar_completion_training
 from lidar_completion.model.card import load_card
 from lidar_completion.model.weights import save_model
-from lidar_completion_training.configuration import RecipeError, exported_card, load_recipe, model_card
+from lidar_completion_training.cards import exported_card, model_card
+from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.objectives import objective_of
-from lidar_completion_training.objectives.preparation import starting_networks
+from lidar_completion_training.objectives.networks import starting_networks
+from lidar_completion_training.recipe_files import RENAMED, load_recipe
 
 RECIPES = Path(lidar_completion_training.__file__).parent / "recipes"
 MODELS = Path(__file__).parents[2] / "models"
@@ -25,7 +27,7 @@ def names(chain: str) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A small model with the pipeline of a chain's teacher: the recipes after it take their defaults from it."""
+    """A small model with the pipeline of a chain's teacher, from which later recipes take their defaults."""
     made: dict[str, str] = {}
 
     def of(chain: str) -> str:
@@ -43,7 +45,7 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     "path", [path for chain in CHAINS for path in names(chain)], ids=lambda p: f"{p.parent.name}-{p.stem}"
 )
-def test_a_recipe_makes_its_objective(path, model):
+def test_recipe_builds_its_objective(path, model):
     entries = OmegaConf.load(path)
     starts = [f"{entry}={model(path.parent.name)}" for entry in ("start_from", "teacher") if entry in entries]
     recipe = load_recipe(path, starts or TINY)
@@ -52,7 +54,7 @@ def test_a_recipe_makes_its_objective(path, model):
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-def test_a_recipe_starts_from_an_earlier_one_of_its_chain(chain):
+def test_recipe_starts_from_earlier_recipe_of_its_chain(chain):
     earlier: list[str] = []
     for path in names(chain):
         entries = OmegaConf.load(path)
@@ -60,7 +62,7 @@ def test_a_recipe_starts_from_an_earlier_one_of_its_chain(chain):
         earlier.append(path.stem.split("_", 1)[1])
 
 
-def test_the_papers_recipes_have_the_papers_settings(model):
+def test_paper_recipes_have_published_settings(model):
     teacher = load_recipe(RECIPES / "paper/1_teacher.yaml")
     assert (teacher.architecture.width, teacher.architecture.voxel_size_m) == (1.0, 0.05)
     assert (teacher.pipeline.farthest_points, teacher.pipeline.replication) == (18_000, 10)
@@ -77,7 +79,7 @@ def test_the_papers_recipes_have_the_papers_settings(model):
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("edge", "6_student"), ("drive", "7_refiner")])
-def test_a_shipped_card_says_what_its_recipe_exports(name, recipe):
+def test_shipped_cards_match_their_recipes(name, recipe):
     shipped = load_card(MODELS / name)
     card = exported_card(load_recipe(RECIPES / f"small/{recipe}.yaml", [f"start_from={MODELS / 'edge'}"]))
     assert (card.name, card.description, card.training_data) == (name, shipped.description, shipped.training_data)
@@ -88,7 +90,7 @@ def test_a_shipped_card_says_what_its_recipe_exports(name, recipe):
     )
 
 
-def test_a_model_may_be_sampled_otherwise_than_it_was_trained():
+def test_export_changes_sampler_and_steps():
     assert exported_card(load_recipe()).pipeline.sampler == "few_step"
     card = exported_card(load_recipe(None, ["export.sampler=deterministic", "export.steps=4", "pipeline.steps=2"]))
     assert (card.pipeline.sampler, card.pipeline.steps) == ("deterministic", 4)
@@ -97,39 +99,37 @@ def test_a_model_may_be_sampled_otherwise_than_it_was_trained():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("batch=0", "batch is 0; expected a finite number, at least 1"),
+        ("global_batch=0", "global_batch is 0; expected a finite number, at least 1"),
         ("iterations=-1", "iterations is -1"),
         ("data.workers=-1", "data.workers is -1"),
         ("pipeline.replication=0", "pipeline.replication is 0"),
         ("architecture.width=0", "layers of 0 channels"),
         ("precision=magic", "precision is 'magic'; it can be one of 32-true"),
-        ("optimiser.kind=magic", "optimiser.kind is 'magic'; it can be adam or sgd"),
-        ("optimiser.decay=magic", "optimiser.decay is 'magic'; it can be cosine or steps"),
+        ("optimiser.kind=magic", "optimiser.kind is 'magic'; it can be one of adam, sgd"),
+        ("optimiser.decay=magic", "optimiser.decay is 'magic'; it can be one of cosine, steps"),
         ("distillation.steps=[]", r"distillation.steps is \[\]; expected numbers of steps"),
         ("nothing=1", "nothing"),
     ],
 )
-def test_an_entry_that_cannot_be_is_refused_when_the_recipe_is_read(entry, message):
+def test_rejects_invalid_entry(entry, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(None, [entry])
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("pipeline.noise_least=0.07", "pipeline.noise_min=0.07"),
-        ("pipeline.noise_most=0.7", "pipeline.noise_max=0.7"),
-        ("noise_prediction.even_levels=true", "noise_prediction.uniform_in_sigma=true"),
-        ("distillation.even_levels=true", "distillation.uniform_in_sigma=true"),
-    ],
-)
-def test_accepts_old_names_of_entries(old, new):
-    with pytest.warns(DeprecationWarning, match="is deprecated; write"):
-        assert load_recipe(None, [old]) == load_recipe(None, [new])
-
-
 @pytest.mark.parametrize("text", ["a: [1, 2", "- 1", "\x00"])
-def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
+def test_rejects_file_that_is_not_a_recipe(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"recipe\.yaml: expected"):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_old_entry_names_are_accepted_with_a_warning(tmp_path, old):
+    new = RENAMED[old]
+    section, entry = old.split(".")
+    value = 0.25 if section == "pipeline" else True
+    (tmp_path / "recipe.yaml").write_text(f"{section}: {{{entry}: {value}}}")
+    for path, overrides in ((None, [f"{old}={value}"]), (tmp_path / "recipe.yaml", [])):
+        with pytest.warns(FutureWarning, match=f"{old} is deprecated; use {new}"):
+            recipe = load_recipe(path, overrides)
+        assert getattr(getattr(recipe, section), new.split(".")[1]) == value

@@ -1,4 +1,4 @@
-"""Training samples from recorded drives: the reference's rules, and the same sample for the same number."""
+"""Training samples from recorded drives: the published rules, and the same sample for the same number."""
 
 import subprocess
 import sys
@@ -13,13 +13,16 @@ from street_drive import poses_along_x, write_drive
 
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
-from lidar_completion_training.configuration import DataRecipe, RecipeError, load_recipe, training_data
+from lidar_completion_training.cards import training_data
+from lidar_completion_training.configuration import DataRecipe
+from lidar_completion_training.errors import RecipeError
+from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import samples
 
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory) -> list[str]:
-    """Entries of a recipe for two drives of 5 and 3 sweeps with maps."""
+    """Recipe entries for two drives of 5 and 3 sweeps with maps."""
     folder = tmp_path_factory.mktemp("drives")
     paths = []
     for name, count in (("one", 5), ("two", 3)):
@@ -33,27 +36,27 @@ def first(count: int, entries: list[str], start: int = 0, step: int = 1):
     return list(islice(samples(load_recipe(None, entries).data, start, step), count))
 
 
-def test_every_sweep_comes_once_a_turn_in_another_order(drives):
+def test_each_epoch_has_every_sweep_in_new_order(drives):
     firsts = [tuple(sample.sweep[0].tolist()) for sample in first(16, drives)]
     assert len(set(firsts)) == 5  # the second drive is the first part of the first
     assert sorted(firsts[:8]) == sorted(firsts[8:])
     assert firsts[:8] != firsts[8:]
 
 
-def test_a_sample_is_the_same_from_any_start_for_any_number_of_processes(drives):
-    whole = first(8, drives)
+def test_sample_does_not_depend_on_start_processes_or_workers(drives):
+    all_samples = first(8, drives)
     later = first(3, drives, start=5)
     second_process = first(3, drives, start=1, step=2)
-    for found, expected in ((later, whole[5:]), (second_process, whole[1:6:2])):
+    for found, expected in ((later, all_samples[5:]), (second_process, all_samples[1:6:2])):
         assert all(torch.equal(a.sweep, b.sweep) for a, b in zip(found, expected, strict=True))
         assert all(torch.equal(a.truth, b.truth) for a, b in zip(found, expected, strict=True))
     workers = first(4, [*drives, "data.workers=2"])
-    assert all(torch.equal(a.sweep, b.sweep) for a, b in zip(workers, whole, strict=False))
+    assert all(torch.equal(a.sweep, b.sweep) for a, b in zip(workers, all_samples, strict=False))
 
 
 TRAINER = """
 import sys, time
-from lidar_completion_training.configuration import load_recipe
+from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import samples
 stream = samples(load_recipe(None, sys.argv[1:]).data, 0)
 next(stream)
@@ -62,13 +65,13 @@ time.sleep(600)
 """
 
 
-def test_workers_end_with_a_trainer_that_is_killed(drives):
+def test_workers_end_when_trainer_is_killed(drives):
     command = [sys.executable, "-c", TRAINER, *drives, "data.workers=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout.readline() == "started\n"
         workers = descendants(trainer.pid)
         trainer.kill()
-    assert len(workers) >= 2  # the server that forks them, and one
+    assert len(workers) >= 2  # the server that forks them, and one worker
     end = time.monotonic() + 30.0
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < end
@@ -76,7 +79,7 @@ def test_workers_end_with_a_trainer_that_is_killed(drives):
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those that these have started."""
+    """All child processes of a process, recursively."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
     children = [int(child) for child, parent in map(str.split, listed.splitlines()) if int(parent) == pid]
     children = [child for child in children if is_running(child)]  # not ps itself
@@ -84,14 +87,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and no zombie that nobody has buried yet."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_truth_lies_around_the_sweep_by_the_references_rules(drives):
+def test_samples_follow_published_rules(drives):
     for sample in first(4, drives):
         assert sample.sweep.dtype == sample.truth.dtype == torch.float32
         assert sample.sweep.norm(dim=1).min() > 3.5
@@ -106,10 +109,10 @@ def test_truth_lies_around_the_sweep_by_the_references_rules(drives):
     [
         (["data.source=tapes"], "data.source is 'tapes'"),
         (["data.source=drives"], "data.drives is empty"),
-        (["data.maps=nowhere"], r"nowhere/one\.npz: no such map; build it: lidar-completion-train map"),
+        (["data.maps=nowhere"], r"nowhere/one\.npz: no such map; build it: lidar-completion map"),
     ],
 )
-def test_what_is_missing_is_named(drives, entries, message):
+def test_rejects_missing_drives_and_maps(drives, entries, message):
     with pytest.raises(RecipeError, match=message):
         first(1, [*drives, *entries] if "maps" in entries[0] else entries)
 

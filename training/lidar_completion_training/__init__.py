@@ -1,1 +1,1 @@
-"""Training, distillation and evaluation of LiDAR scene completion models."""
+"""Training and distillation of LiDAR scene completion models."""

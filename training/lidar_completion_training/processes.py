@@ -1,7 +1,7 @@
-"""One training run on one or several processes: alone, or as torchrun started them, on one machine or many.
+"""One training run on one or several processes: alone, or started by torchrun on one or many machines.
 
-Every process holds all networks and takes its own samples; gradients are averaged between backward and step, once a step,
-whatever the objective did before. So objectives run their networks as often as they like, without knowing of processes.
+Every process holds all networks and takes its own samples. Gradients are averaged once per step, between backward and the
+optimiser, so an objective can run its networks as often as it likes and does not depend on the number of processes.
 """
 
 import atexit
@@ -12,15 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lidar_completion_training.configuration import RecipeError
+from lidar_completion_training.errors import RecipeError, TrainingError
 
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def fabric_of(precision: str = "32-true", device: str = "auto") -> Fabric:
-    """The launched Fabric of this process: device, autocast and, under torchrun, the group of processes.
+def launch_fabric(device: str = "auto") -> Fabric:
+    """The launched Fabric of this process: its device and, under torchrun, the process group.
 
-    device: "auto" (CUDA where there is one), "cpu" or "cuda". RecipeError for any other.
+    device: "auto" (CUDA where available), "cpu" or "cuda"; RecipeError for any other.
     """
     if device not in DEVICES or (device == "cuda" and not torch.cuda.is_available()):
         raise RecipeError(f"--device is {device!r}; expected auto, cpu, or, where PyTorch finds a CUDA device, cuda")
@@ -33,33 +33,43 @@ def fabric_of(precision: str = "32-true", device: str = "auto") -> Fabric:
         devices=here,
         num_nodes=processes // here,
         strategy="ddp" if processes > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
     if processes > 1:
-        atexit.register(
-            torch.distributed.destroy_process_group
-        )  # gloo's threads abort a process that leaves them behind
+        atexit.register(_leave_process_group)  # a process that exits with gloo's threads running aborts
     return fabric
 
 
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def make_deterministic() -> None:
+    """Use deterministic PyTorch operators where there are any, and warn about others; before the first CUDA call."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Every gradient becomes its mean over processes, in one exchange. A process without a gradient counts as zero; a
-    parameter that has none in any process keeps none, so that an optimiser leaves it alone as it would in one process."""
+    """Replace every gradient by its mean over processes, in one exchange.
+
+    A process without a gradient counts as zero. A parameter without a gradient in any process keeps none, so that the
+    optimiser skips it as it would in a single process.
+    """
     if fabric.world_size == 1:
         return
     parameters = list(parameters)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    has = torch.tensor([float(p.grad is not None) for p in parameters], device=fabric.device)
-    flat = torch.cat([has, *(g.flatten().float() for g in gradients)])
-    flat = _mean(fabric, flat)
+    has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=fabric.device)
+    flat = _mean(fabric, torch.cat([has_gradient, *(g.flatten().float() for g in gradients)]))
     parts = flat[len(parameters) :].split([p.numel() for p in parameters])
-    for parameter, some, part in zip(parameters, flat[: len(parameters)].tolist(), parts, strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype) if some else None
+    for parameter, share, part in zip(parameters, flat[: len(parameters)].tolist(), parts, strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype) if share else None
 
 
 def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
-    """Batch norms' running statistics become their mean over processes; each process normalises by its own sweeps."""
+    """Replace batch norms' running statistics by their mean over processes; each process normalises by its own sweeps."""
     if fabric.world_size == 1:
         return
     buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
@@ -76,6 +86,21 @@ def average_numbers(fabric: Fabric, numbers: dict[str, float]) -> dict[str, floa
         return numbers
     values = _mean(fabric, torch.tensor(list(numbers.values()), dtype=torch.float64, device=fabric.device))
     return dict(zip(numbers, values.tolist(), strict=True))
+
+
+def check_agreement(fabric: Fabric, facts: dict[str, int], place: str) -> None:
+    """TrainingError in every process unless all processes have the same facts, such as the iteration."""
+    if fabric.world_size == 1:
+        return
+    own = torch.tensor(list(facts.values()), dtype=torch.int64, device=fabric.device)
+    everywhere: list[list[int]] = fabric.all_gather(own).tolist()  # type: ignore[union-attr]
+    for name, values in zip(facts, zip(*everywhere, strict=True), strict=True):
+        for process, value in enumerate(values):
+            if value != values[0]:
+                raise TrainingError(
+                    f"{place}: process {process} has {name} {value}, process 0 has {values[0]}; "
+                    "every machine needs the same run folder, with the same state.pt"
+                )
 
 
 def _mean(fabric: Fabric, tensor: Tensor) -> Tensor:

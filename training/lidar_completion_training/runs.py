@@ -1,84 +1,53 @@
-"""What the commands do with runs: train one, train a chain of recipes, export, judge."""
+"""The commands on runs: train one, train a chain of recipes, evaluate the result."""
 
 from pathlib import Path
 
-from torch import nn
+from lightning_fabric import Fabric
 
-from lidar_completion.errors import ModelError
-from lidar_completion.model.card import CARD_NAME, ModelCard, load_card
-from lidar_completion.model.weights import load_model
-from lidar_completion_training.configuration import Recipe, RecipeError, load_recipe, read_entries
-from lidar_completion_training.processes import fabric_of
-from lidar_completion_training.train import RECIPE_NAME, Trainer, TrainingError, export_run, load_state
+from lidar_completion.model.card import CARD_NAME, load_card
+from lidar_completion_training.configuration import Recipe
+from lidar_completion_training.errors import RecipeError
+from lidar_completion_training.export import export_onnx, export_run, export_to
+from lidar_completion_training.processes import launch_fabric
+from lidar_completion_training.recipe_files import load_recipe, read_entries
+from lidar_completion_training.schedule import schedule_of
+from lidar_completion_training.state import load_state
+from lidar_completion_training.trainer import Trainer
 
 MODEL_NAME = "model"  # folder of a run's or a chain's exported model
-RECIPES = Path(__file__).parent / "recipes"  # those of this package
-FROM_ENTRIES = ("start_from", "teacher")  # entries of a recipe that name an earlier recipe of its chain
+RECIPES = Path(__file__).parent / "recipes"  # of this package
+MODEL_ENTRIES = ("start_from", "teacher")  # entries of a recipe that may name an earlier recipe of its chain
 
 
 def recipe_path(path: Path) -> Path:
-    """A file or folder of recipes, or the one of this package that is called so: smoke, paper/1_teacher.yaml."""
+    """The file or folder of recipes, or the one of this package with that name: smoke, paper/1_teacher.yaml."""
     if path.is_file() or any(path.glob("*.yaml")) or not (RECIPES / path).exists():
         return path
     return RECIPES / path
 
 
 def train(
-    recipe: Recipe, run: Path, *, output: Path | None = None, minutes: float | None = None, device: str = "auto"
+    recipe: Recipe,
+    run: Path,
+    *,
+    output: Path | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    fabric: Fabric | None = None,
 ) -> bool:
-    """Train a run to its end or for so many minutes; True, and the model folder written, when it is at its end."""
-    fabric = fabric_of(recipe.precision, device)
+    """Train a run to its end or for a number of minutes. At its end, write the model folder and return True."""
+    fabric = fabric or launch_fabric(device)
     trainer = Trainer(recipe, run, fabric)
     done = trainer.run(minutes)
     if not done:
-        fabric.print(f"{run}: iteration {trainer.iteration} of {recipe.iterations}; the same command goes on")
+        fabric.print(
+            f"{run}: iteration {trainer.iteration} of {trainer.schedule.iterations}; the same command resumes it"
+        )
     elif output and fabric.is_global_zero:
         card = export_run(recipe, run, output)
         print(f"{output}: {card.name}, sha256 {card.sha256[:12]}")
     fabric.barrier()
     return done
-
-
-def export_to(
-    run: Path,
-    output: Path,
-    *,
-    refiner: Path | None = None,
-    base: Path | None = None,
-    overrides: list[str] | None = None,
-) -> ModelCard:
-    """Write a run's averaged weights as a model folder, with the refiner of another model folder where one is given, and
-    without the networks of a base beside it."""
-    path = run / RECIPE_NAME
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such file; {run} is no folder of a run")
-    # the run's recipe is whole: the model that it started from need not be there any more
-    recipe = load_recipe(path, [*(overrides or []), "start_from=null"])
-    card = export_run(recipe, run, output, _refiner_of(refiner, recipe) if refiner else None, base)
-    print(f"{output}: {card.name}, {', '.join(card.networks)}, sha256 {card.sha256[:12]}")
-    return card
-
-
-def _refiner_of(model: Path, recipe: Recipe) -> dict[str, nn.Module]:
-    card, networks = load_model(model)
-    if "refiner" not in networks:
-        raise ModelError(
-            f"{model}: expected a refiner, found {', '.join(networks)}; train one: lidar-completion-train refiner"
-        )
-    if card.architecture != recipe.architecture:
-        raise ModelError(
-            f"{model}: its refiner has {card.architecture}, the run has {recipe.architecture}; "
-            "train a refiner of the same architecture"
-        )
-    return {"refiner": networks["refiner"]}
-
-
-def export_onnx(model: Path, half: bool = False) -> None:
-    """Write a model folder's networks beside it as .onnx files; half: large weights in float16."""
-    from lidar_completion.model.onnx_export import export_model
-
-    for path in export_model(model, half):
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 # --- chains ---------------------------------------------------------------------------------------------------------
@@ -87,30 +56,38 @@ def export_onnx(model: Path, half: bool = False) -> None:
 def train_chain(
     recipes: Path, runs: Path, *, scenes: int = 3, device: str = "auto", overrides: list[str] | None = None
 ) -> Path:
-    """Train the recipes of a folder (see recipe_path) in the order of their file names, write runs/model with ONNX, judge it; returns it.
+    """Train a folder of recipes in the order of their file names, write runs/model with ONNX, and evaluate it.
 
-    A recipe's run is runs/NAME, NAME its file name without number; start_from and teacher may be the NAME of an earlier
-    one. The last recipe's networks and the refiner of the refiner recipe, where there is one, make the model. Trained runs
-    are kept.
+    The run of a recipe is runs/NAME, its file name without the number; start_from and teacher may be the NAME of an
+    earlier recipe. The model has the last recipe's networks and, if there is a refiner recipe, its refiner. Finished runs
+    are skipped. Returns the model folder.
     """
     paths = sorted(recipe_path(recipes).glob("*.yaml"))
     if not paths:
         raise RecipeError(f"{recipes}: expected a folder of recipes (.yaml), found none")
+    fabric = launch_fabric(device)
     done: dict[str, Recipe] = {}
     for number, path in enumerate(paths, start=1):
         name = run_name(path)
-        recipe = load_recipe(path, [*(overrides or []), *_earlier(path, runs, list(done))])
-        print(f"[{number}/{len(paths)}] {name}: {recipe.objective}, {recipe.iterations} iterations", flush=True)
-        if not is_trained(runs / name, recipe.iterations):
-            train(recipe, runs / name, output=runs / name / MODEL_NAME, device=device)
+        recipe = load_recipe(path, [*(overrides or []), *_earlier_models(path, runs, list(done))])
+        iterations = schedule_of(recipe, fabric.world_size).iterations
+        fabric.print(f"[{number}/{len(paths)}] {name}: {recipe.objective}, {iterations} iterations", flush=True)
+        if not fabric.broadcast(is_trained(runs / name, iterations)):
+            train(recipe, runs / name, output=runs / name / MODEL_NAME, fabric=fabric)
         done[name] = recipe
+    if fabric.is_global_zero:
+        _finish_chain(done, runs, scenes, device)
+    return runs / MODEL_NAME
+
+
+def _finish_chain(done: dict[str, Recipe], runs: Path, scenes: int, device: str) -> None:
+    """Export the last run with the chain's refiner as runs/model, with ONNX, and evaluate it."""
     refiner = next((runs / name / MODEL_NAME for name, recipe in done.items() if recipe.objective == "refiner"), None)
     model = runs / MODEL_NAME
-    export_to(runs / name, model, refiner=refiner)
+    export_to(runs / list(done)[-1], model, refiner=refiner)
     export_onnx(model)
     if scenes:
-        judge_model(model, runs / "evaluation", scenes, device)
-    return model
+        evaluate_model(model, runs / "evaluation", scenes, device)
 
 
 def run_name(recipe: Path) -> str:
@@ -118,20 +95,20 @@ def run_name(recipe: Path) -> str:
     return recipe.stem.lstrip("0123456789").lstrip("_-") or recipe.stem
 
 
-def _earlier(path: Path, runs: Path, names: list[str]) -> list[str]:
-    """Overrides that turn names of earlier recipes into their model folders."""
+def _earlier_models(path: Path, runs: Path, names: list[str]) -> list[str]:
+    """Overrides that replace names of earlier recipes by their model folders."""
     entries = read_entries(path)
-    named = {entry: entries.get(entry) for entry in FROM_ENTRIES}
+    named = {entry: entries.get(entry) for entry in MODEL_ENTRIES}
     return [f"{entry}={runs / name / MODEL_NAME}" for entry, name in named.items() if name in names]
 
 
 def has_model(run: Path) -> bool:
-    """Whether a model lies in the folder of a run, written by it or put there."""
+    """Whether a run's folder holds a model, exported by the run or copied there."""
     return (run / MODEL_NAME / CARD_NAME).is_file()
 
 
 def is_trained(run: Path, iterations: int) -> bool:
-    """Whether the run has come to this iteration and its model is written."""
+    """Whether the run has reached this iteration and exported its model."""
     if not has_model(run):
         return False
     load_card(run / MODEL_NAME)
@@ -139,8 +116,8 @@ def is_trained(run: Path, iterations: int) -> bool:
     return state is not None and state["iteration"] >= iterations
 
 
-def judge_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:
-    """Judge a model with and without its refiner, and the trivial rows, on synthetic test scenes; prints the table."""
+def evaluate_model(model: Path, output: Path, scenes: int, device: str = "auto") -> None:
+    """Evaluate a model with and without its refiner, and the baselines, on synthetic test scenes; prints the table."""
     from lidar_completion_evaluation.evaluate import evaluate
     from lidar_completion_evaluation.methods import ModelMethod, baseline_methods
     from lidar_completion_evaluation.reports.evaluation import write_report

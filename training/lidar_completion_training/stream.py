@@ -1,9 +1,11 @@
-"""An endless, reproducible stream of training pairs from worker processes: synthetic streets, or recorded drives."""
+"""Endless, reproducible streams of training samples from worker processes: synthetic streets, or recorded drives."""
 
 import os
+import queue
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
 from multiprocessing import parent_process, set_forkserver_preload
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -20,14 +22,15 @@ from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
 from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
 from lidar_completion_synthetic import check_source, training_pairs
-from lidar_completion_training.configuration import DataRecipe, RecipeError
+from lidar_completion_training.configuration import DataRecipe, check_choice
+from lidar_completion_training.errors import DataWorkerError, RecipeError
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What an objective needs of one sweep: sweep (N, 3) and truth (M, 3), float32 metres, sensor frame.
+    """One sweep for an objective: sweep (N, 3) and ground truth (M, 3), float32 metres, sensor frame.
 
-    origin (3,): where the rays start, between which and the sweep's points the space was seen free.
+    origin (3,): where the rays start.
     """
 
     sweep: Tensor
@@ -39,9 +42,12 @@ class Sample:
         return Sample(self.sweep.to(device), self.truth.to(device), self.origin.to(device))
 
 
-class PairStream(IterableDataset):
-    """Samples number first_sample, first_sample + step, and so on. Sample n is always the same sweep for a given number of
-    worker processes over all training processes (step x workers), so a resumed run sees what it would have seen."""
+class SyntheticStream(IterableDataset):
+    """Samples number first_sample, first_sample + step, ... of synthetic streets.
+
+    Sample n is always the same sweep for a given number of data workers over all training processes (step x workers), so
+    a resumed run sees the same sweeps as an uninterrupted one.
+    """
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
         try:
@@ -53,103 +59,124 @@ class PairStream(IterableDataset):
         self.step = step
 
     def __iter__(self) -> Iterator[Sample]:
-        info = get_worker_info()
-        if info:  # never in the training process itself: another number of threads rounds sums otherwise
-            torch.set_num_threads(1)
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        series = self.step * workers  # of samples, each with worlds of its own; this worker gives one of them
-        mine, number = (
-            (self.first_sample + self.step * worker) % series,
-            (self.first_sample + self.step * worker) // series,
-        )
+        worker, workers = start_worker()
+        series_count = self.step * workers  # each series has worlds of its own; this worker makes one of them
+        number, series = divmod(self.first_sample + self.step * worker, series_count)
         world, skip = divmod(number, self.recipe.sweeps_per_world)
         pairs = training_pairs(
-            self.recipe.first_seed + mine + world * series,
+            self.recipe.first_seed + series + world * series_count,
             self.recipe.sweeps_per_world,
             self.recipe.sensor,
-            seed_step=series,
+            seed_step=series_count,
             threads=1,
             recipe=self.recipe.world,
         )
-        for place, pair in enumerate(pairs):
-            if place >= skip:
-                yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m, pair.origin)
+        for pair in islice(pairs, skip, None):
+            yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m, pair.origin)
 
 
 class DriveStream(IterableDataset):
-    """Samples number first_sample, first_sample + step, ... of recorded drives with maps: all sweeps in random order, again
-    and again. Sample n is the same sweep for any number of processes and workers.
+    """Samples number first_sample, first_sample + step, ... of recorded drives with maps: all sweeps in a random order per
+    epoch. Sample n is the same sweep for any number of processes and workers.
 
-    The reference's rules: no moving or unlabelled points where there are labels, the truth within 50 m and z > -4 m, cut
-    to the cells that the sweep touches. Raises RecipeError where drives or maps are missing.
+    The published rules apply: no moving or unlabelled points where there are labels; ground truth within 50 m and with
+    z > -4 m, cut to the cells that the sweep touches. RecipeError where drives or maps are missing.
     """
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
+        if not recipe.drives:
+            raise RecipeError("data.drives is empty, but data.source is 'drives'; set data.drives=[folder,folder]")
         self.recipe = recipe
         self.first_sample = first_sample
         self.step = step
         self.rules = replace(PUBLISHED_RULES, view_cell_m=recipe.view_cell_m, max_z_m=np.inf)
-        if not recipe.drives:
-            raise RecipeError("data.drives is empty, but data.source is 'drives'; set data.drives=[folder,folder]")
         self.drives = [open_drive(folder) for folder in recipe.drives]
+        count = sum(map(len, self.drives))
+        if recipe.sweeps_per_epoch not in (0, count):
+            raise RecipeError(
+                f"data.sweeps_per_epoch is {recipe.sweeps_per_epoch}, but the {len(self.drives)} drives have {count} "
+                "sweeps; complete them, or set data.sweeps_per_epoch=0"
+            )
         self.maps = [_map_of(drive, folder, recipe) for drive, folder in zip(self.drives, recipe.drives, strict=True)]
 
     def __iter__(self) -> Iterator[Sample]:
-        info = get_worker_info()
-        if info:
-            torch.set_num_threads(1)
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        truth = [GroundTruthMap(file) for file in self.maps]  # a file handle of this worker's own
+        worker, workers = start_worker()
+        maps = [GroundTruthMap(file) for file in self.maps]  # file handles of this worker's own
         ends = np.cumsum([len(drive) for drive in self.drives])
-        order = cache(lambda turn: np.random.default_rng([self.recipe.first_seed, turn]).permutation(ends[-1]))
+        order = cache(lambda epoch: np.random.default_rng([self.recipe.first_seed, epoch]).permutation(ends[-1]))
         number = self.first_sample + self.step * worker
         while True:
-            turn, place = divmod(number, int(ends[-1]))
-            row = int(order(turn)[place])
-            which = int(np.searchsorted(ends, row, side="right"))
-            yield self._sample(self.drives[which], truth[which], row - int(ends[which]) + len(self.drives[which]))
+            epoch, place = divmod(number, int(ends[-1]))
+            row = int(order(epoch)[place])
+            drive = int(np.searchsorted(ends, row, side="right"))
+            yield self._sample(self.drives[drive], maps[drive], row - int(ends[drive]) + len(self.drives[drive]))
             number += self.step * workers
 
-    def _sample(self, drive: Drive, truth: GroundTruthMap, index: int) -> Sample:
+    def _sample(self, drive: Drive, truth_map: GroundTruthMap, index: int) -> Sample:
         pose, measured = drive.T_map_sensor[index], drive.read(index)
         points = measured.points
         if self.recipe.drop_moving and measured.static is not None:
             points = points[measured.static]
         sweep = in_range(points, self.rules)
-        around = truth.around(pose[:3, 3], self.rules.max_range_m)
-        known = truth_for_sweep(around, pose, self.rules, sweep)
-        return Sample(torch.from_numpy(np.ascontiguousarray(sweep, np.float32)), torch.from_numpy(known))
+        around = truth_map.around(pose[:3, 3], self.rules.max_range_m)
+        truth = truth_for_sweep(around, pose, self.rules, sweep)
+        return Sample(torch.from_numpy(np.ascontiguousarray(sweep, np.float32)), torch.from_numpy(truth))
 
 
 def _map_of(drive: Drive, folder: str, recipe: DataRecipe) -> Path:
     path = Path(recipe.maps) / f"{drive.name}.npz"
     if not path.is_file():
-        raise RecipeError(f"{path}: no such map; build it: lidar-completion-train map {folder} --output {path}")
+        raise RecipeError(f"{path}: no such map; build it: lidar-completion map {folder} --output {path}")
     return path
 
 
-STREAMS = {"synthetic": PairStream, "drives": DriveStream}
+STREAMS = {"synthetic": SyntheticStream, "drives": DriveStream}
 
 
 def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sample]:
-    """Samples number first_sample, first_sample + step, ...: process r of W starts at a multiple of W plus r, with step W."""
-    if recipe.source not in STREAMS:
-        raise RecipeError(f"data.source is {recipe.source!r}; it can be one of {', '.join(STREAMS)}")
+    """Samples number first_sample, first_sample + step, ...; process r of W takes step W and a multiple of W plus r.
+
+    DataWorkerError where a worker process dies.
+    """
+    check_choice("data.source", recipe.source, tuple(STREAMS))
     stream = STREAMS[recipe.source](recipe, first_sample, step)
     if not recipe.workers:
         return iter(stream)
-    return iter(DataLoader(stream, None, num_workers=recipe.workers, prefetch_factor=4, **worker_start()))
+    return from_workers(DataLoader(stream, None, num_workers=recipe.workers, prefetch_factor=4, **worker_start()))
+
+
+def from_workers(loader: DataLoader) -> Iterator[Sample]:
+    """The loader's samples; DataWorkerError where a worker dies, at any moment of a transfer."""
+    try:
+        yield from loader
+    except (EOFError, ConnectionError) as error:  # its socket closed while a sample was read from it
+        raise DataWorkerError(type(error).__name__) from error
+    except RuntimeError as error:  # DataLoader found the process gone when it got no sample
+        if isinstance(error.__cause__, queue.Empty | EOFError | OSError):
+            raise DataWorkerError(str(error).splitlines()[0]) from error
+        raise
+
+
+def start_worker() -> tuple[int, int]:
+    """Number of this data worker and of all; (0, 1) in the training process itself."""
+    info = get_worker_info()
+    if info is None:  # keep the number of threads: another one would round sums differently
+        return 0, 1
+    torch.set_num_threads(1)
+    return info.id, info.num_workers
 
 
 def worker_start() -> dict[str, Any]:
-    """How a DataLoader starts its workers: from a server that has imported this module and done nothing else. Copies of a
-    process that has cast rays on several threads are ended by numba (GNU OpenMP), and copies with CUDA or locks may hang."""
+    """How a DataLoader starts its workers: forked from a server that has only imported this module.
+
+    numba (GNU OpenMP) ends forks of a process that has run parallel loops, and forks of a process with CUDA or locks may hang.
+    """
     set_forkserver_preload(["lidar_completion_training.stream"])
     return {"multiprocessing_context": "forkserver", "worker_init_fn": _end_with_the_trainer}
 
 
 def _end_with_the_trainer(worker: int) -> None:
-    """A worker of a killed trainer ends too: PyTorch watches the process that forked it, which here is the server."""
+    """End this worker when the trainer is killed: PyTorch watches the process that forked it, which is the server."""
     trainer = parent_process()
     if trainer is not None:
         Thread(target=lambda: (wait([trainer.sentinel]), os._exit(1)), daemon=True).start()
@@ -158,10 +185,12 @@ def _end_with_the_trainer(worker: int) -> None:
 def sample_of(
     sweep: np.ndarray, truth: np.ndarray, view_cell_m: float, origin: np.ndarray | tuple[float, ...] = (0.0, 0.0, 0.0)
 ) -> Sample:
-    """Truth cut to the view cells that the sweep touches."""
+    """A sample whose ground truth is cut to the view cells that the sweep touches."""
     cells = np.unique(_cell(sweep, view_cell_m))
-    seen = np.isin(_cell(truth, view_cell_m), cells)
-    return Sample(torch.from_numpy(sweep), torch.from_numpy(truth[seen]), torch.as_tensor(origin, dtype=torch.float32))
+    visible = np.isin(_cell(truth, view_cell_m), cells)
+    return Sample(
+        torch.from_numpy(sweep), torch.from_numpy(truth[visible]), torch.as_tensor(origin, dtype=torch.float32)
+    )
 
 
 def _cell(points: np.ndarray, size_m: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Diffusion-DPO fine-tuning of a teacher on pairs of its own completions, Eq. 10: LiDiff* of Table 5."""
+"""Diffusion-DPO: fine-tunes a teacher on pairs of its own completions (Eq. 10). The result is LiDiff* of Table 5."""
 
 import copy
 
@@ -6,34 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lidar_completion.networks import Condition
-from lidar_completion_training.configuration import Recipe, exported_card
-from lidar_completion_training.objectives.distillation import drawn_seed
-from lidar_completion_training.objectives.noising import drawn_timestep, noise_error, noised, predicted
-from lidar_completion_training.objectives.preference import checked_metric, cost
-from lidar_completion_training.objectives.preparation import (
-    PreparedSweep,
-    completion,
-    encode,
-    needed,
-    prepare,
-    starting_networks,
-)
-from lidar_completion_training.objectives.sampling import drawn_timesteps, sampled
+from lidar_completion_training.cards import exported_card
+from lidar_completion_training.configuration import Recipe
+from lidar_completion_training.objectives.networks import begin, completion, required, starting_networks
+from lidar_completion_training.objectives.noising import draw_timestep, noise_error, noised, predict_noise
+from lidar_completion_training.objectives.precision import without_autocast
+from lidar_completion_training.objectives.preference import Preference, Ranking
+from lidar_completion_training.objectives.sampling import complete, draw_timesteps
+from lidar_completion_training.objectives.step import Step
 from lidar_completion_training.stream import Sample
 
 
 class DiffusionDPO:
-    """-log sigmoid(-beta [(e_eta^w - e_ref^w) - (e_eta^l - e_ref^l)]) with e = ||eps - eps_.(x_t, t)||^2, mean of its numbers.
+    """-log sigmoid(-beta [(e_eta^w - e_ref^w) - (e_eta^l - e_ref^l)]), e = ||eps - eps_.(x_t, t)||^2 (Eq. 10).
 
-    The pair comes from the frozen reference, so it is as good as one that was made offline. Batch norms keep their
-    statistics: model and reference start as the same function, where the loss is log 2.
+    The frozen reference makes the pairs, which is equivalent to making them offline. Batch norms stay in eval mode: model
+    and reference start as the same function, where the loss is log 2.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        checked_metric(recipe.diffusion_dpo.metric, "diffusion_dpo.metric")
-        needed(recipe.start_from, "diffusion_dpo")
         self.recipe = recipe
+        self.settings = recipe.diffusion_dpo
+        self.preference = Preference(self.settings.metric, self.settings.metric_points, "diffusion_dpo")
+        required(recipe.start_from, "diffusion_dpo")
         self.card = exported_card(recipe)
         networks = starting_networks(recipe)
         self.exported = nn.ModuleDict(networks)
@@ -41,68 +36,48 @@ class DiffusionDPO:
         self.networks = nn.ModuleDict({**networks, "reference": reference}).requires_grad_(False).eval()
         self.trained: dict[str, nn.Module] = {"model": self.networks["denoiser"].requires_grad_(True)}
 
+    @without_autocast
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Eq. 10, the mean of `draws` noise levels of one pair."""
-        settings = self.recipe.diffusion_dpo
-        prepared = prepare(sample, self.recipe, generator)
+        """Eq. 10, the mean over `draws` noise levels of one pair."""
         with torch.no_grad():
-            condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
-        (winner, loser), costs = self.pair(prepared, condition, generator)
-        margins = []
-        for _ in range(settings.draws):
-            t, seed = self.timestep(generator), drawn_seed(generator)  # one t and eps for both
-            gains = [self.gain(points, t, seed, prepared, condition) for points in (winner, loser)]
-            margins.append(gains[1] - gains[0])
-        margin = torch.stack(margins)
-        return {"model": -F.logsigmoid(settings.beta * margin).mean()}, {
+            step = begin(self.networks["encoder"], sample, self.recipe, generator)
+        winner, loser, ranking = self.pair(step)
+        margin = torch.stack([self.margin(winner, loser, step) for _ in range(self.settings.draws)])
+        return {"model": -F.logsigmoid(self.settings.beta * margin).mean()}, {
             "margin": margin.mean().item(),
-            "right": (margin > 0).float().mean().item(),
-            "winner_cost": costs[0],
-            "loser_cost": costs[1],
+            "correct_share": (margin > 0).float().mean().item(),
+            "winner_cost": ranking.winner_cost,
+            "loser_cost": ranking.loser_cost,
         }
 
     @torch.no_grad()
-    def pair(
-        self, prepared: PreparedSweep, condition: Condition, generator: torch.Generator
-    ) -> tuple[tuple[Tensor, Tensor], tuple[float, float]]:
-        """Winner and loser of two completions by the reference, (S * K, 3) each, and their costs."""
-        settings, recipe = self.recipe.diffusion_dpo, self.recipe
-        timesteps = drawn_timesteps([settings.pair_steps], False, recipe, generator)
-        reference = self.networks["reference"]
-        pair = [sampled(reference, condition, prepared, timesteps, recipe, generator).points for _ in range(2)]
-        rows = torch.Generator(generator.device)
-        seed = drawn_seed(generator)
-        costs = [
-            cost(
-                settings.metric,
-                points,
-                prepared.truth,
-                settings.metric_points,
-                recipe.direct.clamp_m,
-                rows.manual_seed(seed),
-            )
-            for points in pair
-        ]
-        if costs[0] <= costs[1]:
-            return (pair[0], pair[1]), (costs[0], costs[1])
-        return (pair[1], pair[0]), (costs[1], costs[0])
+    def pair(self, step: Step) -> tuple[Tensor, Tensor, Ranking]:
+        """Winner and loser of two completions (S * K, 3) by the reference."""
+        timesteps = draw_timesteps([self.settings.pair_steps], False, self.recipe, step.generator)
+        pair = [complete(self.networks["reference"], step, timesteps).points for _ in range(2)]
+        ranking = self.preference.rank(pair[0], pair[1], step)
+        return pair[ranking.winner], pair[1 - ranking.winner], ranking
 
-    def gain(self, points: Tensor, t: int, seed: int, prepared: PreparedSweep, condition: Condition) -> Tensor:
-        """Error of the model minus that of the reference in predicting the noise that was put on completed points."""
-        metres = self.recipe.noise_prediction.metres
-        generator = torch.Generator(points.device).manual_seed(seed)
-        cloud = noised(points, prepared.replicated, t, prepared.scan, self.recipe, generator)
-        tables = condition.nearest_tables(cloud.cloud.pyramid)
+    def margin(self, winner: Tensor, loser: Tensor, step: Step) -> Tensor:
+        """(e_eta^l - e_ref^l) - (e_eta^w - e_ref^w) at one random t and eps for both."""
+        t, seed = self.timestep(step.generator), step.seed()
+        of_winner, of_loser = (self.excess_error(points, t, step.seeded(seed)) for points in (winner, loser))
+        return of_loser - of_winner
+
+    def excess_error(self, points: Tensor, t: int, step: Step) -> Tensor:
+        """e_eta - e_ref of completed points (N, 3)."""
+        weighted = self.recipe.noise_prediction.weight_by_noise_scale
+        cloud = noised(points, step.sweep.replicated, t, step)
         with torch.no_grad():
-            of_reference = noise_error(predicted(self.networks["reference"], cloud, condition, tables), cloud, metres)
-        return noise_error(predicted(self.networks["denoiser"], cloud, condition, tables), cloud, metres) - of_reference
+            of_reference = noise_error(predict_noise(self.networks["reference"], cloud, step), cloud, weighted)
+        return noise_error(predict_noise(self.networks["denoiser"], cloud, step), cloud, weighted) - of_reference
 
     def timestep(self, generator: torch.Generator) -> int:
-        """A random timestep, drawn as the teacher's were."""
+        """A random timestep, drawn as in the teacher's training."""
         recipe = self.recipe
-        last = recipe.pipeline.start_timestep
-        return drawn_timestep(0, last, recipe.noise_prediction.uniform_in_sigma, recipe.schedule, generator)
+        uniform_in_sigma = recipe.noise_prediction.uniform_in_sigma
+        return draw_timestep(0, recipe.pipeline.start_timestep, uniform_in_sigma, recipe.schedule, generator)
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
-        """A completion of the sample's sweep, (N, 3)."""
+        """A completion (N, 3) of the sample's sweep."""
         return completion(self.card, self.exported, sample, generator)

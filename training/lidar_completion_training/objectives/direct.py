@@ -1,37 +1,37 @@
-"""Direct completion: the network is used in training as it is used on the vehicle, and pulled to the truth.
+"""Direct completion: the network is trained as it is used at inference, with a Chamfer distance to the ground truth.
 
-Starts lie around the scan, not around the truth: noise prediction from truth-centred starts learns to project onto the
-nearest surface and never to cross a gap, because it has not seen a start that lies in one.
+Starts lie around the scan. Noise prediction from starts around the ground truth learns to project points onto the nearest
+surface but never to cross a gap, because it never sees a start that lies in one.
 """
 
 import torch
 from torch import Tensor
 
 from lidar_completion.samplers import SAMPLERS
-from lidar_completion_training.objectives.chamfer import direct_loss
-from lidar_completion_training.objectives.preparation import CompletionModel, encode, prepare
-from lidar_completion_training.objectives.sampling import sampled
+from lidar_completion_training.objectives.chamfer import clamped_chamfer
+from lidar_completion_training.objectives.networks import CompletionModel, begin
+from lidar_completion_training.objectives.precision import without_autocast
+from lidar_completion_training.objectives.sampling import complete
 from lidar_completion_training.stream import Sample
 
 
 class DirectCompletion(CompletionModel):
-    """One or two passes of the few-step sampler, the gradient through the last, a clamped Chamfer distance as loss."""
+    """One or two passes of the few-step sampler with the gradient through the last; the loss is a clamped Chamfer distance."""
 
+    @without_autocast
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Accuracy plus coverage, each a clamped mean distance in metres, and what the network thinks of its points."""
-        prepared = prepare(sample, self.recipe, generator)
-        condition = encode(self.networks["encoder"], prepared.scan, self.recipe)
+        """Accuracy + coverage_weight * coverage + confidence_weight * cross entropy of the confidence."""
+        step = begin(self.networks["encoder"], sample, self.recipe, generator)
         timesteps = self.timesteps(generator)
-        points, logit = sampled(self.networks["denoiser"], condition, prepared, timesteps, self.recipe, generator)
-        loss, numbers = direct_loss(points, logit, prepared.truth, self.recipe.direct, generator)
+        points, logit = complete(self.networks["denoiser"], step, timesteps)
+        loss, numbers = clamped_chamfer(points, logit, step.sweep.truth, self.recipe.direct, generator)
         return {"model": loss}, {**numbers, "passes": float(len(timesteps))}
 
     def timesteps(self, generator: torch.Generator) -> list[int]:
-        """The first timestep alone, or with it any later one of any number of steps: the model then meets every level
-        that inference can ask for, always from an estimate of its own."""
+        """The first timestep alone, or followed by a random later one of a random number of steps: the model sees every
+        noise level of inference, always from its own first estimate."""
         settings, pipeline = self.recipe.direct, self.recipe.pipeline
-        start = pipeline.start_timestep
-        device = generator.device
+        start, device = pipeline.start_timestep, generator.device
         if torch.rand((), generator=generator, device=device) >= settings.second_pass:
             return [start]
         steps = int(torch.randint(2, settings.max_steps + 1, (), generator=generator, device=device))

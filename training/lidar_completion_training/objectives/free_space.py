@@ -1,4 +1,4 @@
-"""A penalty on completed points between the sensor and what it measured: that space was seen free."""
+"""A penalty on completed points between the sensor and its measurements: that space was observed to be free."""
 
 import math
 
@@ -7,23 +7,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lidar_completion_training.configuration import FreeSpaceRecipe
-from lidar_completion_training.objectives.chamfer import nearest_rows, some_rows
+from lidar_completion_training.objectives.chamfer import nearest_rows, random_rows
 
 
 def free_space_violation(
     completed: Tensor, sweep: Tensor, origin: Tensor, recipe: FreeSpaceRecipe, generator: torch.Generator
 ) -> Tensor:
-    """Mean distance in metres, clamped, by which random completed points lie in front of the ray nearest by angle.
+    """Mean clamped distance in metres of random completed points in front of the measurement of their nearest ray.
 
-    completed (N, 3), sweep (M, 3), origin (3,) of the rays. Points beside every ray, and those less than a margin in
-    front of what was measured, count as 0. The gradient pushes a point outwards along its ray.
+    completed (N, 3), sweep (M, 3), origin (3,) of the rays. Points that belong to no ray, and those less than a margin in
+    front of the measurement, count as 0. The gradient moves a point outwards along its ray.
     """
-    points = completed[some_rows(len(completed), recipe.queries, generator)] - origin
+    points = completed[random_rows(len(completed), recipe.queries, generator)] - origin
     rays = sweep - origin
     with torch.no_grad():
-        directions, directions_of_rays = F.normalize(points, dim=1), F.normalize(rays, dim=1)
-        nearest = nearest_rows(directions, directions_of_rays)
-        chord = (directions - directions_of_rays[nearest]).norm(dim=1)
+        directions, ray_directions = F.normalize(points, dim=1), F.normalize(rays, dim=1)
+        nearest = nearest_rows(directions, ray_directions)
+        chord = (directions - ray_directions[nearest]).norm(dim=1)
         on_ray = chord < 2.0 * math.sin(math.radians(recipe.within_deg) / 2.0)
     in_front = rays[nearest].norm(dim=1) - recipe.margin_m - points.norm(dim=1)
     return (in_front.clamp(0.0, recipe.clamp_m) * on_ray).mean()

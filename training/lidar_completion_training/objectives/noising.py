@@ -1,6 +1,4 @@
-"""The forward process, shared by teachers, auxiliary models and the scores of samples, and the loss of predicting its noise."""
-
-from __future__ import annotations
+"""The forward process (Eq. 1), predictions of its noise, and the loss of predicting it."""
 
 from dataclasses import dataclass
 
@@ -8,105 +6,98 @@ import torch
 from torch import Tensor, nn
 
 from lidar_completion.diffusion import NoiseSchedule, add_noise, guide, noise_like
-from lidar_completion.networks import Condition, VoxelisedCloud
-from lidar_completion_training.configuration import Recipe
+from lidar_completion.networks import VoxelisedCloud
 from lidar_completion_training.objectives.chamfer import nearest_rows
+from lidar_completion_training.objectives.precision import run
+from lidar_completion_training.objectives.step import Step
 
 
 @dataclass(frozen=True)
 class NoisedCloud:
-    """p_t of Eq. 1 and how it came about: points = clean + sigma_t scale noise. Row by row; metres.
-
-    Networks see `cloud`, which carries no gradient: its kernel maps are built once for all that look at it.
-    """
+    """p_t of Eq. 1: points = clean + sigma_t scale noise, row by row, in metres."""
 
     points: Tensor  # (N, 3) with the gradient of the clean points
     noise: Tensor  # (N, 3) without gradient: what a network has to predict
     scale: Tensor  # (N, 3)
     t: int
-    cloud: VoxelisedCloud
+    voxelised: VoxelisedCloud  # without gradient; kernel maps are built once for all networks that see it
+    tables: list[Tensor]  # nearest condition rows of its voxels, per level
 
 
-def noised(
-    clean: Tensor, start: Tensor | None, t: int, scan: Tensor, recipe: Recipe, generator: torch.Generator
-) -> NoisedCloud:
-    """Noise clean points (N, 3) to timestep t; networks see them beside the scan (S, 3).
+def noised(clean: Tensor, start: Tensor | None, t: int, step: Step) -> NoisedCloud:
+    """Clean points (N, 3), noised to timestep t.
 
-    start (N, 3): the scan point that each of them starts from at inference, None where it has none.
+    start (N, 3): the scan point that each of them starts from at inference; None where the process needs none.
     pipeline.noised_around "truth": noise = eps, the published process.
-    "scan": noise = eps + (scan - clean) / (sigma_T scale). At the first timestep T of inference this is the noised scan,
-    scan + sigma_T scale eps, exactly where inference starts, and on the way clean = points - sigma_t scale noise as ever,
-    so networks and samplers stay as they are.
+    "scan": noise = eps + (start - clean) / (sigma_T scale). At the first timestep T of inference p_T is exactly the
+    noised scan, start + sigma_T scale eps; clean = p_t - sigma_t scale noise holds for every t, so networks and samplers
+    are the same for both.
     """
-    pipeline, sigma = recipe.pipeline, recipe.schedule.sigma
-    start_points = clean.detach() if start is None else start
-    scale = pipeline.noise_scale(start_points)
-    noise = noise_like(clean.detach(), generator)
+    pipeline, sigma = step.recipe.pipeline, step.recipe.schedule.sigma
+    centre = clean.detach() if start is None else start
+    scale = pipeline.noise_scale(centre)
+    noise = noise_like(clean.detach(), step.generator)
     if pipeline.noised_around == "scan":
-        noise = noise + (start_points - clean) / (float(sigma[pipeline.start_timestep]) * scale)
+        noise = noise + (centre - clean) / (float(sigma[pipeline.start_timestep]) * scale)
     points = add_noise(clean, scale * noise, float(sigma[t]))
-    cloud = recipe.architecture.cloud(points.detach(), scan)
-    return NoisedCloud(points, noise.detach(), scale, t, cloud)
+    voxelised = step.cloud(points)
+    tables = step.condition.nearest_tables(voxelised.pyramid)
+    return NoisedCloud(points, noise.detach(), scale, t, voxelised, tables)
 
 
-def predicted(
-    denoiser: nn.Module, noised: NoisedCloud, condition: Condition, tables: list[Tensor], stem: Tensor | None = None
-) -> Tensor:
-    """The network's noise (N, 3) of a noised cloud. tables: condition.nearest_tables of its pyramid; stem: stem_features."""
-    timestep = torch.tensor([noised.t], device=noised.points.device)
-    prediction: Tensor = denoiser(noised.cloud, condition, timestep, tables, stem)
+def predict_noise(denoiser: nn.Module, cloud: NoisedCloud, step: Step) -> Tensor:
+    """eps(p_t, P, t), (N, 3), by a network that sees the step's condition P."""
+    timestep = torch.tensor([cloud.t], device=cloud.points.device)
+    prediction: Tensor = run(denoiser, step.recipe, cloud.voxelised, step.condition, timestep, cloud.tables)
     return prediction[:, :3].float()
 
 
 @torch.no_grad()
-def guided(
-    denoiser: nn.Module,
-    noised: NoisedCloud,
-    condition: Condition,
-    tables: list[Tensor],
-    nothing: Condition | None,
-    weight: float,
-) -> Tensor:
-    """A frozen network's noise (N, 3), guided where there is a condition `nothing`."""
-    if nothing is None:
-        return predicted(denoiser, noised, condition, tables)
-    stem: Tensor = denoiser.stem_features(noised.cloud)  # type: ignore[operator]
-    conditional = predicted(denoiser, noised, condition, tables, stem)
-    unconditional = predicted(denoiser, noised, nothing, nothing.nearest_tables(noised.cloud.pyramid), stem)
-    return guide(conditional, unconditional, weight)
+def predict_guided_noise(denoiser: nn.Module, cloud: NoisedCloud, step: Step, weight: float) -> Tensor:
+    """A frozen network's noise (N, 3), guided where the step has an unconditional branch."""
+    conditional = predict_noise(denoiser, cloud, step)
+    if step.unconditional is None:
+        return conditional
+    timestep = torch.tensor([cloud.t], device=cloud.points.device)
+    tables = step.unconditional.nearest_tables(cloud.voxelised.pyramid)
+    unconditional: Tensor = run(denoiser, step.recipe, cloud.voxelised, step.unconditional, timestep, tables)
+    return guide(conditional, unconditional[:, :3].float(), weight)
 
 
-def noise_error(prediction: Tensor, noised: NoisedCloud, metres: bool) -> Tensor:
-    """Mean squared error of a predicted noise, in multiples of the noise, or in metres where its scale differs."""
-    error = prediction - noised.noise
-    return (error * noised.scale if metres else error).square().mean()
+def noise_error(prediction: Tensor, cloud: NoisedCloud, weight_by_noise_scale: bool) -> Tensor:
+    """||eps - eps_hat||^2, the mean over all coordinates; weighted by the noise scale it is in square metres."""
+    error = prediction - cloud.noise
+    return (error * cloud.scale if weight_by_noise_scale else error).square().mean()
 
 
-def drawn_timestep(first: int, last: int, by_level: bool, schedule: NoiseSchedule, generator: torch.Generator) -> int:
-    """A random timestep from first to last, even in time as published, or even in noise level."""
+def draw_timestep(
+    first: int, last: int, uniform_in_sigma: bool, schedule: NoiseSchedule, generator: torch.Generator
+) -> int:
+    """A random timestep first ... last, uniform in time as published, or uniform in noise level."""
     draw = torch.rand((), generator=generator, device=generator.device).item()
-    if not by_level:
+    if not uniform_in_sigma:
         return first + int(draw * (last - first + 1))
     level = schedule.sigma[first] + draw * (schedule.sigma[last] - schedule.sigma[first])
     return first + int((schedule.sigma[first : last + 1] - level).abs().argmin())
 
 
-def coupled(
+def couple(
     truth: Tensor, scan: Tensor, rows: int, within_m: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Truth points and the scan points they start from, two (P, 3), P <= rows: the coupling of noise around the scan.
+    """Pairs of truth points and the scan points they start from, two (P, 3), P <= rows, for noise around the scan.
 
-    Truth belongs to its nearest scan point, or to none beyond within_m. Every scan point starts equally often, as at
-    inference, each time for a random one of its truth points; scan points that own none are left out.
+    A truth point belongs to its nearest scan point, or to none if that is farther than within_m. Every scan point is
+    the start equally often, as at inference, each time of a random one of its truth points; scan points without truth
+    points are left out.
     """
     owner = nearest_rows(truth, scan)
     near = (truth - scan[owner]).norm(dim=1) < within_m
     truth, owner = truth[near], owner[near]
     by_owner = owner.argsort(stable=True)
     counts = torch.bincount(owner, minlength=len(scan))
-    starts = counts.cumsum(0) - counts
+    firsts = counts.cumsum(0) - counts
     start = torch.arange(rows, device=scan.device) % len(scan)
     start = start[counts[start] > 0]
     draw = torch.rand(len(start), generator=generator, device=generator.device)
-    place = starts[start] + (draw * counts[start]).long().clamp(max=counts[start] - 1)
+    place = firsts[start] + (draw * counts[start]).long().clamp(max=counts[start] - 1)
     return truth[by_owner[place]], scan[start]

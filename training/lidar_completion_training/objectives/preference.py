@@ -1,8 +1,7 @@
-"""Which of two completions is better: the metric that decides a pair's winner (Table 6)."""
-
-from __future__ import annotations
+"""Where a preference is decided: which of two completions of a sweep a metric prefers (Table 6)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,15 +9,15 @@ from torch import Tensor
 
 from lidar_completion_evaluation import metrics
 from lidar_completion_evaluation.metrics import NearestDistances
-from lidar_completion_training.configuration import RecipeError
-from lidar_completion_training.objectives.chamfer import nearest_rows, some_rows
+from lidar_completion_training.configuration import check_choice
+from lidar_completion_training.objectives.chamfer import nearest_rows, random_points
+from lidar_completion_training.objectives.step import Step
 
 F_SCORE_M = 0.2
-TRANSPORT_VOXEL_M = 2.0  # exact transport at 0.5 m takes half a minute a sample
+TRANSPORT_VOXEL_M = 2.0  # exact transport at 0.5 m takes half a minute per sample
 TRANSPORT_PAIRS = 2_000_000
 
-Distance = Callable[[NearestDistances, float], float]
-OF_DISTANCES: dict[str, Distance] = {
+OF_DISTANCES: dict[str, Callable[[NearestDistances, float], float]] = {
     "cd": lambda distances, clamp_m: distances.chamfer,
     "clamped_cd": lambda distances, clamp_m: _clamped(distances, clamp_m).chamfer,
     "f_score": lambda distances, clamp_m: -distances.f_score(F_SCORE_M),
@@ -32,34 +31,45 @@ OF_CLOUDS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 METRICS = (*OF_DISTANCES, *OF_CLOUDS)
 
 
-def checked_metric(metric: str, entry: str) -> str:
-    """The metric's name; RecipeError where there is none of it."""
-    if metric not in METRICS:
-        raise RecipeError(f"{entry} is {metric!r}; it can be one of {', '.join(METRICS)}")
-    return metric
+class Ranking(NamedTuple):
+    """Which of two completions is the winner (0 or 1), and the costs of winner and loser."""
+
+    winner: int
+    winner_cost: float
+    loser_cost: float
 
 
-@torch.no_grad()
-def cost(
-    metric: str, completed: Tensor, truth: Tensor, queries: int, clamp_m: float, generator: torch.Generator
-) -> float:
-    """How bad completed points (N, 3) are against the truth (M, 3): lower wins.
+class Preference:
+    """Prefers the completion of lower cost; of equal ones the first."""
 
-    queries: random points a direction for metrics of distances; 0 means all.
-    """
-    completed = completed.detach()
-    if metric in OF_DISTANCES:
-        return OF_DISTANCES[metric](distances_between(completed, truth, queries, generator), clamp_m)
-    return OF_CLOUDS[metric](completed.cpu().numpy(), truth.cpu().numpy())
+    def __init__(self, metric: str, metric_points: int, entry: str) -> None:
+        """metric_points: random points per direction for metrics of distances, 0: all; entry: the recipe's, for errors."""
+        check_choice(f"{entry}.metric", metric, METRICS)
+        self.metric, self.metric_points = metric, metric_points
+
+    def rank(self, first: Tensor, second: Tensor, step: Step) -> Ranking:
+        """Compare two completions (N, 3) of the step's sweep, both at the same random points."""
+        seed = step.seed()
+        costs = [self.cost(points, step.seeded(seed)) for points in (first, second)]
+        winner = 0 if costs[0] <= costs[1] else 1
+        return Ranking(winner, costs[winner], costs[1 - winner])
+
+    @torch.no_grad()
+    def cost(self, completed: Tensor, step: Step) -> float:
+        """The metric of a completion (N, 3) against the step's ground truth; lower is better."""
+        truth = step.sweep.truth
+        if self.metric in OF_DISTANCES:
+            distances = nearest_distances(completed.detach(), truth, self.metric_points, step.generator)
+            return OF_DISTANCES[self.metric](distances, step.recipe.direct.clamp_m)
+        return OF_CLOUDS[self.metric](completed.detach().cpu().numpy(), truth.cpu().numpy())
 
 
-def distances_between(a: Tensor, b: Tensor, queries: int, generator: torch.Generator) -> NearestDistances:
-    """Nearest distances of random points of each cloud to the other; all points where queries is 0."""
-    some_a = a[some_rows(len(a), queries, generator)] if queries else a
-    some_b = b[some_rows(len(b), queries, generator)] if queries else b
-    to_b = (some_a - b[nearest_rows(some_a, b)]).norm(dim=1)
-    to_a = (some_b - a[nearest_rows(some_b, a)]).norm(dim=1)
-    return NearestDistances(to_b.cpu().numpy(), to_a.cpu().numpy())
+def nearest_distances(completed: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> NearestDistances:
+    """Nearest distances of random points of each cloud to the other; of all points where queries is 0."""
+    some, seen = random_points(completed, queries, generator), random_points(truth, queries, generator)
+    to_truth = (some - truth[nearest_rows(some, truth)]).norm(dim=1)
+    to_completed = (seen - completed[nearest_rows(seen, completed)]).norm(dim=1)
+    return NearestDistances(to_truth.cpu().numpy(), to_completed.cpu().numpy())
 
 
 def _clamped(distances: NearestDistances, clamp_m: float) -> NearestDistances:

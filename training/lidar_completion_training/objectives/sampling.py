@@ -1,43 +1,37 @@
-"""Samples of a network while it is trained, drawn as inference draws them, with the gradient through the last pass."""
+"""Samples of a network in training, drawn as at inference, with the gradient through the last pass."""
 
 import torch
 from torch import Tensor, nn
 
 from lidar_completion.diffusion import add_noise, noise_like
-from lidar_completion.networks import Condition
 from lidar_completion.samplers import SAMPLERS, Prediction, SampledPoints
-from lidar_completion_training.configuration import Recipe, model_card
-from lidar_completion_training.objectives.preparation import PreparedSweep
+from lidar_completion_training.cards import model_card
+from lidar_completion_training.configuration import Recipe
+from lidar_completion_training.objectives.precision import run
+from lidar_completion_training.objectives.step import Step
 
 
-def sampled(
-    denoiser: nn.Module,
-    condition: Condition,
-    prepared: PreparedSweep,
-    timesteps: list[int],
-    recipe: Recipe,
-    generator: torch.Generator,
-    start_noise: float = 1.0,
-) -> SampledPoints:
-    """Completed points (S * K, 3), row by row those of prepared.replicated: the estimate after the last of `timesteps`.
+def complete(denoiser: nn.Module, step: Step, timesteps: list[int], start_noise: float = 1.0) -> SampledPoints:
+    """Completed points (S * K, 3) in the order of sweep.replicated: the clean estimate after the last of `timesteps`.
 
     start_noise: lambda of Eq. 19, p_T = p* + lambda sigma_T eps.
     """
+    recipe, sweep = step.recipe, step.sweep
     has_logit = recipe.architecture.point_confidence
 
     def denoise(points: Tensor, t: int) -> Prediction:
         with torch.set_grad_enabled(torch.is_grad_enabled() and t == timesteps[-1]):
-            cloud = recipe.architecture.cloud(points, prepared.scan)
-            out: Tensor = denoiser(cloud, condition, torch.tensor([t], device=points.device))
+            timestep = torch.tensor([t], device=points.device)
+            out: Tensor = run(denoiser, recipe, step.cloud(points), step.condition, timestep)
         return Prediction(out[:, :3], out[:, 3] if has_logit else None)
 
-    level = start_noise * model_card(recipe).start_sigma()
-    start = add_noise(prepared.replicated, prepared.scale * noise_like(prepared.replicated, generator), level)
-    sampler = SAMPLERS[recipe.pipeline.sampler].sample
-    return sampler(denoise, prepared.replicated, start, timesteps, recipe.schedule, generator, prepared.scale)
+    noise = sweep.scale * noise_like(sweep.replicated, step.generator)
+    start = add_noise(sweep.replicated, noise, start_noise * model_card(recipe).start_sigma())
+    sample = SAMPLERS[recipe.pipeline.sampler].sample
+    return sample(denoise, sweep.replicated, start, timesteps, recipe.schedule, step.generator, sweep.scale)
 
 
-def drawn_timesteps(counts: list[int], stop_early: bool, recipe: Recipe, generator: torch.Generator) -> list[int]:
+def draw_timesteps(counts: list[int], stop_early: bool, recipe: Recipe, generator: torch.Generator) -> list[int]:
     """Timesteps of one of the numbers of steps in `counts`; with stop_early only those up to a random one of them."""
     device = generator.device
     steps = counts[int(torch.randint(len(counts), (), generator=generator, device=device))]

@@ -1,10 +1,7 @@
-"""Score distillation, Eq. 6: one sample a sweep, one auxiliary model (ScoreLiDAR without its structural terms, which are options)."""
+"""Score distillation (Eq. 6): one sample per sweep, one auxiliary model. ScoreLiDAR's structural terms are options."""
 
-import torch
-
-from lidar_completion.networks import Condition
-from lidar_completion_training.objectives.distillation import Distillation, StudentSample, drawn_seed
-from lidar_completion_training.objectives.preparation import PreparedSweep
+from lidar_completion_training.objectives.distillation import Distillation, StudentSample
+from lidar_completion_training.objectives.step import Step
 
 
 class ScoreDistillation(Distillation):
@@ -13,10 +10,8 @@ class ScoreDistillation(Distillation):
     def auxiliary_names(self) -> tuple[str, ...]:
         return ("auxiliary",)
 
-    def samples(
-        self, prepared: PreparedSweep, condition: Condition, generator: torch.Generator
-    ) -> tuple[list[StudentSample], dict[str, float]]:
+    def samples(self, step: Step) -> tuple[list[StudentSample], dict[str, float]]:
         """One sample of weight 1."""
-        timesteps = self.timesteps(generator)
-        completed = self.student_sample(prepared, condition, timesteps, 1.0, drawn_seed(generator))
-        return [StudentSample(completed, "auxiliary", 1.0, drawn_seed(generator))], {"passes": float(len(timesteps))}
+        timesteps = self.timesteps(step.generator)
+        completed = self.student_sample(step, timesteps, start_noise=1.0, seed=step.seed())
+        return [StudentSample(completed, "auxiliary", 1.0, step.seed())], {"passes": float(len(timesteps))}

@@ -1,4 +1,4 @@
-"""The trainer: a run that is killed, split over processes, or fails, on streets made small."""
+"""The trainer: killed runs, several processes, failures, exports and logs, on small scenes."""
 
 import csv
 import itertools
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,17 @@ import torch
 from small_wall import wall
 
 from lidar_completion.model.weights import load_model
-from lidar_completion_training import train as training
-from lidar_completion_training.configuration import RecipeError, load_recipe
-from lidar_completion_training.curves import CurvesError, draw_curves, running_mean
-from lidar_completion_training.processes import fabric_of
-from lidar_completion_training.runs import export_to, run_name
-from lidar_completion_training.stream import Sample
-from lidar_completion_training.train import Trainer, TrainingError, differences, learning_rate, load_state
+from lidar_completion_training import trainer as training
+from lidar_completion_training.curves import draw_curves, running_mean
+from lidar_completion_training.errors import CurvesError, RecipeError, TrainingError
+from lidar_completion_training.export import export_to
+from lidar_completion_training.learning_rate import learning_rate
+from lidar_completion_training.processes import launch_fabric
+from lidar_completion_training.recipe_files import load_recipe
+from lidar_completion_training.runs import run_name
+from lidar_completion_training.state import changed_entries, load_state
+from lidar_completion_training.stream import Sample, from_workers
+from lidar_completion_training.trainer import Trainer
 from lidar_completion_training.training_log import TrainingLog, read_log
 
 SMALL = [
@@ -50,7 +55,7 @@ def one_thread():
 
 @pytest.fixture
 def walls(monkeypatch):
-    """Samples that cost nothing: points of a wall, a sweep of every eighth."""
+    """Replace the stream by small walls, which are cheap to make."""
 
     def sample(number: int) -> Sample:
         return wall(number, 4000, (20.0, 0.1, 4.0), (4.0, 5.0, -1.7))
@@ -65,7 +70,7 @@ def train(folder: Path, *entries: str, minutes: float | None = None) -> Trainer:
 
 
 @pytest.mark.slow  # half a minute: part of `make smoke`
-def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_killed_run_resumes_bit_for_bit(tmp_path):
     entries = [*SMALL, "iterations=9", "save_every=4"]
     command = [*TRAIN, "--run", str(tmp_path / "killed"), *entries]
     with (tmp_path / "out.txt").open("w") as out:
@@ -77,7 +82,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path):
             process.wait()
     assert load_state(tmp_path / "killed")["iteration"] == 4
     assert rows_of(tmp_path / "killed") < 9
-    # processes of their own: what other tests leave behind in this one (threads) changes how sums are rounded
+    # in new processes: threads left by other tests change how sums are rounded
     for run in ("killed", "whole"):
         subprocess.run([*TRAIN, "--run", str(tmp_path / run), *entries], check=True, capture_output=True)
     assert_same_state(tmp_path / "killed", tmp_path / "whole")
@@ -105,7 +110,7 @@ def assert_same_state(one: Path, other: Path) -> None:
             assert torch.equal(value, other[part][name]), (part, name)
 
 
-def test_stopping_for_the_time_keeps_the_step(tmp_path, walls):
+def test_stopping_after_minutes_keeps_the_state(tmp_path, walls):
     assert train(tmp_path / "pieces", minutes=0.0).iteration == 0
     train(tmp_path / "pieces")
     train(tmp_path / "whole")
@@ -113,9 +118,9 @@ def test_stopping_for_the_time_keeps_the_step(tmp_path, walls):
 
 
 @pytest.mark.slow  # half a minute: part of `make smoke`; the test below shows the exchange itself
-def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     entries = ["optimiser.kind=sgd", "optimiser.learning_rate=0.05", "iterations=3"]
-    train(tmp_path / "one", "batch=2", *entries, "data.workers=2")  # the same number of workers in all
+    train(tmp_path / "one", "global_batch=2", *entries, "data.workers=2")  # the same number of workers in all
     run_twice(
         [
             "-m",
@@ -127,14 +132,13 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
             *SMALL,
             *entries,
             "data.workers=1",
+            "global_batch=2",
         ]
     )
     one, two = load_state(tmp_path / "one")["networks"], load_state(tmp_path / "two")["networks"]
     fresh = Trainer(load_recipe(None, SMALL), tmp_path).objective.networks.state_dict()
     for name in fresh:
-        if not name.endswith(
-            ("running_mean", "running_var", "num_batches_tracked")
-        ):  # of its own sweeps, then averaged
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # averaged, not updated in turn
             moved = (one[name] - fresh[name]).abs().max()
             assert (one[name] - two[name]).abs().max() <= 1e-6 + 1e-3 * moved, name
     for mine, theirs in zip(
@@ -148,7 +152,7 @@ import sys
 import torch
 from lidar_completion_training import processes
 
-fabric = processes.fabric_of(device="cpu")
+fabric = processes.launch_fabric(device="cpu")
 rank = fabric.global_rank
 norm = torch.nn.BatchNorm1d(1)
 norm.running_mean.fill_(2.0 + 2.0 * rank)
@@ -166,7 +170,7 @@ assert processes.average_numbers(fabric, {"loss": 1.0 + rank}) == {"loss": 1.5}
 """
 
 
-def test_gradients_statistics_and_numbers_are_means_over_processes(tmp_path):
+def test_processes_average_gradients_buffers_and_numbers(tmp_path):
     (tmp_path / "exchange.py").write_text(EXCHANGE)
     run_twice([str(tmp_path / "exchange.py")])
 
@@ -179,13 +183,12 @@ def run_twice(program: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_batch_has_the_mean_gradient_of_its_sweeps(tmp_path, walls):
+def test_batch_gradient_is_mean_over_sweeps(tmp_path, walls):
     def gradients(batch: int, first: int) -> torch.Tensor:
-        trainer = Trainer(load_recipe(None, [*SMALL, f"batch={batch}"]), tmp_path)
-        trainer.iteration = first
-        stream = trainer._stream()
-        for place in range(batch):
-            trainer._backward(place, next(stream))
+        trainer = Trainer(load_recipe(None, [*SMALL, f"global_batch={batch}"]), tmp_path)
+        trainer.state.samples = first
+        for place, sample in enumerate(islice(training.samples(trainer.recipe.data, first), batch)):
+            trainer.accumulate(place, sample)
         return torch.cat([p.grad.flatten() for p in trainer.objective.networks.parameters() if p.grad is not None])
 
     both = gradients(2, 0)
@@ -195,15 +198,15 @@ def test_a_batch_has_the_mean_gradient_of_its_sweeps(tmp_path, walls):
 @pytest.mark.parametrize(
     ("precision", "reason"), [("16-mixed", "needs a GPU"), ("bf16-mixed", "needs a GPU"), ("8", "one of")]
 )
-def test_a_precision_that_cannot_be_had_is_refused(tmp_path, precision, reason):
-    fabric = fabric_of(device="cpu")
+def test_rejects_unusable_precision(tmp_path, precision, reason):
+    fabric = launch_fabric(device="cpu")
     with pytest.raises(RecipeError, match=reason):
         Trainer(load_recipe(None, [*SMALL, f"precision={precision}"]), tmp_path, fabric)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_mixed_precision_trains_close_to_full_precision(tmp_path, walls, precision):
+def test_mixed_precision_stays_close_to_float32(tmp_path, walls, precision):
     train(tmp_path / "full")
     mixed = train(tmp_path / "mixed", f"precision={precision}")
     assert next(mixed.objective.networks.parameters()).dtype == torch.float32
@@ -211,13 +214,13 @@ def test_mixed_precision_trains_close_to_full_precision(tmp_path, walls, precisi
     assert [row["model_loss"] for row in one] == pytest.approx([row["model_loss"] for row in other], rel=0.1)
 
 
-def test_a_sweep_that_does_not_fit_into_memory_is_explained(tmp_path, walls):
+def test_reports_out_of_memory(tmp_path, walls):
     train(tmp_path)
     with pytest.raises(TrainingError, match=r"out of memory.*fewer points.*state\.pt holds iteration 4"):
         train(tmp_path, "iterations=6", f"pipeline.replication={10**9}")
 
 
-def test_a_loss_that_diverges_is_explained_and_the_state_before_it_kept(tmp_path, walls):
+def test_reports_divergence_and_keeps_last_state(tmp_path, walls):
     train(tmp_path)
     with pytest.raises(TrainingError, match=r"(nan|inf|finite).*learning_rate.*state\.pt holds iteration 4"):
         train(
@@ -228,7 +231,7 @@ def test_a_loss_that_diverges_is_explained_and_the_state_before_it_kept(tmp_path
     assert load_state(tmp_path)["iteration"] == 6
 
 
-def test_a_data_worker_that_is_killed_is_explained(tmp_path):
+def test_reports_killed_data_worker(tmp_path):
     def kill_worker() -> None:
         while rows_of(tmp_path) < 3:
             time.sleep(0.02)
@@ -243,20 +246,20 @@ def test_a_data_worker_that_is_killed_is_explained(tmp_path):
 
 
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError, ConnectionRefusedError])
-def test_a_data_worker_that_dies_while_a_sweep_is_fetched_is_explained(tmp_path, monkeypatch, error):
-    """The same, but where its socket closes in the middle: too short a moment to kill it in."""
+def test_reports_data_worker_that_dies_during_transfer(tmp_path, monkeypatch, error):
+    """Its socket closes in the middle of a transfer, a moment too short to kill it in."""
 
-    def closed(recipe, first, step=1):
+    def closed():
         yield wall()
         raise error
 
-    monkeypatch.setattr(training, "samples", closed)
-    with pytest.raises(TrainingError, match=r"data worker died.*data\.workers.*nothing was saved"):
+    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: from_workers(closed()))
+    with pytest.raises(TrainingError, match=r"data worker died.*data\.workers.*no state was saved"):
         train(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"not a state", [1, 2], {"iteration": 3}], ids=repr)
-def test_a_damaged_state_names_its_file(tmp_path, content):
+def test_rejects_damaged_state(tmp_path, content):
     if isinstance(content, bytes):
         (tmp_path / "state.pt").write_bytes(content)
     else:
@@ -265,34 +268,34 @@ def test_a_damaged_state_names_its_file(tmp_path, content):
         train(tmp_path)
 
 
-def test_a_state_of_another_network_is_refused(tmp_path, walls):
+def test_rejects_state_of_another_network(tmp_path, walls):
     train(tmp_path)
     with pytest.raises(TrainingError, match=r"state\.pt: does not fit this recipe"):
         train(tmp_path, "architecture.width=0.25")
 
 
-def test_going_on_with_other_settings_says_so(tmp_path, walls, capsys):
+def test_reports_changed_settings_on_resume(tmp_path, walls, capsys):
     train(tmp_path)
     train(tmp_path, "iterations=5")
-    assert "goes on with" not in capsys.readouterr().out
+    assert "resumed with" not in capsys.readouterr().out
     train(tmp_path, "iterations=6", "optimiser.learning_rate=0.001")
-    assert "goes on with optimiser.learning_rate 0.001, which was 0.002 until 5" in capsys.readouterr().out
+    assert "resumed with optimiser.learning_rate 0.001; it was 0.002 until 5" in capsys.readouterr().out
 
 
-def test_pictures_are_drawn_while_it_trains(tmp_path, walls):
+def test_draws_pictures_during_training(tmp_path, walls):
     train(tmp_path, "picture_every=2", "iterations=2")
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["000002.png"]
     assert (tmp_path / "pictures" / "000002.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_exports_its_average(tmp_path, walls):
+def test_exports_averaged_weights(tmp_path, walls):
     trainer = train(tmp_path / "run", "name=small")
     export_to(tmp_path / "run", tmp_path / "model")
     card, networks = load_model(tmp_path / "model")
     assert card.name == "small"
     assert "synthetic" in card.training_data
     for name, value in networks["denoiser"].named_parameters():
-        average = trainer.average["denoiser"].get_parameter(name)
+        average = trainer.state.average["denoiser"].get_parameter(name)
         assert torch.allclose(value, average, rtol=1e-3, atol=1e-5)
     with pytest.raises(TrainingError, match=r"nowhere.*no such file"):
         export_to(tmp_path / "nowhere", tmp_path / "model")
@@ -301,7 +304,7 @@ def test_a_run_exports_its_average(tmp_path, walls):
     assert (tmp_path / "nothing_more" / shared.weights).stat().st_size < 1000
 
 
-def test_the_log_survives_a_torn_row_and_takes_new_numbers(tmp_path):
+def test_log_drops_incomplete_row_and_adds_columns(tmp_path):
     log = TrainingLog(tmp_path)
     for iteration in range(1, 4):
         log.append(iteration, {"loss": 1.0 / iteration})
@@ -325,7 +328,7 @@ def test_the_log_survives_a_torn_row_and_takes_new_numbers(tmp_path):
     assert not log.path.exists()
 
 
-def test_curves_of_several_runs(tmp_path):
+def test_draws_curves_of_several_runs(tmp_path):
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
         log = TrainingLog(tmp_path / run)
@@ -340,7 +343,7 @@ def test_curves_of_several_runs(tmp_path):
     assert running_mean(torch.arange(5.0).numpy(), 2).tolist() == [0.5, 1.5, 2.5, 3.5]
 
 
-def test_the_learning_rate_warms_up_and_decays():
+def test_learning_rate_warms_up_and_decays():
     settings = load_recipe(None, ["optimiser.warm_up_iterations=10", "optimiser.learning_rate=1.0"]).optimiser
     rates = [learning_rate(settings, i, 100) for i in range(101)]
     assert rates[0] == pytest.approx(0.1)
@@ -350,9 +353,9 @@ def test_the_learning_rate_warms_up_and_decays():
     assert [learning_rate(settings, i, 100) for i in (39, 40, 80)] == [1.0, 0.5, 0.25]
 
 
-def test_differences_of_recipes_are_named():
-    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}}) == {"b.c": (2, 4)}
+def test_changed_entries_are_named():
+    assert changed_entries({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}) == {"b.c": (2, 4)}
 
 
-def test_a_chain_names_runs_after_its_recipes():
+def test_run_name_drops_number():
     assert [run_name(Path(name)) for name in ("03_diffusion_dpo.yaml", "teacher.yaml")] == ["diffusion_dpo", "teacher"]

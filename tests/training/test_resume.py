@@ -1,0 +1,180 @@
+"""Resuming with more iterations, another batch or other processes, and what processes must agree on."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_wall import TINY, wall
+
+from lidar_completion.model.weights import save_model
+from lidar_completion_training import trainer as training
+from lidar_completion_training.cards import model_card
+from lidar_completion_training.objectives.networks import starting_networks
+from lidar_completion_training.recipe_files import load_recipe
+from lidar_completion_training.state import load_state
+from lidar_completion_training.trainer import Trainer
+from lidar_completion_training.training_log import read_log
+
+SMALL = [
+    *TINY,
+    "iterations=4",
+    "save_every=2",
+    "data.workers=0",
+    "data.sensor=VLP-16",
+    "optimiser.warm_up_iterations=1",
+]
+
+
+@pytest.fixture
+def requested(monkeypatch) -> list[int]:
+    """Replaces the stream by small walls; collects the number of every sample that a trainer takes."""
+    numbers = []
+
+    def samples(recipe, first, step=1):
+        for number in itertools.count(first, step):
+            numbers.append(number)
+            yield wall(number)
+
+    monkeypatch.setattr(training, "samples", samples)
+    return numbers
+
+
+def train(folder: Path, *entries: str) -> Trainer:
+    trainer = Trainer(load_recipe(None, [*SMALL, *entries]), folder)
+    trainer.run(progress=False)
+    return trainer
+
+
+def test_raising_iterations_on_resume_does_not_raise_the_learning_rate(tmp_path, requested):
+    train(tmp_path)
+    train(tmp_path, "iterations=8")
+    rates = [row["learning_rate"] for row in read_log(tmp_path / "log.csv")]
+    assert len(rates) == 8
+    assert rates == sorted(rates, reverse=True)
+    train(tmp_path, "iterations=9", "optimiser.decay_iterations=100")
+    assert read_log(tmp_path / "log.csv")[-1]["learning_rate"] > rates[-1]  # on request
+
+
+def test_resuming_with_another_batch_repeats_no_sample(tmp_path, requested):
+    train(tmp_path)
+    train(tmp_path, "iterations=6", "global_batch=3")
+    assert requested == list(range(4 + 2 * 3))
+    state = load_state(tmp_path)
+    assert (state["iteration"], state["samples"], state["processes"]) == (6, 10, 1)
+
+
+def test_state_has_step_time_and_memory_for_the_plan(tmp_path, requested):
+    train(tmp_path)
+    timing = load_state(tmp_path)["timing"]
+    assert timing["steps"] == 4
+    assert timing["seconds"] > 0
+    assert timing["peak_bytes"] > 1e6
+
+
+WITHOUT_STATE = """
+import sys
+from pathlib import Path
+from lidar_completion_training.errors import TrainingError
+from lidar_completion_training.processes import launch_fabric
+from lidar_completion_training.recipe_files import load_recipe
+from lidar_completion_training.trainer import Trainer
+
+fabric = launch_fabric("cpu")
+folder = Path(sys.argv[1])
+trainer = Trainer(load_recipe(None, sys.argv[2:]), folder if fabric.global_rank == 0 else folder / "other", fabric)
+try:
+    trainer.run(progress=False)
+except TrainingError as error:
+    assert "process 1 has iteration 0, process 0 has 4" in str(error), error
+    print("rejected", flush=True)
+"""
+
+
+def test_rejects_a_process_without_the_state(tmp_path, requested):
+    train(tmp_path)
+    (tmp_path / "program.py").write_text(WITHOUT_STATE)
+    entries = [*SMALL, "iterations=6", "global_batch=2"]
+    assert run_twice([str(tmp_path / "program.py"), str(tmp_path), *entries]).count("rejected") == 2
+
+
+def test_chain_in_two_processes_exports_once(tmp_path):
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "1_teacher.yaml").write_text("objective: teacher\n")
+    (recipes / "2_tuned.yaml").write_text("objective: teacher\nstart_from: teacher\n")
+    entries = [*SMALL[1:], "iterations=1", "global_batch=2"]
+    chain = ["chain", str(recipes), "--runs", str(tmp_path / "runs"), "--scenes", "0", *entries]
+    out = run_twice(["-m", "lidar_completion_training", "--", *chain, "architecture.width=0.125"])
+    assert out.count(f"{tmp_path / 'runs' / 'model'}: ") == 1
+    assert out.count("[2/2] tuned") == 1
+    for run in ("teacher", "tuned"):
+        assert load_state(tmp_path / "runs" / run)["processes"] == 2
+
+
+def run_twice(program: list[str]) -> str:
+    """Run a Python program in two gloo processes; returns its output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+# --- one step ------------------------------------------------------------------------------------------------------
+
+
+def test_average_moves_towards_the_weights(tmp_path):
+    trainer = Trainer(load_recipe(None, SMALL), tmp_path)
+    state = trainer.state
+    before = {name: p.clone() for name, p in state.average.named_parameters()}
+    with torch.no_grad():
+        for p in state.exported.parameters():
+            p.add_(1.0)
+    state.iteration = 1_000_000
+    state.update_average(0.9)
+    for name, p in state.average.named_parameters():
+        torch.testing.assert_close(p, before[name] + 0.1)
+    state.iteration = 10  # early on it follows faster: decay 10 / 20
+    state.update_average(0.9)
+    for name, p in state.average.named_parameters():
+        torch.testing.assert_close(p, before[name] + 0.1 + 0.5 * 0.9)
+
+
+def test_gradients_are_clipped(tmp_path):
+    entries = ["optimiser.kind=sgd", "optimiser.learning_rate=1", "optimiser.warm_up_iterations=0"]
+    trainer = Trainer(load_recipe(None, [*SMALL, *entries, "optimiser.gradient_clip=0.001"]), tmp_path)
+    before = [p.clone() for p in trainer.objective.networks.parameters()]
+    numbers = trainer.step([wall()])
+    moved = [p - q for p, q in zip(trainer.objective.networks.parameters(), before, strict=True)]
+    assert numbers["model_gradient"] > 0.01
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(0.001, rel=0.01)
+
+
+def test_group_factors_scale_the_learning_rate(tmp_path, requested):
+    model = tmp_path / "model"
+    recipe = load_recipe(None, TINY)
+    save_model(model, model_card(recipe), starting_networks(recipe))
+    entries = ["objective=score_distillation", f"start_from={model}", "data.workers=0", "direct.queries=200"]
+    trainer = Trainer(load_recipe(None, [*entries, "optimiser.group_factors={auxiliary: 3.0}"]), tmp_path / "run")
+    rate = trainer.step([wall()])["learning_rate"]
+    rates = {group: o.param_groups[0]["lr"] for group, o in trainer.state.optimisers.items()}
+    assert rates == pytest.approx({"student": rate, "auxiliary": 3 * rate})
+
+
+@pytest.fixture
+def restore_determinism():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_recipe_uses_deterministic_operators(tmp_path, requested, restore_determinism, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    train(tmp_path / "usual", "iterations=1")
+    assert not torch.are_deterministic_algorithms_enabled()
+    train(tmp_path / "deterministic", "iterations=1", "deterministic=true")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
