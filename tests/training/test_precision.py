@@ -62,7 +62,8 @@ def test_mixed_precision_rounds_products_of_wide_layers_only(monkeypatch, precis
     entries = ["architecture.width=0.25", "architecture.voxel_size_m=1.0", "pipeline.replication=2"]
     results = []
     torch.manual_seed(0)
-    networks = starting_networks(load_recipe(None, entries))
+    # eval mode: batch norms over a handful of coarse voxels would amplify the rounding
+    networks = {name: network.eval() for name, network in starting_networks(load_recipe(None, entries)).items()}
     for each in ("32-true", precision):
         step = begin(
             networks["encoder"],
@@ -80,7 +81,6 @@ def test_mixed_precision_rounds_products_of_wide_layers_only(monkeypatch, precis
     (points, exact, gradient), (same_points, rounded, rounded_gradient) = results
     assert torch.equal(points, same_points)
     assert not torch.equal(exact, rounded)
-    assert (rounded - exact).norm() < 0.02 * exact.norm()
-    # activations near a ReLU kink change sides
-    assert (rounded_gradient - gradient).norm() < 0.3 * gradient.norm()
+    assert (rounded - exact).norm() < 1e-3 * exact.norm()
+    assert (rounded_gradient - gradient).norm() < 0.01 * gradient.norm()
     assert {value.dtype for value in (rounded, rounded_gradient)} == {torch.float32}
