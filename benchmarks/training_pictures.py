@@ -3,7 +3,7 @@
     python benchmarks/training_pictures.py [--runs runs/ablations] [--output docs/pictures]
 
 distillation_curves.png: log.csv of dpo-0, student-0 and score-0. samples_over_training.png: the trainer's pictures of one
-held-back sweep, with its ground truth at the end of each row.
+held-out sweep, with its ground truth at the end of each row.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pictures during training: one held-back synthetic scene, completed by the current networks."""
+"""Pictures during training: one held-out synthetic scene, completed by the current networks."""
 
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from lidar_completion_training.objectives import Objective
 from lidar_completion_training.stream import Sample, sample_of, worker_start
 
 PICTURES_NAME = "pictures"
-SCENE = 0  # of the held-back synthetic scenes
+SCENE = 0  # of the held-out synthetic scenes
 HEIGHTS_M = (-2.5, 3.0)  # of the colour scale
 
 
