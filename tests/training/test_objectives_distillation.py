@@ -65,7 +65,7 @@ def gradients(objective, group: str | None, seed: int = 1) -> dict[str, torch.Te
 
 def first_step(objective, seed: int) -> Step:
     """The step of the wall as the objective begins it."""
-    return begin(objective.networks["encoder"], wall(), objective.recipe, torch.Generator().manual_seed(seed))
+    return begin(objective.networks, wall(), objective.recipe, torch.Generator().manual_seed(seed))
 
 
 def by_hand(objective, seed: int = 1) -> dict[str, torch.Tensor]:

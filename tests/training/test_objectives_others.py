@@ -44,7 +44,7 @@ def loss_of(one, seed: int = 1) -> tuple[torch.Tensor, dict[str, float]]:
 def step_of(recipe, seed: int = 2, networks=None) -> Step:
     """A step of the wall, with new networks or these."""
     networks = networks or starting_networks(recipe)
-    return begin(networks["encoder"], wall(), recipe, torch.Generator().manual_seed(seed))
+    return begin(torch.nn.ModuleDict(networks), wall(), recipe, torch.Generator().manual_seed(seed))
 
 
 def noised_wall(recipe, t: int, scan: torch.Tensor | None = None):

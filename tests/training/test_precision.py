@@ -66,7 +66,7 @@ def test_mixed_precision_rounds_products_of_wide_layers_only(monkeypatch, precis
     networks = {name: network.eval() for name, network in starting_networks(load_recipe(None, entries)).items()}
     for each in ("32-true", precision):
         step = begin(
-            networks["encoder"],
+            torch.nn.ModuleDict(networks),
             sweep_of_50_m(),
             load_recipe(None, [*entries, f"precision={each}"]),
             torch.Generator().manual_seed(1),

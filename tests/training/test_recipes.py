@@ -90,6 +90,19 @@ def test_shipped_cards_match_their_recipes(name, recipe):
     )
 
 
+def test_edge_recipes_train_one_model_on_20_000_sweeps(tmp_path):
+    first, *later = sorted((RECIPES / "edge").glob("*.yaml"))
+    recipe = load_recipe(first)
+    torch.manual_seed(0)
+    save_model(tmp_path / "first", model_card(recipe), starting_networks(recipe))
+    recipes = [recipe, *(load_recipe(path, [f"start_from={tmp_path / 'first'}"]) for path in later)]
+    assert sum(each.iterations for each in recipes) >= 20_000
+    assert {each.name for each in recipes} == {"edge"}
+    assert len({(each.architecture, each.pipeline) for each in recipes}) == 1
+    assert len({each.data.first_seed for each in recipes}) == len(recipes)
+    assert all(exported_card(each).pipeline.replication == each.pipeline.replication for each in recipes)
+
+
 def test_export_changes_sampler_and_steps():
     assert exported_card(load_recipe()).pipeline.sampler == "few_step"
     card = exported_card(load_recipe(None, ["export.sampler=deterministic", "export.steps=4", "pipeline.steps=2"]))

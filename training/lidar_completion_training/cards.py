@@ -15,6 +15,7 @@ def model_card(recipe: Recipe) -> ModelCard:
         architecture=recipe.architecture,
         pipeline=recipe.pipeline,
         schedule=recipe.schedule,
+        networks=recipe.architecture.networks,
         training_data=training_data(recipe.data),
     )
 

@@ -87,6 +87,7 @@ class DirectRecipe:
     clamp_m: float = 2.0
     coverage_weight: float = 1.0  # of the distance ground truth -> prediction
     confidence_weight: float = 0.05  # of the confidence's cross entropy (architecture.point_confidence)
+    free_space_weight: float = 0.0  # of the depth of points in free space that the sweep saw
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lidar_completion.model.card import ModelCard
 from lidar_completion_training.configuration import Recipe, check_choice
+from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.stream import Sample
 
 
@@ -65,6 +66,10 @@ def objective_of(recipe: Recipe) -> Objective:
     RecipeError for an unknown objective or a missing start_from, ModelError for a damaged model.
     """
     check_choice("objective", recipe.objective, tuple(OBJECTIVES))
+    if recipe.architecture.conditioning == "union" and recipe.objective != "direct":
+        raise RecipeError(
+            f"objective is {recipe.objective}; networks with architecture.conditioning 'union' can only be trained with 'direct'"
+        )
     torch.manual_seed(recipe.seed)
     module = import_module(f"{__name__}.{recipe.objective}")
     objective: Objective = getattr(module, OBJECTIVES[recipe.objective])(recipe)

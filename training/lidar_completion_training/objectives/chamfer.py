@@ -5,30 +5,43 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
+from lidar_completion.neighbours import nearest_within
+from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.errors import DivergedError
 
 NEAR_M = 0.2  # confidence is the probability of lying this near to a surface
+CLEAR_MARGIN_M = 0.2  # the last part of a ray says nothing
+MAX_DEPTH_M = 1.0  # of a point in free space
 PAIRS = 1 << 27  # distances held at once on a GPU
 
 
 def clamped_chamfer(
-    prediction: Tensor, logit: Tensor | None, truth: Tensor, recipe: DirectRecipe, generator: torch.Generator
+    prediction: Tensor,
+    logit: Tensor | None,
+    truth: Tensor,
+    recipe: DirectRecipe,
+    generator: torch.Generator,
+    clear_space: ClearSpace | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean nearest distances prediction -> truth and truth -> prediction in metres, each clamped, over random points;
-    plus the confidence's cross entropy, where there is a logit (N,). Returns the loss and numbers to log.
+    plus the confidence's cross entropy, where there is a logit (N,), and the depth in free space, where recipe and
+    clear_space are given. Returns the loss and numbers to log.
 
     The clamp keeps truth without a scan point nearby, and stray predictions, from dominating the loss.
     """
-    rows, distance = sampled_distances(prediction, truth, recipe.queries, generator)
-    accuracy = distance.clamp(max=recipe.clamp_m).mean()
+    rows, distance = sampled_distances(prediction, truth, recipe.queries, recipe.clamp_m, generator)
+    accuracy = distance.mean()
     seen = truth[random_rows(len(truth), recipe.queries, generator)]
-    coverage = (prediction[nearest_rows(seen, prediction)] - seen).norm(dim=1).clamp(max=recipe.clamp_m).mean()
+    coverage = clamped_distance(seen, prediction, recipe.clamp_m).mean()
     loss = accuracy + recipe.coverage_weight * coverage
     numbers = {"accuracy_m": accuracy.item(), "coverage_m": coverage.item()}
     if logit is not None:
         entropy = confidence_loss(logit[rows], distance)
         loss, numbers["confidence_loss"] = loss + recipe.confidence_weight * entropy, entropy.item()
+    if recipe.free_space_weight and clear_space is not None:
+        depth = depth_in_clear_space(prediction[rows], distance, clear_space)
+        loss, numbers["free_space_m"] = loss + recipe.free_space_weight * depth, depth.item()
     return loss, numbers
 
 
@@ -44,11 +57,32 @@ def squared_chamfer(prediction: Tensor, truth: Tensor, queries: int, generator: 
 
 
 def sampled_distances(
-    prediction: Tensor, truth: Tensor, queries: int, generator: torch.Generator
+    prediction: Tensor, truth: Tensor, queries: int, clamp_m: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random rows (queries,) of the prediction and the distance of each to the truth in metres."""
+    """Random rows (queries,) of the prediction and the clamped distance of each to the truth in metres."""
     rows = random_rows(len(prediction), queries, generator)
-    return rows, (prediction[rows] - truth[nearest_rows(prediction[rows], truth)]).norm(dim=1)
+    return rows, clamped_distance(prediction[rows], truth, clamp_m)
+
+
+def clamped_distance(points: Tensor, reference: Tensor, clamp_m: float) -> Tensor:
+    """Distance (N,) in metres from points (N, 3) to the nearest of reference (M, 3), at most clamp_m; with gradient for both.
+
+    The search ends at clamp_m, beyond which the gradient is zero. DivergedError where a coordinate is not finite.
+    """
+    with torch.no_grad():
+        row = nearest_within(*finite(points, reference), clamp_m)[1]
+    distance = (reference[row.clamp(min=0)] - points).norm(dim=1).clamp(max=clamp_m)
+    return torch.where(row < 0, clamp_m, distance)
+
+
+def depth_in_clear_space(points: Tensor, distance: Tensor, clear_space: ClearSpace) -> Tensor:
+    """Mean depth in metres, at most MAX_DEPTH_M each, of points (N, 3) in free space that the sweep saw.
+
+    distance (N,) to the truth: points within NEAR_M of it count as 0. The gradient moves a point outwards along its ray.
+    """
+    clear = clear_space.in_direction_of(points.detach())
+    depth = (clear - CLEAR_MARGIN_M - points.norm(dim=1)).clamp(0.0, MAX_DEPTH_M)
+    return (depth * (distance.detach() > NEAR_M)).mean()
 
 
 def confidence_loss(logit: Tensor, distance: Tensor) -> Tensor:
@@ -72,13 +106,19 @@ def nearest_rows(points: Tensor, reference: Tensor) -> Tensor:
 
     DivergedError where a coordinate is not finite.
     """
-    points, reference = points.detach().float(), reference.detach().float()
-    if not bool(torch.isfinite(points).all() and torch.isfinite(reference).all()):
-        raise DivergedError("a network predicts points that are not finite")
+    points, reference = finite(points, reference)
     if points.device.type == "cpu":
         tree = cKDTree(reference.numpy(), balanced_tree=False, compact_nodes=False)
         return torch.from_numpy(tree.query(points.numpy(), workers=torch.get_num_threads())[1])
     return nearest_rows_plain(points, reference)
+
+
+def finite(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds in float32 without gradient; DivergedError where a coordinate is not finite."""
+    points, reference = points.detach().float(), reference.detach().float()
+    if not bool(torch.isfinite(points).all() and torch.isfinite(reference).all()):
+        raise DivergedError("a network predicts points that are not finite")
+    return points, reference
 
 
 def nearest_rows_plain(points: Tensor, reference: Tensor) -> Tensor:

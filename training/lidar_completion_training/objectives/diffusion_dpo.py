@@ -40,7 +40,7 @@ class DiffusionDPO:
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Eq. 10, the mean over `draws` noise levels of one pair."""
         with torch.no_grad():
-            step = begin(self.networks["encoder"], sample, self.recipe, generator)
+            step = begin(self.networks, sample, self.recipe, generator)
         winner, loser, ranking = self.pair(step)
         margin = torch.stack([self.margin(winner, loser, step) for _ in range(self.settings.draws)])
         return {"model": -F.logsigmoid(self.settings.beta * margin).mean()}, {

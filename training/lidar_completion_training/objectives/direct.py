@@ -20,11 +20,14 @@ class DirectCompletion(CompletionModel):
 
     @without_autocast
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Accuracy + coverage_weight * coverage + confidence_weight * cross entropy of the confidence."""
-        step = begin(self.networks["encoder"], sample, self.recipe, generator)
+        """Accuracy + coverage_weight * coverage + confidence_weight * cross entropy of the confidence
+        + free_space_weight * depth in free space that the sweep saw."""
+        step = begin(self.networks, sample, self.recipe, generator)
         timesteps = self.timesteps(generator)
         points, logit = complete(self.networks["denoiser"], step, timesteps)
-        loss, numbers = clamped_chamfer(points, logit, step.sweep.truth, self.recipe.direct, generator)
+        loss, numbers = clamped_chamfer(
+            points, logit, step.sweep.truth, self.recipe.direct, generator, step.sweep.clear_space
+        )
         return {"model": loss}, {**numbers, "passes": float(len(timesteps))}
 
     def timesteps(self, generator: torch.Generator) -> list[int]:

@@ -102,7 +102,7 @@ class Distillation(ABC):
         Both are taken on the same samples, so that one step updates student and auxiliary models; the paper alternates.
         """
         with torch.set_grad_enabled(self.settings.train_encoder):
-            step = begin(self.networks["encoder"], sample, self.recipe, generator)
+            step = begin(self.networks, sample, self.recipe, generator)
         scoring = self.scoring_step(step)
         samples, numbers = self.samples(step)
         t = self.score_timestep(generator)

@@ -18,13 +18,13 @@ from lidar_completion_training.stream import Sample
 
 
 class CompletionModel:
-    """An objective that trains encoder and denoiser together and exports them."""
+    """An objective that trains encoder (if the architecture has one) and denoiser together and exports them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.card = exported_card(recipe)
         self.networks = self.exported = nn.ModuleDict(starting_networks(recipe)).requires_grad_(False).eval()
-        model = nn.ModuleDict({name: self.networks[name] for name in ("encoder", "denoiser")})
+        model = nn.ModuleDict({name: self.networks[name] for name in recipe.architecture.networks})
         self.trained: dict[str, nn.Module] = {"model": model.requires_grad_(True).train()}
 
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
@@ -32,10 +32,11 @@ class CompletionModel:
         return completion(self.card, self.exported, sample, generator)
 
 
-def begin(encoder: nn.Module, sample: Sample, recipe: Recipe, generator: torch.Generator) -> Step:
-    """The step of a sample: prepared, and its scan encoded."""
+def begin(networks: nn.ModuleDict, sample: Sample, recipe: Recipe, generator: torch.Generator) -> Step:
+    """The step of a sample: prepared, and its scan encoded if there is an encoder."""
     sweep = prepare(sample, recipe, generator)
-    return Step(recipe, sweep, sweep.scan, encode(encoder, sweep.scan, recipe), generator)
+    condition = encode(networks["encoder"], sweep.scan, recipe) if "encoder" in networks else None
+    return Step(recipe, sweep, sweep.scan, condition, generator)
 
 
 def starting_networks(recipe: Recipe) -> dict[str, nn.Module]:
@@ -43,7 +44,8 @@ def starting_networks(recipe: Recipe) -> dict[str, nn.Module]:
     if recipe.start_from is not None:
         return networks_of(recipe.start_from, recipe.architecture)
     networks = build_networks(model_card(recipe))
-    open_gates(networks["denoiser"])
+    if recipe.architecture.conditioning == "encoder":
+        open_gates(networks["denoiser"])
     return networks
 
 

@@ -41,6 +41,7 @@ def noised(clean: Tensor, start: Tensor | None, t: int, step: Step) -> NoisedClo
         noise = noise + (centre - clean) / (float(sigma[pipeline.start_timestep]) * scale)
     points = add_noise(clean, scale * noise, float(sigma[t]))
     voxelised = step.cloud(points)
+    assert step.condition is not None  # networks without encoder are trained with the objective direct
     tables = step.condition.nearest_tables(voxelised.pyramid)
     return NoisedCloud(points, noise.detach(), scale, t, voxelised, tables)
 

@@ -38,7 +38,7 @@ class Refinement:
     @without_autocast
     def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
         """CD(p + offsets, truth): squared (square metres, published) or clamped (metres)."""
-        step = begin(self.networks["encoder"], sample, self.recipe, generator)
+        step = begin(self.networks, sample, self.recipe, generator)
         points = self.coarse_cloud(step)
         answers = run(self.networks["refiner"], self.recipe, step.cloud(points)).float()
         cloud, logit = refined_points(points, answers)
@@ -55,7 +55,7 @@ class Refinement:
         loss = squared_chamfer(cloud, truth, settings.queries, step.generator)
         if logit is None:
             return loss, {}
-        rows, distance = sampled_distances(cloud, truth, direct.queries, step.generator)
+        rows, distance = sampled_distances(cloud, truth, direct.queries, direct.clamp_m, step.generator)
         entropy = confidence_loss(logit[rows], distance)
         return loss + direct.confidence_weight * entropy, {"confidence_loss": entropy.item()}
 

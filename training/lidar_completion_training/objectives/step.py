@@ -24,17 +24,20 @@ class Step:
     recipe: Recipe
     sweep: PreparedSweep
     scan: Tensor  # (S, 3) what the networks are conditioned on: the sweep's scan, or no_scan
-    condition: Condition  # the encoded scan
+    condition: Condition | None  # the encoded scan; None for networks without encoder
     generator: torch.Generator
     unconditional: Condition | None = None  # the encoded no_scan, where a teacher is guided
 
     def cloud(self, points: Tensor) -> VoxelisedCloud:
         """Points (N, 3) as the networks see them, without gradient; DivergedError where they left the voxel grid."""
+        return self.recipe.architecture.cloud(self.on_grid(points), self.scan)
+
+    def on_grid(self, points: Tensor) -> Tensor:
+        """Points (N, 3) without gradient; DivergedError where they left the voxel grid."""
         points = points.detach()
-        architecture = self.recipe.architecture
-        if not bool((points.abs() < (LIMIT - 1) * architecture.voxel_size_m).all()):
+        if not bool((points.abs() < (LIMIT - 1) * self.recipe.architecture.voxel_size_m).all()):
             raise DivergedError("a network predicts points that are not finite or lie outside the voxel grid")
-        return architecture.cloud(points, self.scan)
+        return points
 
     def seed(self) -> int:
         """A random seed, for noise that two samples share."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lidar_completion.crop import crop_range
 from lidar_completion.downsample import downsample
-from lidar_completion.starts import replicate
+from lidar_completion.starts import start_points
+from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.configuration import AugmentationRecipe, Recipe
 from lidar_completion_training.stream import Sample
 
@@ -22,8 +23,9 @@ class PreparedSweep:
     scan: Tensor  # (S, 3) one point per voxel
     truth: Tensor  # (M, 3)
     origin: Tensor  # (3,) where the rays start
-    replicated: Tensor  # (S * K, 3) p*
-    scale: Tensor  # (S * K, 3) of the noise around p*
+    replicated: Tensor  # (N, 3) p*: points in holes, if the pipeline has them, then K copies of the scan
+    scale: Tensor  # (N, 3) of the noise around p*
+    clear_space: ClearSpace | None = None  # free space that the sweep saw, if networks or loss use it
 
 
 def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> PreparedSweep:
@@ -32,9 +34,13 @@ def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> Prepa
     transform = augmentation(recipe.data.augmentation, generator).to(sample.sweep)
     near = crop_range(sample.sweep, pipeline.min_range_m, pipeline.max_range_m) @ transform.T
     scan = downsample(near, pipeline)
-    replicated = replicate(scan, pipeline.replication)
+    replicated = start_points(scan, pipeline).points
     truth, origin = sample.truth @ transform.T, sample.origin @ transform.T
-    return PreparedSweep(near, scan, truth, origin, replicated, pipeline.noise_scale(replicated))
+    clear_space = None
+    if recipe.architecture.ray_features or recipe.direct.free_space_weight:
+        beyond_vehicle = sample.sweep.norm(dim=1) > pipeline.min_range_m
+        clear_space = ClearSpace.from_returns(sample.sweep[beyond_vehicle] @ transform.T)
+    return PreparedSweep(near, scan, truth, origin, replicated, pipeline.noise_scale(replicated), clear_space)
 
 
 def augmentation(recipe: AugmentationRecipe, generator: torch.Generator) -> Tensor:
