@@ -1,6 +1,7 @@
 """What every part's tests share: small models made on the spot, and the folder of real data where there is one."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from lidar_completion.model.card import ModelCard, Pipeline
 from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion.networks import Architecture
+
+# A shell that starts the tests in the background ignores SIGINT, and every node started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Modules that tests share; importlib mode adds no paths.
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))

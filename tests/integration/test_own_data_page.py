@@ -57,6 +57,7 @@ def view(command: str, folder: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0, f"{command}\n{''.join(lines)}"
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_works(tmp_path, environment):
     for module in ("kiss_icp", "viser", "rclpy"):
         pytest.importorskip(module)
