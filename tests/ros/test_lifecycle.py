@@ -92,19 +92,25 @@ def test_failed_inference_is_an_error_until_the_next_completion(start_node, peer
     assert peer.counts.failed == 1
 
 
-def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, cloud, monkeypatch):
-    """One sweep is being processed and does not finish in time, another one waits. The node cannot be activated meanwhile."""
+def start_blocked(start_node, peer, model, sweep):
+    """A node whose completion of a sweep waits for an event, and that event."""
     entered, finish = threading.Event(), threading.Event()
 
     def block(start_points):
         entered.set()
         finish.wait(60)
 
-    completer = FakeCompleter(tiny_model)
+    completer = FakeCompleter(model)
     node = start_node(load_completer=lambda parameters, device: completer)
     completer.before = block
-    peer.sweeps.publish(cloud(street(), stamp_ns=1))
+    peer.sweeps.publish(sweep)
     peer.until(entered.is_set)
+    return node, finish
+
+
+def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, cloud, monkeypatch):
+    """One sweep is being processed and does not finish in time, another one waits. The node cannot be activated meanwhile."""
+    node, finish = start_blocked(start_node, peer, tiny_model, cloud(street(), stamp_ns=1))
     peer.sweeps.publish(cloud(street(), stamp_ns=2))
     peer.until(lambda: peer.counts.received == 2)
     monkeypatch.setattr(sweep_worker.SweepWorker.stop, "__defaults__", (0.1,))
@@ -122,17 +128,7 @@ def test_deactivation_counts_every_sweep(start_node, peer, tiny_model, street, c
 
 
 def test_cleanup_while_a_sweep_is_in_work(start_node, peer, tiny_model, street, cloud, monkeypatch):
-    entered, finish = threading.Event(), threading.Event()
-
-    def block(start_points):
-        entered.set()
-        finish.wait(60)
-
-    completer = FakeCompleter(tiny_model)
-    node = start_node(load_completer=lambda parameters, device: completer)
-    completer.before = block
-    peer.sweeps.publish(cloud(street(), stamp_ns=1))
-    peer.until(entered.is_set)
+    node, finish = start_blocked(start_node, peer, tiny_model, cloud(street(), stamp_ns=1))
     monkeypatch.setattr(sweep_worker.SweepWorker.stop, "__defaults__", (0.1,))
     assert node.trigger_deactivate() == SUCCESS
     assert node.trigger_cleanup() == SUCCESS

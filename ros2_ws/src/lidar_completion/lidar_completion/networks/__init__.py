@@ -1,7 +1,7 @@
 """The networks: ConditionEncoder, Denoiser and Refiner of the public checkpoints, and UnionDenoiser, which is not in the paper.
 
 Names and shapes of the published networks' tensors are those of the LiDiff, ScoreLiDAR and Distillation-DPO checkpoints, so a
-module's path is its name in the file. A network sees voxels and their features; it knows nothing of the diffusion process.
+module's path is its name in the file. A network sees voxels and their features; it does not depend on the diffusion process.
 """
 
 from torch import nn

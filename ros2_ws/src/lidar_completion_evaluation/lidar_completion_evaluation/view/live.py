@@ -70,7 +70,7 @@ def _find_topic(
     node: Node, executor: SingleThreadedExecutor, stop: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> str | None:
     """The PointCloud2 topic on which the node publishes completions with the measured points; None if stopped before."""
-    started, told = time.monotonic(), False
+    started, reported = time.monotonic(), False
     while not stop():
         executor.spin_once(timeout_sec=0.2)
         clouds = [name for name, kinds in node.get_topic_names_and_types() if POINT_CLOUD in kinds]
@@ -78,8 +78,8 @@ def _find_topic(
             publishers = {info.node_name for info in node.get_publishers_info_by_topic(name)}
             if NODE_NAME in publishers and not name.endswith(PARTIAL_OUTPUTS):
                 return name
-        if not told and time.monotonic() - started > DISCOVERY_S:
-            told = True
+        if not reported and time.monotonic() - started > DISCOVERY_S:
+            reported = True
             on_wait(
                 f"waiting for a node named {NODE_NAME} (PointCloud2 topics now: {', '.join(clouds) or 'none'}); "
                 "--topic chooses a topic of another name"
