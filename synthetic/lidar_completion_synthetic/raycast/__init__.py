@@ -1,7 +1,8 @@
 """Ray casting against analytic solids and a height field."""
 
 from .cast import cast, set_threads
-from .scene import BLOCK, BOX, CONE, CYLINDER, ELLIPSOID, GROUND, MISS, Ground, Solids, make_ground, make_solids
+from .scene import Ground, Solids, make_ground, make_solids
+from .shapes import BLOCK, BOX, CONE, CYLINDER, ELLIPSOID, GROUND, MISS
 
 __all__ = [
     "BLOCK",

@@ -13,21 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .hierarchy_compiled import block_maxima, build_hierarchy
-from .shapes import BLOCK, BOX, CONE, CYLINDER, ELLIPSOID, GROUND, MISS
-
-__all__ = [
-    "BLOCK",
-    "BOX",
-    "CONE",
-    "CYLINDER",
-    "ELLIPSOID",
-    "GROUND",
-    "MISS",
-    "Ground",
-    "Solids",
-    "make_ground",
-    "make_solids",
-]
+from .shapes import BOX, ELLIPSOID
 
 
 @dataclass(frozen=True)
