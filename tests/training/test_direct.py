@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from small_wall import wall
+from small_wall import SHORT_RUN, wall
 
 from lidar_completion_training.configuration import AugmentationRecipe
 from lidar_completion_training.errors import DivergedError, RecipeError
@@ -19,25 +19,13 @@ from lidar_completion_training.objectives.sweep import augmentation
 from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import Sample, sample_of
 
-SMALL = [
-    "iterations=4",
-    "save_every=2",
-    "architecture.width=0.125",
-    "architecture.voxel_size_m=1.0",
-    "pipeline.downsample_voxel_m=1.0",
-    "pipeline.replication=2",
-    "direct.queries=500",
-    "data.workers=0",
-    "optimiser.warm_up_iterations=2",
-]
-
 
 def wall_sample(seed: int = 0) -> Sample:
     return wall(seed, 4000, (20.0, 20.0, 0.1), (4.0, -10.0, -1.7))
 
 
 def test_direct_loss_reaches_all_parameters():
-    objective = objective_of(load_recipe(None, SMALL))
+    objective = objective_of(load_recipe(None, SHORT_RUN))
     losses, _ = objective.losses(wall_sample(), torch.Generator().manual_seed(1))
     losses["model"].backward()
     parameters = dict(objective.networks.named_parameters())
@@ -54,7 +42,7 @@ OWN = [
 
 
 def test_network_with_local_features_and_confidence_trains_and_completes():
-    objective = objective_of(load_recipe(None, [*SMALL, *OWN, "direct.second_pass=1"]))
+    objective = objective_of(load_recipe(None, [*SHORT_RUN, *OWN, "direct.second_pass=1"]))
     losses, numbers = objective.losses(wall_sample(), torch.Generator().manual_seed(1))
     losses["model"].backward()
     head = objective.networks["denoiser"].last[2]
@@ -65,7 +53,7 @@ def test_network_with_local_features_and_confidence_trains_and_completes():
 
 def test_direct_training_reduces_the_loss():
     uniform = ["pipeline.noise_per_metre=0", "direct.second_pass=0"]
-    objective = objective_of(load_recipe(None, [*SMALL, *uniform]))
+    objective = objective_of(load_recipe(None, [*SHORT_RUN, *uniform]))
     optimiser = torch.optim.Adam(objective.trained["model"].parameters(), lr=0.01)
     losses = []
     for i in range(40):
@@ -121,7 +109,7 @@ def test_nearest_rows_equals_plain_implementation_and_brute_force():
 
 
 def test_second_pass_uses_timesteps_of_inference():
-    recipe = load_recipe(None, [*SMALL, "direct.second_pass=1", "direct.max_steps=3"])
+    recipe = load_recipe(None, [*SHORT_RUN, "direct.second_pass=1", "direct.max_steps=3"])
     objective = objective_of(recipe)
     generator = torch.Generator().manual_seed(0)
     seen = {tuple(objective.timesteps(generator)) for _ in range(60)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_wall import wall
+from small_wall import SHORT_RUN, wall
 
 from lidar_completion.model.weights import load_model
 from lidar_completion_training import trainer as training
@@ -30,18 +30,7 @@ from lidar_completion_training.stream import Sample, from_workers
 from lidar_completion_training.trainer import Trainer
 from lidar_completion_training.training_log import TrainingLog, read_log
 
-SMALL = [
-    "iterations=4",
-    "save_every=2",
-    "architecture.width=0.125",
-    "architecture.voxel_size_m=1.0",
-    "pipeline.downsample_voxel_m=1.0",
-    "pipeline.replication=2",
-    "direct.queries=500",
-    "data.workers=0",
-    "data.sensor=VLP-16",
-    "optimiser.warm_up_iterations=2",
-]
+SMALL = [*SHORT_RUN, "data.sensor=VLP-16"]
 TRAIN = [sys.executable, "-m", "lidar_completion_training", "direct", "--threads", "1"]
 
 
