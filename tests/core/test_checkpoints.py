@@ -118,6 +118,29 @@ def test_rejects_weights_that_are_not_safetensors(folder: Path):
             r"start_timestep is 1000; expected less than schedule.steps",
         ),
         (b'{"name": "x", "schedule": {"steps": 0}}', r"schedule.steps is 0; expected a finite number"),
+        (b'{"name": "x", "schedule": {"beta_last": 5.0}}', r"schedule.beta_last is 5.0; expected at most 0.999"),
+        (
+            b'{"name": "x", "schedule": {"beta_first": 0.5}}',
+            "beta_first is 0.5; expected at most schedule.beta_last, which is 0.007",
+        ),
+        (
+            b'{"name": "x", "pipeline": {"noise_min": 2.0}}',
+            "noise_min is 2.0; expected at most pipeline.noise_max, which is 1.2",
+        ),
+        (
+            b'{"name": "x", "pipeline": {"min_range_m": 60}}',
+            "min_range_m is 60.0; expected at most pipeline.max_range_m, which is 50.0",
+        ),
+        (b'{"name": "x", "pipeline": {"replication": 1000000}}', "replication is 1000000; expected at most 1000"),
+        (
+            b'{"name": "x", "architecture": {"voxel_size_m": 0.001}, "pipeline": {"max_range_m": 200}}',
+            "max_range_m is 200.0; expected less than 131.072 m, where the grid of voxels of 0.001 m ends",
+        ),
+        (b'{"name": "x", "architecture": {"width": 1e9}}', r"architecture.width is 1000000000.0; expected at most 16"),
+        (
+            b'{"name": "x", "architecture": {"own_channels": [9999, 8, 8, 8, 8, 8, 8, 8, 8]}}',
+            "layers of 9999 channels .* expected at most 4096",
+        ),
         (b'{"name": "x", "pipeline": {"steps": true}}', "pipeline.steps is True, expected int"),
         (b'{"name": "x", "pipeline": {"sampler": "magic"}}', "pipeline.sampler is 'magic'"),
         (b'{"name": "x", "networks": ["encoder", "decoder"]}', "unknown networks"),
@@ -149,7 +172,7 @@ def test_accepts_old_names_of_card_entries(folder: Path):
     old["noise_least"], old["noise_most"] = 0.07, old.pop("noise_max")
     del old["noise_min"]
     edit_card(folder, pipeline=old)
-    with pytest.warns(DeprecationWarning, match="noise_least is deprecated; write noise_min"):
+    with pytest.warns(FutureWarning, match="noise_least is deprecated; write noise_min"):
         assert load_card(folder).pipeline.noise_min == 0.07
     edit_card(folder, pipeline={**old, "noise_min": 0.1})
     with pytest.raises(ModelError, match="both noise_min and its old name noise_least are given"):
@@ -172,6 +195,12 @@ def test_rejects_missing_unknown_and_misshaped_tensors(folder: Path):
 def test_rejects_another_width_than_the_card_says(folder: Path):
     edit_card(folder, architecture={"width": 0.25})
     with pytest.raises(ModelError, match=r"has shape .* for the card's architecture"):
+        load_model(folder)
+
+
+def test_compares_sizes_before_allocating(folder: Path):
+    edit_card(folder, architecture={"own_channels": [4096] * 9})  # 1.8 GB in each 3x3x3 kernel
+    with pytest.raises(ModelError, match="tensors of the encoder are unknown"):
         load_model(folder)
 
 

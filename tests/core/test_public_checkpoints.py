@@ -64,18 +64,20 @@ def lightning_file(path: Path, state_dict: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "family", "guidance", "steps"),
+    ("prefixes", "role", "guidance", "steps"),
     [
-        ({"encoder": "partial_enc", "denoiser": "model"}, "lidiff", 6.0, 50),
+        ({"encoder": "partial_enc", "denoiser": "model"}, "teacher", 6.0, 50),
         ({"encoder": "DM_encoder", "denoiser": "generator"}, "student", 3.5, 8),
         ({"encoder": "partial_enc", "denoiser": "DiffModel", "refiner": "model_refine"}, "student", 3.5, 8),
     ],
 )
 def test_lightning_files_become_model_folders(
-    prefixes: dict[str, str], family: str, guidance: float, steps: int, tmp_path: Path
+    prefixes: dict[str, str], role: str, guidance: float, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     file = lightning_file(tmp_path / "published.ckpt", prefixed(**prefixes))
     convert_public_checkpoints([file], tmp_path / "model")
+    assert f"assumed to be a {role} ({steps} steps, guidance {guidance:g})" in caplog.text
+    assert f"its denoiser is called {prefixes['denoiser']};" in caplog.text
     card, networks = load_model(tmp_path / "model")
     assert set(networks) == set(prefixes)
     assert (card.pipeline.guidance, card.pipeline.steps, card.pipeline.sampler) == (guidance, steps, "dpm_solver")
@@ -84,6 +86,16 @@ def test_lightning_files_become_model_folders(
     for kind, network in networks.items():
         for name, value in golden_weights(kind).items():
             assert torch.equal(network.state_dict()[name], value)
+
+
+def test_the_caller_can_name_the_role(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = lightning_file(tmp_path / "lidiff_dpo.ckpt", prefixed(encoder="DM_encoder", denoiser="DiffModel"))
+    card = convert_public_checkpoints([file], tmp_path / "model", role="teacher")
+    assert (card.pipeline.guidance, card.pipeline.steps) == (6.0, 50)
+    assert card.description.endswith("published settings of a teacher, as requested")
+    assert not caplog.text
+    with pytest.raises(ValueError, match="role is 'lidiff'; expected auto, teacher, student"):
+        convert_public_checkpoints([file], tmp_path / "model", role="lidiff")
 
 
 def test_a_refiner_in_its_own_file(tmp_path: Path):
@@ -229,6 +241,36 @@ def test_rejects_short_or_missing_storages(tmp_path: Path):
         read_tensors(
             archive_with(tmp_path / "path.pt", forged((4,), (1,)).replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x00/"))
         )
+
+
+def test_rejects_archives_that_expand(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", forged((1 << 24,), (1,), count=1 << 24))
+        archive.writestr("archive/data/0", bytes(4 << 24))
+    with pytest.raises(ModelError, match=r"bomb.pt: its entry archive/data.pkl is compressed"):
+        read_tensors(tmp_path / "bomb.pt")
+    content = archive_with(tmp_path / "claim.pt", forged((4,), (1,)), {"0": bytes(16)}).read_bytes()
+    size = (16).to_bytes(4, "little")
+    place = content.rindex(size + size)  # of data/0 in the archive's directory
+    (tmp_path / "claim.pt").write_bytes(content[:place] + b"\x00\x00\x00\x40" * 2 + content[place + 8 :])
+    with pytest.raises(ModelError, match=r"claim.pt: its entries claim 1,073,\d{3},\d{3} bytes, the file has"):
+        read_tensors(tmp_path / "claim.pt")
+
+
+def test_a_storage_is_held_once_however_often_it_is_referenced(tmp_path: Path):
+    shared = torch.arange(1000.0)
+    torch.save({str(i): shared[i:] for i in range(50)}, tmp_path / "shared.pt")
+    tensors = read_tensors(tmp_path / "shared.pt")
+    assert len({value.untyped_storage().data_ptr() for value in tensors.values()}) == 1
+    assert torch.equal(tensors["49"], shared[49:])
+
+
+def test_rejects_a_width_that_the_other_tensors_do_not_have(tmp_path: Path):
+    whole = prefixed(encoder="partial_enc", denoiser="model")
+    whole["model.latent_stage1.0.weight"] = torch.zeros(4096, 1)  # a network of this width would take 40 GB
+    file = lightning_file(tmp_path / "wide.ckpt", whole)
+    with pytest.raises(ModelError, match=r"has shape .* for the card's architecture"):
+        convert_public_checkpoints([file], tmp_path / "model")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

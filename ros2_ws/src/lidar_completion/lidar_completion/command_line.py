@@ -115,15 +115,23 @@ def convert(
     ],
     output: Annotated[Path, typer.Option(help="model folder to write")],
     name: Annotated[str, typer.Option(help="name on the card; default: that of the first file")] = "",
-    family: Annotated[str, typer.Option(help="lidiff (50 steps), student (8 steps) or auto")] = "auto",
+    role: Annotated[
+        str,
+        typer.Option(help="teacher (50 steps, guidance 6), student (8 steps, 3.5), or auto: by the names in the file"),
+    ] = "auto",
+    family: Annotated[str, typer.Option(hidden=True, help="deprecated: use --role; lidiff is a teacher")] = "",
 ) -> None:
     """Convert public checkpoints to a model folder, without executing their pickles."""
     from lidar_completion.model.public_checkpoints import convert_public_checkpoints
 
-    card = _loaded(lambda: convert_public_checkpoints(files, output, name=name, family=family))
+    if family:
+        typer.echo("lidar-completion convert: --family is deprecated; use --role", err=True)
+        role = "teacher" if family == "lidiff" else family
+    card = _loaded(lambda: convert_public_checkpoints(files, output, name=name, role=role))
     settings = card.pipeline
     typer.echo(
-        f"{output}: {', '.join(card.networks)}; {settings.sampler}, {settings.steps} steps, guidance {settings.guidance}"
+        f"{output}: {', '.join(card.networks)}; {settings.sampler}, {settings.steps} steps, guidance {settings.guidance}\n"
+        f"  {card.description}"
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lidar_completion import diffusion_compiled
-from lidar_completion.settings import at_least, check_bounds
+from lidar_completion.errors import ModelError
+from lidar_completion.settings import between, check_bounds
 from lidar_completion.sparse import points_cpu
 
 
@@ -19,12 +20,16 @@ from lidar_completion.sparse import points_cpu
 class NoiseSchedule:
     """Betas that rise linearly over `steps` timesteps; the defaults are the published values."""
 
-    steps: int = at_least(1, 1000)
-    beta_first: float = at_least(1e-12, 3.5e-5)
-    beta_last: float = at_least(1e-12, 0.007)
+    steps: int = between(1, 100_000, 1000)
+    beta_first: float = between(1e-12, 0.999, 3.5e-5)
+    beta_last: float = between(1e-12, 0.999, 0.007)  # from 1 on, abar would be 0 or negative
 
     def __post_init__(self) -> None:
         check_bounds(self, "schedule")
+        if self.beta_first > self.beta_last:
+            raise ModelError(
+                f"schedule.beta_first is {self.beta_first}; expected at most schedule.beta_last, which is {self.beta_last}"
+            )
 
     @cached_property
     def alpha_bar(self) -> Tensor:

@@ -18,7 +18,8 @@ from lidar_completion.errors import ModelError
 from lidar_completion.files import atomic_write
 from lidar_completion.networks import NETWORKS, Architecture
 from lidar_completion.samplers import SAMPLERS
-from lidar_completion.settings import at_least, check_bounds, current_names
+from lidar_completion.settings import at_least, between, check_bounds, current_names
+from lidar_completion.sparse.coordinates import LIMIT
 
 CARD_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -29,31 +30,31 @@ FORMAT_VERSION = 1
 class Pipeline:
     """How a sweep is prepared and sampled: the values that a model was trained for. SceneCompleter.complete can override them."""
 
-    min_range_m: float = at_least(0.0, 3.5)
-    max_range_m: float = at_least(0.0, 50.0)
+    min_range_m: float = between(0.0, 1000.0, 3.5)
+    max_range_m: float = between(0.0, 1000.0, 50.0)
     downsampling: str = "voxel"  # or "farthest": farthest point sampling as in the published code, slow
-    downsample_voxel_m: float = at_least(1e-3, 0.3)
-    farthest_points: int = at_least(1, 18_000)
-    replication: int = at_least(1, 10)  # start points per point of the downsampled sweep
+    downsample_voxel_m: float = between(1e-3, 100.0, 0.3)
+    farthest_points: int = between(1, 10_000_000, 18_000)
+    replication: int = between(1, 1000, 10)  # start points per point of the downsampled sweep
     sampler: str = "few_step"  # a key of samplers.SAMPLERS
-    steps: int = at_least(1, 1)  # denoising steps
-    guidance: float = at_least(0.0, 1.0)  # weight of classifier-free guidance; 1 costs one forward per step, others two
+    steps: int = between(1, 1000, 1)  # denoising steps
+    guidance: float = between(0.0, 100.0, 1.0)  # of classifier-free guidance; 1 costs one forward per step, others two
     start_timestep: int = at_least(0, 999)  # our own models may start at a lower noise level
-    start_noise: float = at_least(0.0, 1.0)  # lambda of Eq. 19
+    start_noise: float = between(0.0, 100.0, 1.0)  # lambda of Eq. 19
     # Start noise that grows with range (diffusion.range_scale), not in the paper; 0 is the published uniform noise
-    noise_per_metre: float = at_least(0.0, 0.0)
-    noise_min: float = at_least(0.0, 0.15)
-    noise_max: float = at_least(0.0, 1.2)
-    noise_vertical: float = at_least(0.0, 0.4)
+    noise_per_metre: float = between(0.0, 1.0, 0.0)
+    noise_min: float = between(0.0, 100.0, 0.15)
+    noise_max: float = between(0.0, 100.0, 1.2)
+    noise_vertical: float = between(0.0, 10.0, 0.4)
     published_start: bool = (
         False  # start at p* + lambda eps as in the published code, without Eq. 19's sqrt(1 - abar_T)
     )
     # Training target: "truth" is the forward process of Eq. 1; "scan", not in the paper, leads from the truth to the noised scan
     noised_around: str = "truth"
     # Not in the paper: start points in holes of the scan (holes.py), and a threshold on confidence
-    hole_starts: int = at_least(0, 0)  # start points per hole; 0: none
-    hole_cell_m: float = at_least(1e-3, 0.8)  # width of the grid cells in which holes are searched
-    min_confidence: float = at_least(0.0, 0.0)  # less confident points are removed; TrustRules can raise it
+    hole_starts: int = between(0, 1000, 0)  # start points per hole; 0: none
+    hole_cell_m: float = between(1e-3, 100.0, 0.8)  # width of the grid cells in which holes are searched
+    min_confidence: float = between(0.0, 1.0, 0.0)  # less confident points are removed; TrustRules can raise it
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -64,6 +65,11 @@ class Pipeline:
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         check_bounds(self, "pipeline")
+        for low, high in (("min_range_m", "max_range_m"), ("noise_min", "noise_max")):
+            if getattr(self, low) > getattr(self, high):
+                raise ModelError(
+                    f"pipeline.{low} is {getattr(self, low)}; expected at most pipeline.{high}, which is {getattr(self, high)}"
+                )
 
     def noise_scale(self, points: Tensor) -> Tensor:
         """Scale (N, 3) of the noise that is added to start points (N, 3), as these settings say."""
@@ -96,6 +102,12 @@ class ModelCard:
             raise ModelError(
                 f"pipeline.start_timestep is {self.pipeline.start_timestep}; expected less than schedule.steps, "
                 f"which is {self.schedule.steps}"
+            )
+        reach_m = LIMIT * self.architecture.voxel_size_m
+        if self.pipeline.max_range_m >= reach_m:
+            raise ModelError(
+                f"pipeline.max_range_m is {self.pipeline.max_range_m}; expected less than {reach_m:g} m, where the grid of "
+                f"voxels of {self.architecture.voxel_size_m} m ends"
             )
 
     def start_sigma(self, timestep: int | None = None) -> float:

@@ -6,6 +6,7 @@ function becomes an inert placeholder, so no code of the file is imported or cal
 """
 
 import dataclasses
+import logging
 import math
 import pickle
 import zipfile
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from lidar_completion.errors import ModelError
 from lidar_completion.model.card import ModelCard, Pipeline
-from lidar_completion.model.weights import build_networks, fill_network, save_model
-from lidar_completion.networks import CHANNELS, Architecture
+from lidar_completion.model.weights import check_shapes, fill_network, save_model
+from lidar_completion.networks import CHANNELS, Architecture, new_network
 
 # Names of the networks in the files. If a file has several of a kind, the first in the list is used (a student is saved together
 # with its teacher).
@@ -29,8 +30,11 @@ PREFIXES = {
     "denoiser": ("generator.", "DiffModel.", "model."),
     "refiner": ("model_refine.",),
 }
-GUIDANCE = {"lidiff": 6.0, "student": 3.5}
-STEPS = {"lidiff": 50, "student": 8}
+# What the published evaluation uses a checkpoint as: denoising steps and guidance weight
+ROLES = {"teacher": (50, 6.0), "student": (8, 3.5)}
+# The role of a denoiser that is saved under a prefix. DiffModel is ambiguous: the released distillation script also loads its
+# teacher under this name.
+ASSUMED_ROLES = {"generator.": "student", "DiffModel.": "student", "model.": "teacher"}
 
 
 def read_public_checkpoint(path: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -38,8 +42,80 @@ def read_public_checkpoint(path: str | Path) -> dict[str, dict[str, Tensor]]:
 
     Takes Lightning files and bare state dicts (`partial_enc.pt`, `unet_diff.pt`, `refine.pt`). Raises ModelError.
     """
-    path = Path(path)
-    tensors = _state_dict(read_tensors(path), path)
+    return _networks_in(_state_dict(read_tensors(path), Path(path)), Path(path))
+
+
+def convert_public_checkpoints(
+    files: Iterable[str | Path], folder: str | Path, *, name: str = "", role: str = "auto"
+) -> ModelCard:
+    """Write the networks of one or more published files as a model folder, with the published sampler and settings.
+
+    role: "teacher" (LiDiff and LiDiff*: 50 steps, guidance 6), "student" (ScoreLiDAR, Distillation-DPO: 8 steps, guidance
+    3.5), or "auto": by the denoiser's name in the file (ASSUMED_ROLES). The card's description and a log message say what was
+    assumed. Raises ModelError for files that do not form a model: not readable, no encoder or denoiser, tensors missing or of
+    other shapes.
+    """
+    if role not in ("auto", *ROLES):
+        raise ValueError(f"role is {role!r}; expected auto, {', '.join(ROLES)}")
+    paths = [Path(path) for path in files]
+    named = ", ".join(map(str, paths))
+    networks: dict[str, dict[str, Tensor]] = {}
+    prefix = "model."
+    for path in paths:
+        tensors = _state_dict(read_tensors(path), path)
+        found = _networks_in(tensors, path)
+        if twice := sorted(networks.keys() & found.keys()):
+            raise ModelError(f"{path}: holds another {twice[0]}; pass each network once")
+        networks |= found
+        if "denoiser" in found:
+            prefix = _prefix_in(tensors, PREFIXES["denoiser"]) or prefix
+    if missing := [needed for needed in ("encoder", "denoiser") if needed not in networks]:
+        raise ModelError(f"{named}: no {' and no '.join(missing)}; a model needs both, pass the file that has it too")
+    role, reason = (role, "as requested") if role != "auto" else _assumed_role(prefix, named)
+    card = ModelCard(
+        name=name or paths[0].stem,
+        description=f"Converted from {', '.join(path.name for path in paths)}; published settings of a {role}, {reason}",
+        licence="as the original checkpoint",
+        training_data="SemanticKITTI, by the original authors",
+        architecture=_architecture(networks["denoiser"], paths[0]),
+        pipeline=_published_pipeline(role),
+        networks=tuple(kind for kind in PREFIXES if kind in networks),
+    )
+    modules = {}
+    for kind in card.networks:
+        check_shapes(card.architecture, kind, networks[kind], named)
+        modules[kind] = new_network(kind, card.architecture)
+        fill_network(modules[kind], kind, networks[kind], named)
+    return save_model(folder, card, modules)
+
+
+def _assumed_role(prefix: str, files: str) -> tuple[str, str]:
+    """The role that a denoiser's prefix suggests, and the reason; logs the assumption."""
+    role = ASSUMED_ROLES[prefix]
+    other = next(each for each in ROLES if each != role)
+    steps, guidance = ROLES[role]
+    logging.getLogger(__name__).warning(
+        "%s: assumed to be a %s (%d steps, guidance %g), because its denoiser is called %s; "
+        "if it is a %s, convert it with role %s",
+        *(files, role, steps, guidance, prefix.rstrip("."), other, other),
+    )
+    return role, f"assumed from the name {prefix.rstrip('.')}"
+
+
+def _published_pipeline(role: str) -> Pipeline:
+    steps, guidance = ROLES[role]
+    return Pipeline(
+        downsampling="farthest",
+        farthest_points=18_000,
+        replication=10,
+        sampler="dpm_solver",
+        steps=steps,
+        guidance=guidance,
+        published_start=True,
+    )
+
+
+def _networks_in(tensors: dict[str, Tensor], path: Path) -> dict[str, dict[str, Tensor]]:
     networks = {name: found for name, prefixes in PREFIXES.items() if (found := _under(tensors, prefixes))}
     if not networks and "stem.0.kernel" in tensors:
         networks = {_kind_of_bare(tensors): tensors}
@@ -47,57 +123,6 @@ def read_public_checkpoint(path: str | Path) -> dict[str, dict[str, Tensor]]:
         first = ", ".join(sorted(tensors)[:3])
         raise ModelError(f"{path}: none of its {len(tensors)} tensors belongs to a known network (first: {first})")
     return networks
-
-
-def convert_public_checkpoints(
-    files: Iterable[str | Path], folder: str | Path, *, name: str = "", family: str = "auto"
-) -> ModelCard:
-    """Write the networks of one or more published files as a model folder, with the published sampler and settings.
-
-    family: "lidiff" (50 steps, guidance 6), "student" (ScoreLiDAR, Distillation-DPO: 8 steps, guidance 3.5), or "auto":
-    "student" if the denoiser is called `generator` or `DiffModel`. Raises ModelError for files that do not form a
-    model: not readable, no encoder or denoiser, tensors missing or of other shapes.
-    """
-    paths = [Path(path) for path in files]
-    networks: dict[str, dict[str, Tensor]] = {}
-    students = False
-    for path in paths:
-        found = read_public_checkpoint(path)
-        if twice := sorted(networks.keys() & found.keys()):
-            raise ModelError(f"{path}: holds another {twice[0]}; pass each network once")
-        networks |= found
-        students |= any(key.startswith(PREFIXES["denoiser"][:2]) for key in _state_dict(read_tensors(path), path))
-    if missing := [needed for needed in ("encoder", "denoiser") if needed not in networks]:
-        named = ", ".join(map(str, paths))
-        raise ModelError(f"{named}: no {' and no '.join(missing)}; a model needs both, pass the file that has it too")
-    family = ("student" if students else "lidiff") if family == "auto" else family
-    card = ModelCard(
-        name=name or paths[0].stem,
-        description=f"Converted from {', '.join(path.name for path in paths)}; published sampler and settings",
-        licence="as the original checkpoint",
-        training_data="SemanticKITTI, by the original authors",
-        architecture=_architecture(networks["denoiser"], paths[0]),
-        pipeline=_published_pipeline(family),
-        networks=tuple(kind for kind in PREFIXES if kind in networks),
-    )
-    modules = build_networks(card)
-    for kind, module in modules.items():
-        fill_network(module, kind, networks[kind], ", ".join(map(str, paths)))
-    return save_model(folder, card, modules)
-
-
-def _published_pipeline(family: str) -> Pipeline:
-    if family not in GUIDANCE:
-        raise ValueError(f"family is 'auto', {', '.join(map(repr, GUIDANCE))}, not {family!r}")
-    return Pipeline(
-        downsampling="farthest",
-        farthest_points=18_000,
-        replication=10,
-        sampler="dpm_solver",
-        steps=STEPS[family],
-        guidance=GUIDANCE[family],
-        published_start=True,
-    )
 
 
 def _architecture(denoiser: dict[str, Tensor], path: Path) -> Architecture:
@@ -109,10 +134,14 @@ def _architecture(denoiser: dict[str, Tensor], path: Path) -> Architecture:
 
 def _under(tensors: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """The tensors under the first of the prefixes that the file has, without it."""
-    for prefix in prefixes:
-        if any(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return {}
+    prefix = _prefix_in(tensors, prefixes)
+    if prefix is None:
+        return {}
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _prefix_in(tensors: dict[str, Tensor], prefixes: tuple[str, ...]) -> str | None:
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors)), None)
 
 
 def _kind_of_bare(tensors: dict[str, Tensor]) -> str:
@@ -140,6 +169,7 @@ def read_tensors(path: str | Path) -> Any:
         raise ModelError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_expansion(archive, path.stat().st_size)
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise ModelError(f"{path}: holds {len(pickles)} data.pkl, expected one: not written by torch.save")
@@ -153,6 +183,18 @@ def read_tensors(path: str | Path) -> Any:
         raise ModelError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         raise ModelError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+
+
+def _check_expansion(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    """ModelError where reading the archive could take more memory than its file: torch.save stores without compression."""
+    entries = archive.infolist()
+    if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
+        raise ModelError(
+            f"its entry {packed[0]} is compressed: not written by torch.save; load and save it again there"
+        )
+    expanded = sum(entry.file_size for entry in entries)
+    if expanded > file_bytes:
+        raise ModelError(f"its entries claim {expanded:,} bytes, the file has {file_bytes:,}: damaged or forged")
 
 
 class Placeholder:
@@ -202,6 +244,7 @@ class _Reader(pickle.Unpickler):
     def __init__(self, file: Any, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(file)
         self._archive, self._folder = archive, folder
+        self._storages: dict[str, bytearray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -218,14 +261,20 @@ class _Reader(pickle.Unpickler):
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageType):
             return Placeholder()
         _, kind, key, _, count = pid
-        raw = bytearray(self._archive.read(f"{self._folder}data/{key}"))  # a missing entry is a KeyError: damaged
+        raw = self._bytes(str(key))
         if not isinstance(count, int) or len(raw) < count * kind.dtype.itemsize:
             raise ModelError(f"storage {key} has {len(raw)} bytes, expected {count} x {kind.dtype.itemsize}")
         return torch.frombuffer(raw, dtype=kind.dtype, count=count) if count else torch.empty(0, dtype=kind.dtype)
 
+    def _bytes(self, key: str) -> bytearray:
+        """A storage, read once however often it is referenced; a missing entry is a KeyError: damaged."""
+        if key not in self._storages:
+            self._storages[key] = bytearray(self._archive.read(f"{self._folder}data/{key}"))
+        return self._storages[key]
+
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
-    """torch._utils._rebuild_tensor_v2, with its numbers checked against the storage."""
+    """torch._utils._rebuild_tensor_v2, with its numbers checked against the storage; a view, so that it takes no memory."""
     if not isinstance(storage, Tensor):
         return Placeholder()
     numbers = (offset, *size, *stride)
@@ -234,7 +283,7 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and (last >= len(storage) or math.prod(size) > len(storage)):
         raise ModelError(f"a tensor of size {size} reaches beyond its storage of {len(storage)} values")
-    return storage.as_strided(size, stride, offset).clone()
+    return storage.as_strided(size, stride, offset)
 
 
 def _parameter(data: Any, *_: Any) -> Any:

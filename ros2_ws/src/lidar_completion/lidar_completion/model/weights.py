@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lidar_completion.errors import ModelError
 from lidar_completion.files import atomic_write
 from lidar_completion.model.card import CARD_NAME, ModelCard, load_card, save_card
-from lidar_completion.networks import new_network
+from lidar_completion.networks import Architecture, new_network
 
 
 def build_networks(card: ModelCard) -> dict[str, nn.Module]:
@@ -89,11 +89,15 @@ def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
     tensors = _load_tensors(folder, card)
     base = base_of(folder, card)
     shared = {} if base is None else load_model(base)[1]
-    own = tuple(name for name in card.networks if name not in shared)
-    networks = shared | build_networks(dataclasses.replace(card, networks=own))
-    for name in own:
+    networks = dict(shared)
+    for name in card.networks:
+        if name in shared:
+            continue
+        source = str(folder / card.weights)
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        fill_network(networks[name], name, mine, str(folder / card.weights))
+        check_shapes(card.architecture, name, mine, source)
+        networks[name] = new_network(name, card.architecture)
+        fill_network(networks[name], name, mine, source)
         networks[name].eval()
     return card, {name: networks[name] for name in card.networks}
 
@@ -136,12 +140,13 @@ def base_of(folder: str | Path, card: ModelCard) -> Path | None:
     return base
 
 
-def fill_network(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
-    """Load tensors into a network; ModelError if any is missing, unknown, of another shape, or not finite.
+def check_shapes(architecture: Architecture, name: str, tensors: dict[str, Tensor], source: str) -> None:
+    """ModelError unless the tensors are those of a network of this architecture, which is not allocated for the check.
 
     name, source: network and file, for messages.
     """
-    expected = network.state_dict()
+    with torch.device("meta"):
+        expected = {key: value.shape for key, value in new_network(name, architecture).state_dict().items()}
     for problem, names in (
         ("missing", expected.keys() - tensors.keys()),
         ("unknown", tensors.keys() - expected.keys()),
@@ -149,15 +154,21 @@ def fill_network(network: nn.Module, name: str, tensors: dict[str, Tensor], sour
         if names:
             raise ModelError(f"{source}: {len(names)} tensors of the {name} are {problem}, the first is {min(names)}")
     for key, value in tensors.items():
-        if value.shape != expected[key].shape:
+        if value.shape != expected[key]:
             raise ModelError(
-                f"{source}: {name}.{key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)} "
+                f"{source}: {name}.{key} has shape {tuple(value.shape)}, expected {tuple(expected[key])} "
                 "for the card's architecture"
             )
+
+
+def fill_network(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
+    """Load tensors that passed check_shapes into a network; ModelError if any is not finite."""
+    for key, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ModelError(
                 f"{source}: {name}.{key} has values that are not finite; the training diverged, or the file is damaged"
             )
+    expected = network.state_dict()
     network.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()})
 
 

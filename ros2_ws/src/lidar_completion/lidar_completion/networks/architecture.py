@@ -7,8 +7,10 @@ from torch import Tensor
 
 from lidar_completion.errors import ModelError
 from lidar_completion.networks.voxelised_cloud import LOCAL_FEATURES, RAY_FEATURES, VoxelisedCloud
-from lidar_completion.settings import at_least, check_bounds
+from lidar_completion.settings import between, check_bounds
 
+MAX_CHANNELS = 4096
+MAX_BLOCKS = 16  # per stage
 MIN_CHANNELS = 4  # with fewer, the timestep embedding has no frequencies
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
@@ -22,9 +24,9 @@ UNION_ONLY = ("ray_features", "offsets_per_point", "blocks", "stem_layers", "ski
 class Architecture:
     """Everything that determines the shapes of the tensors. The defaults are the published network."""
 
-    width: float = at_least(0.0, 1.0)  # factor on CHANNELS, truncated
-    voxel_size_m: float = at_least(1e-3, 0.05)  # of the networks' grid
-    head_width: int = at_least(1, 20)  # hidden width of the per-point head
+    width: float = between(0.0, 16.0, 1.0)  # factor on CHANNELS, truncated
+    voxel_size_m: float = between(1e-3, 100.0, 0.05)  # of the networks' grid
+    head_width: int = between(1, 4096, 20)  # hidden width of the per-point head
     # The entries below are not in the paper
     point_offsets: bool = (
         False  # the head also gets each point's offset within its voxel, so that points of a voxel can differ
@@ -36,9 +38,9 @@ class Architecture:
     conditioning: str = "encoder"
     # The entries below need conditioning "union"
     ray_features: bool = False  # each voxel also gets the free space seen in its direction (visibility.ClearSpace)
-    offsets_per_point: int = at_least(1, 1)  # clean estimates per start point
+    offsets_per_point: int = between(1, 64, 1)  # clean estimates per start point
     blocks: tuple[int, ...] = ()  # residual blocks per stage, encoder stages first; () means two each
-    stem_layers: int = at_least(1, 2)  # convolutions of the stem
+    stem_layers: int = between(1, 16, 2)  # convolutions of the stem
     skips: str = "concatenated"  # or "added", which halves the work of a decoder stage's first convolution
 
     def __post_init__(self) -> None:
@@ -53,6 +55,11 @@ class Architecture:
             raise ModelError(
                 f"architecture.width {self.width} and own_channels {self.own_channels} make layers of "
                 f"{min(self.channels)} channels; expected at least {MIN_CHANNELS}"
+            )
+        if max(self.channels) > MAX_CHANNELS or max(self.blocks, default=0) > MAX_BLOCKS:
+            raise ModelError(
+                f"architecture has layers of {max(self.channels)} channels and blocks {self.blocks}; expected at most "
+                f"{MAX_CHANNELS} channels, and {MAX_BLOCKS} blocks per stage"
             )
 
     def _check_published(self) -> None:
