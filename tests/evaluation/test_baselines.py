@@ -57,6 +57,17 @@ def test_interpolation_fills_a_wall_between_two_rings():
     assert np.abs(added[:, 2]).max() < np.abs(wall[:, 2]).max()
 
 
+def test_ground_fills_the_shadow_of_a_wall():
+    """Flat ground in front of and behind a wall at x = 10 to 14 m; nothing was measured in between."""
+    x, y = np.meshgrid(np.arange(4.0, 30.0, 0.3), np.arange(-4.0, 4.0, 0.3))
+    ground = np.column_stack([x.ravel(), y.ravel(), np.full(x.size, -1.7)]).astype(np.float32)
+    ground = ground[(ground[:, 0] < 10) | (ground[:, 0] > 14)]
+    added = BASELINES["xy_jittered_ground"](ground)[len(xy_jittered(ground)) :]
+    shadow = (added[:, 0] > 10.5) & (added[:, 0] < 13.5) & (np.abs(added[:, 1]) < 3)
+    assert shadow.sum() > 4 * 3 * 6 / 0.4**2 * 0.8
+    np.testing.assert_allclose(added[shadow, 2], -1.7, atol=0.01)
+
+
 def test_interpolation_skips_object_edges():
     wall = a_wall()
     wall[: len(wall) // 2] *= 1.5  # the lower ring hits something farther away

@@ -9,6 +9,7 @@ import torch
 from lidar_completion.model.card import load_card, save_card
 from lidar_completion.model.weights import load_model, save_model
 from lidar_completion.point_cloud_files import read_points, write_points
+from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.evaluate import evaluate
 from lidar_completion_evaluation.evaluate_scene import evaluate_scene
 from lidar_completion_evaluation.methods import BaselineMethod, ModelMethod, PredictionFolder, baseline_methods
@@ -77,7 +78,7 @@ def test_unknown_space_is_ignored_and_free_space_is_a_violation():
 
 def test_baselines_are_in_every_table_and_a_perfect_method_beats_them(evaluated):
     _, _, summary = evaluated
-    assert [row.name for row in summary.rows] == ["raw", "jittered", "interpolated", "xy_jittered", "perfect"]
+    assert [row.name for row in summary.rows] == [*BASELINES, "perfect"]
     perfect = summary.rows[-1]
     assert summary.focus is perfect
     paired = summary.against_baseline(perfect)

@@ -191,6 +191,27 @@ def test_bands_sum_to_the_whole_and_empty_bands_are_none():
     assert weighted == pytest.approx(distances.recall(0.5))
 
 
+def test_truth_is_grouped_by_its_distance_from_the_sweep():
+    to_sweep, to_prediction = np.array([0.1, 0.3, 0.4, 5.0]), np.array([0.0, 0.1, 0.3, 2.0])
+    near, middle, empty, far = metrics.by_gap(to_sweep, to_prediction, [0.0, 0.2, 0.5, 1.0])
+    assert (near.true, middle.true, empty.true, far.true) == (1, 2, 0, 1)
+    assert middle.mean_to_prediction_m == pytest.approx(0.2)
+    assert empty.mean_to_prediction_m is None
+    assert (far.upper_m, far.mean_to_prediction_m) == (None, 2.0)
+
+
+def test_iou_counts_wrong_voxels_in_observed_space_only():
+    truth = np.array([[1.1, 0.1, 0.1], [2.1, 0.1, 0.1]])
+    prediction = np.array([[1.15, 0.15, 0.1], [3.1, 0.1, 0.1], [4.1, 0.1, 0.1], [-1.0, 0.0, 0.0]])
+    iou = metrics.observed_iou(prediction, truth, lambda centres: centres[:, 0] < 4)
+    assert iou == pytest.approx(
+        1 / 3
+    )  # one hit, one truth voxel missed, one observed wrong voxel; the others do not count
+    assert metrics.observed_iou(truth, truth, lambda centres: centres[:, 0] < 4) == 1.0
+    with pytest.raises(MetricError, match="grid of SSCBench"):
+        metrics.observed_iou(truth, prediction[3:], lambda centres: centres[:, 0] < 4)
+
+
 def test_mask_selects_points_but_not_their_neighbours():
     prediction, truth = two_clouds(3)
     distances = metrics.nearest_distances(prediction, truth)

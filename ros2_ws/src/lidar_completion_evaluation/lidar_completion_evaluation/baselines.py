@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from lidar_completion.downsample import voxel_downsample
+from lidar_completion.holes import hole_points
 from lidar_completion.starts import replicate
 
 REPLICATION = 10
 VOXEL_SIZE_M = 0.1
+HOLE_CELL_M, HOLE_POINTS, MAX_RANGE_M = 0.4, 4, 50.0
 
 
 def raw(points: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -71,12 +73,26 @@ def interpolated(
     return np.concatenate([points, (start[line] * (1 - share) + end[line] * share).astype(np.float32)])
 
 
+def with_ground(baseline: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A baseline that also fills holes of the sweep with estimated ground: HOLE_POINTS points per hole of HOLE_CELL_M."""
+
+    def complete(points: np.ndarray, seed: int = 0) -> np.ndarray:
+        holes = hole_points(torch.from_numpy(_finite(points)), MAX_RANGE_M, HOLE_CELL_M).numpy()
+        ground = np.repeat(holes, HOLE_POINTS, axis=0)
+        ground[:, :2] += np.random.default_rng(seed).uniform(-0.5, 0.5, (len(ground), 2)) * HOLE_CELL_M
+        return np.concatenate([baseline(points, seed), ground])
+
+    return complete
+
+
 # row name -> completion(points, seed)
 BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "raw": raw,
     "jittered": jittered,
     "interpolated": interpolated,
     "xy_jittered": xy_jittered,
+    "interpolated_ground": with_ground(interpolated),
+    "xy_jittered_ground": with_ground(xy_jittered),
 }
 
 

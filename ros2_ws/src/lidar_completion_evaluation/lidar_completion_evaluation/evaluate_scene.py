@@ -39,6 +39,9 @@ class SceneSettings:
         1.1,
         4.4,
     )  # z in the sensor frame; the road is near -1.7
+    gap_edges_m: tuple[float, ...] = (0.0, 0.2, 0.5, 1.0, 2.0)
+    missing_beyond_m: float = 1.0  # truth farther than this from every measured point is missing from the sweep
+    near_sensor_m: float = 6.0  # horizontal range of the blind disc and its surroundings
     band_threshold_m: float = 0.2
     curve_m: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
     clamp_m: float = 1.0  # of the clamped CD
@@ -95,6 +98,7 @@ def scene_figures(
         | _distance_figures(distances, settings)
         | _published_figures(points, scene.truth, distances, settings)
         | _observed_figures(scene, points, distances, settings)
+        | _missing_figures(scene, distances, settings)
         | _places(points, scene.truth, distances, settings)
     )
 
@@ -150,6 +154,8 @@ def _observed_figures(
         "observed_share": metrics.share_of(known, "observed"),
         "violations": metrics.share_of(violating, "violations"),
     }
+    if not settings.brief:
+        result["iou_observed"] = _or_none(lambda: metrics.observed_iou(points, scene.truth, scene.observed.observed))
     if not known.any():
         return result | {"cd_observed": None, "precision_observed_0.2": None, "f_observed_0.2": None}
     observed = distances.where(prediction=known)
@@ -158,6 +164,19 @@ def _observed_figures(
         "precision_observed_0.2": observed.precision(0.2),
         "f_observed_0.2": observed.f_score(0.2),
         "ghost_rate_observed": observed.ghost_rate(0.5),
+    }
+
+
+def _missing_figures(scene: Scene, distances: NearestDistances, settings: SceneSettings) -> dict[str, Any]:
+    """How far truth that the sweep lacks is from the prediction."""
+    to_sweep, to_prediction = scene.sweep_distances.truth_to_prediction, distances.truth_to_prediction
+    missing = to_sweep > settings.missing_beyond_m
+    near = np.hypot(scene.truth[:, 0], scene.truth[:, 1]) < settings.near_sensor_m
+    return {
+        "missing_share": metrics.share_of(missing, "missing"),
+        "missing_to_prediction": float(to_prediction[missing].mean()) if missing.any() else None,
+        "near_to_prediction": float(to_prediction[near].mean()) if near.any() else None,
+        "by_gap": [asdict(band) for band in metrics.by_gap(to_sweep, to_prediction, settings.gap_edges_m)],
     }
 
 
@@ -188,5 +207,5 @@ def _with_measured(
 def _or_none(figure: Callable[[], float]) -> float | None:
     try:
         return figure()
-    except MetricError:  # too many voxels: the published evaluation skips such scenes as well
+    except MetricError:  # too many voxels, as in the published evaluation; or no truth in front of the sensor
         return None

@@ -13,7 +13,7 @@ from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method
 from lidar_completion_evaluation.scenes import SceneSource
 
-RESULT_VERSION = 4  # raise it when a figure changes its meaning: older results are then computed again
+RESULT_VERSION = 5  # raise it when a figure changes its meaning: older results are then computed again
 
 
 def stored_results(source: SceneSource, method: Method, output: Path, settings: SceneSettings) -> dict[str, dict]:

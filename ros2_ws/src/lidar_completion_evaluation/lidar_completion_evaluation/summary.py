@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,9 @@ FIGURES: dict[str, tuple[str, float, int, str]] = {
     "f_observed_0.2": ("F obs %", 100, 1, "higher"),
     "violations": ("free viol %", 100, 2, "lower"),
     "ghost_rate": ("ghost %", 100, 2, "lower"),
+    "missing_to_prediction": ("missing m", 1, 3, "lower"),
+    "near_to_prediction": ("within 6 m m", 1, 3, "lower"),
+    "iou_observed": ("IoU obs 0.2 %", 100, 1, "higher"),
     "jsd_bev": ("JSD", 1, 3, "lower"),
     "emd_as_published": ("EMD*", 1, 2, "lower"),
     "w1": ("W1 m", 1, 3, "lower"),
@@ -37,9 +40,10 @@ FIGURES: dict[str, tuple[str, float, int, str]] = {
     "recall_as_published": ("R* %", 1, 1, "higher"),
     "f_as_published": ("F* %", 1, 1, "higher"),
 }
-# The main figures of the paper, those that matter for driving, and the paper's other figures.
+# The main figures of the paper, those that matter for driving, those of the holes, and the paper's other figures.
 PAPER = ("cd", "jsd_bev", "emd_as_published", "w1")
 DRIVING = ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations", "ghost_rate")
+HOLES = ("missing_to_prediction", "near_to_prediction", "iou_observed")
 FURTHER = (
     "jsd_3d",
     "rmse_as_published",
@@ -51,7 +55,6 @@ FURTHER = (
     "f_as_published",
 )
 PAIRED = ("cd", "jsd_bev", *DRIVING)
-BANDS = {"by_range": "CD by range from the sensor", "by_height": "CD by height above the sensor"}
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,11 @@ def _means(results: Iterable[dict], section: str) -> dict[str, Interval]:
 
 def text_table(summary: Summary, section: str = "completed") -> str:
     """All tables, with 95 % intervals. Those of the completed points include the difference to the best baseline, the
-    paper's other figures, and CD by range and by height."""
+    paper's other figures, and distances by place."""
     if section != "completed":
         return "\n\n".join(_text_table(summary, section, names) for names in (PAPER, DRIVING))
-    tables = [_text_table(summary, section, names) for names in (PAPER, DRIVING, FURTHER)]
-    return "\n\n".join([*tables, *(_band_table(summary, bands) for bands in BANDS)])
+    tables = [_text_table(summary, section, names) for names in (PAPER, DRIVING, HOLES, FURTHER)]
+    return "\n\n".join([*tables, *(_band_table(summary, *table) for table in BAND_TABLES)])
 
 
 def shown_figures(summary: Summary, section: str, names: Iterable[str]) -> list[str]:
@@ -160,18 +163,18 @@ def _text_table(summary: Summary, section: str, names: tuple[str, ...]) -> str:
     return _aligned([head, *lines])
 
 
-def _band_table(summary: Summary, bands: str) -> str:
-    """Mean over scenes of the CD within each ring of range or band of height."""
+def _band_table(summary: Summary, title: str, bands: str, figure: Callable[[dict], float | None]) -> str:
+    """Mean over scenes of a figure within each band."""
     evaluated = [row for row in summary.rows if row.scenes]
     if not evaluated:
         return ""
     edges = [
         (band["lower_m"], band["upper_m"]) for band in next(iter(evaluated[0].scenes.values()))["completed"][bands]
     ]
-    lines = [[BANDS[bands], *(f"{low:g} to {high:g} m" for low, high in edges)]]
+    lines = [[title, *(f"over {low:g} m" if high is None else f"{low:g} to {high:g} m" for low, high in edges)]]
     for row in evaluated:
         tables = [result["completed"][bands] for result in row.scenes.values()]
-        found = ([_band_cd(table[place]) for table in tables] for place in range(len(edges)))
+        found = ([figure(table[place]) for table in tables] for place in range(len(edges)))
         known = ([value for value in values if value is not None] for values in found)
         lines.append([row.name, *(f"{sum(values) / len(values):.3f}" if values else "–" for values in known)])
     return _aligned(lines)
@@ -181,6 +184,18 @@ def _band_cd(band: dict) -> float | None:
     """Metres; None if prediction or truth has no point in the band."""
     there, back = band["mean_to_truth_m"], band["mean_to_prediction_m"]
     return None if there is None or back is None else (there + back) / 2
+
+
+def _band_to_prediction(band: dict) -> float | None:
+    return band["mean_to_prediction_m"]
+
+
+BAND_TABLES = (
+    ("CD by range from the sensor", "by_range", _band_cd),
+    ("CD by height above the sensor", "by_height", _band_cd),
+    ("Truth to completion by height above the sensor", "by_height", _band_to_prediction),
+    ("Truth to completion by distance from the nearest return", "by_gap", _band_to_prediction),
+)
 
 
 def _aligned(lines: list[list[str]]) -> str:

@@ -12,7 +12,7 @@ if the metric is undefined for the input; none returns NaN. A new metric is a fu
 entry in evaluate_scene.py.
 """
 
-from lidar_completion_evaluation.metrics.bands import Band, by_height, by_range
+from lidar_completion_evaluation.metrics.bands import Band, GapBand, by_gap, by_height, by_range
 from lidar_completion_evaluation.metrics.clouds import MetricError, cloud, share_of
 from lidar_completion_evaluation.metrics.distances import (
     NearestDistances,
@@ -26,6 +26,7 @@ from lidar_completion_evaluation.metrics.occupancy import (
     PUBLISHED_IOU_VOXELS_M,
     jensen_shannon_3d,
     jensen_shannon_birds_eye,
+    observed_iou,
     voxel_iou,
     voxel_iou_as_published,
 )
@@ -35,10 +36,12 @@ from lidar_completion_evaluation.metrics.transport import Transport, wasserstein
 __all__ = [
     "PUBLISHED_IOU_VOXELS_M",
     "Band",
+    "GapBand",
     "MetricError",
     "NearestDistances",
     "PrecisionRecall",
     "Transport",
+    "by_gap",
     "by_height",
     "by_range",
     "chamfer_distance",
@@ -47,6 +50,7 @@ __all__ = [
     "jensen_shannon_3d",
     "jensen_shannon_birds_eye",
     "nearest_distances",
+    "observed_iou",
     "precision_recall_curve",
     "precision_recall_f_as_published",
     "share_of",

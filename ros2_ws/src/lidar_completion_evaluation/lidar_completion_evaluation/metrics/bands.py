@@ -1,4 +1,4 @@
-"""Accuracy and completeness by place: rings of range and bands of height."""
+"""Quality by place: rings of range, bands of height, and distance from the nearest measured point."""
 
 from __future__ import annotations
 
@@ -54,6 +54,29 @@ def by_height(
     """Accuracy and completeness per band of z in the sensor frame; edges ascending, metres."""
     of_prediction, of_truth = (points[:, 2] for points in (cloud(prediction, "prediction"), cloud(truth, "truth")))
     return _bands(of_prediction, of_truth, distances, edges_m, threshold_m)
+
+
+@dataclass(frozen=True)
+class GapBand:
+    """Ground truth whose distance to the nearest measured point is in [lower, upper) metres; upper None: no limit."""
+
+    lower_m: float
+    upper_m: float | None
+    true: int
+    mean_to_prediction_m: float | None  # None without such truth
+
+
+def by_gap(truth_to_sweep: np.ndarray, truth_to_prediction: np.ndarray, edges_m: Sequence[float]) -> list[GapBand]:
+    """How far the truth is from the prediction, by its distance (M,) from the sweep. Copies of measured points cover only the
+    first bands; the last band has no upper limit.
+    """
+    bands = []
+    for lower, upper in itertools.zip_longest(edges_m, edges_m[1:]):
+        distances = truth_to_prediction[
+            (truth_to_sweep >= lower) & (truth_to_sweep < (np.inf if upper is None else upper))
+        ]
+        bands.append(GapBand(float(lower), upper, len(distances), _mean_or_none(distances)))
+    return bands
 
 
 def _bands(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import jensenshannon
@@ -10,6 +12,10 @@ from lidar_completion_evaluation.metrics.clouds import MetricError, cloud
 
 PUBLISHED_IOU_VOXELS_M = (0.5, 0.2, 0.1)
 PUBLISHED_HALF_EXTENT_M = 50.0
+# Grid of SSCBench and of SemanticKITTI's scene completion benchmark, sensor frame: 256 x 256 x 32 voxels
+BENCHMARK_CORNER_M = (0.0, -25.6, -2.0)
+BENCHMARK_SHAPE = (256, 256, 32)
+BENCHMARK_VOXEL_M = 0.2
 
 
 def voxel_iou(
@@ -20,6 +26,27 @@ def voxel_iou(
     b = np.unique(_grid_keys(truth, "truth", voxel_size_m, half_extent_m))
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
+
+
+def observed_iou(prediction: ArrayLike, truth: ArrayLike, observed: Callable[[np.ndarray], np.ndarray]) -> float:
+    """IoU of occupied voxels of 0.2 m on the grid of SSCBench (in front of the sensor), in [0, 1]. Raises MetricError if it is empty.
+
+    A predicted voxel without truth counts only if its centre is observed: (N, 3) metres -> (N,) bool.
+    """
+    a, b = (_benchmark_voxels(cloud(points, name)) for points, name in ((prediction, "prediction"), (truth, "truth")))
+    if not len(b):
+        raise MetricError("truth: no point in the grid of SSCBench (0 to 51.2 m ahead, 25.6 m to each side)")
+    extra = np.setdiff1d(a, b, assume_unique=True)
+    index = np.stack(np.unravel_index(extra, BENCHMARK_SHAPE), axis=1)
+    wrong = int(np.count_nonzero(observed((index + 0.5) * BENCHMARK_VOXEL_M + BENCHMARK_CORNER_M)))
+    return (len(a) - len(extra)) / (len(b) + wrong)
+
+
+def _benchmark_voxels(points: np.ndarray) -> np.ndarray:
+    """Ascending flat indices of the occupied voxels of the benchmark's grid."""
+    index = np.floor((points - BENCHMARK_CORNER_M) / BENCHMARK_VOXEL_M).astype(np.int64)
+    index = index[((index >= 0) & (index < BENCHMARK_SHAPE)).all(axis=1)]
+    return np.unique(np.ravel_multi_index(tuple(index.T), BENCHMARK_SHAPE))
 
 
 def voxel_iou_as_published(prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float) -> float:

@@ -18,10 +18,19 @@ from lidar_completion_evaluation.pictures import ERROR_COLOURS, ERROR_STOPS_M
 from lidar_completion_evaluation.reports.charts import style, svg
 from lidar_completion_evaluation.reports.page import png_file_url, write_page
 from lidar_completion_evaluation.results import picture_file
-from lidar_completion_evaluation.summary import DRIVING, FIGURES, FURTHER, PAPER, RowSummary, Summary, shown_figures
+from lidar_completion_evaluation.summary import (
+    DRIVING,
+    FIGURES,
+    FURTHER,
+    HOLES,
+    PAPER,
+    RowSummary,
+    Summary,
+    shown_figures,
+)
 
-BASELINE_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b")
-MAIN = (PAPER[0], *DRIVING, *PAPER[1:])
+BASELINE_COLOURS = ("#94a3b8", "#475569", "#c8a768", "#8a5a2b", "#84a98c", "#52796f")
+MAIN = (PAPER[0], *DRIVING, *HOLES, *PAPER[1:])
 MODEL_COLOURS = ("#0f766e", "#b4338a", "#2563eb", "#d9680b", "#6d28d9", "#15803d", "#be123c", "#0e7490")
 
 
