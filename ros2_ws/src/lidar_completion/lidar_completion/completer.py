@@ -21,6 +21,7 @@ from lidar_completion.model.weights import load_model
 from lidar_completion.neighbours import nearest_within
 from lidar_completion.networks import Refiner, fold_batch_norm, refined_points
 from lidar_completion.samplers import SAMPLERS
+from lidar_completion.sparse.allocation import keep_memory
 from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, start_points
 from lidar_completion.visibility import COMPLETED, MEASURED, ClearSpace, TrustRules
 from lidar_completion.visibility.confidence import point_confidence
@@ -69,16 +70,24 @@ class Completion:
 
 
 class CompletedPoints(NamedTuple):
-    """Completed points (C, 3), the scan's row (C,) that each started from or -1, and the network's logit (C,), if it has one."""
+    """Completed points (C, 3), the network's logit (C,), if it has one, and the scan's row that they started from.
+
+    Each entry of source (C / per_start,), a row or -1, holds for `per_start` consecutive points.
+    """
 
     points: Tensor
-    source: Tensor
     logit: Tensor | None
+    source: Tensor
+    per_start: int = 1
 
     def at(self, rows: Tensor) -> "CompletedPoints":
         """The points of these rows (n,) int64."""
         logit = None if self.logit is None else self.logit.index_select(0, rows)
-        return CompletedPoints(self.points.index_select(0, rows), self.source.index_select(0, rows), logit)
+        return CompletedPoints(self.points.index_select(0, rows), logit, self.source_of(rows))
+
+    def source_of(self, rows: Tensor) -> Tensor:
+        """The scan's row (n,) that the points of these rows (n,) started from, or -1."""
+        return self.source.index_select(0, rows if self.per_start == 1 else rows // self.per_start)
 
 
 class SceneCompleter:
@@ -115,6 +124,8 @@ class SceneCompleter:
         if backend == "onnx" and precision != "float32":
             raise ValueError(f"precision {precision!r} needs the backend 'torch'; exported networks use 'float32'")
         target = choose_device(device)
+        if target.type == "cpu":
+            keep_memory()
         card, networks = load_model(model)
         needed = card.architecture.networks
         if missing := sorted(set(needed) - networks.keys()):
@@ -156,7 +167,7 @@ class SceneCompleter:
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
         kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, clear_space)
         measured, kept, thinned = limit_points(sweep, kept, settings.max_points)
-        arrays = label(measured, completed.at(kept), confidence[kept], scan)
+        arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
         removed = {"outside": len(denoised.points) - len(inside.points), **removed, "max_points": thinned}
         return Completion(**arrays, timings=clock.timings(), steps=card.pipeline.steps, removed=removed)
@@ -180,8 +191,7 @@ class SceneCompleter:
         predict = scan_denoiser(self.networks, card, scan, scale, ray_features)
         sampler = SAMPLERS[card.pipeline.sampler].sample
         sample = sampler(predict, starts.points, noised, timesteps, card.schedule, generator, scale)
-        source = starts.source.repeat_interleave(card.architecture.offsets_per_point)
-        return CompletedPoints(sample.points, source, sample.logit)
+        return CompletedPoints(sample.points, sample.logit, starts.source, card.architecture.offsets_per_point)
 
     def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
         """Six points for each completed point, if the model has a refiner; scan (S, 3)."""
@@ -189,7 +199,7 @@ class SceneCompleter:
             return completed
         outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan))
         points, logit = refined_points(completed.points, outputs)
-        return CompletedPoints(points, completed.source.repeat_interleave(Refiner.OFFSETS), logit)
+        return CompletedPoints(points, logit, completed.source, completed.per_start * Refiner.OFFSETS)
 
 
 class Settings(NamedTuple):
@@ -230,30 +240,40 @@ def limit_points(
 
 
 def label(
-    measured: MeasuredPoints, completed: CompletedPoints, confidence: Tensor, scan: MeasuredPoints
+    measured: MeasuredPoints, completed: CompletedPoints, kept: Tensor, confidence: Tensor, scan: MeasuredPoints
 ) -> dict[str, Any]:
-    """The arrays of a Completion: measured points first, then completed points with their confidence (C,)."""
-    counts = (len(measured), len(completed.points))
+    """The arrays of a Completion: measured points, then the completed points of rows `kept` (K,); confidence (C,) of all."""
     certain = torch.ones_like(measured.points[:, 0])
+    points = joined(measured.points, completed.points, kept)
     intensity = None
     if measured.intensity is not None:
-        intensity = torch.cat([measured.intensity, source_intensity(completed, scan)]).cpu().numpy()
+        known = source_intensity(points[len(measured) :], completed.source_of(kept), scan)
+        intensity = torch.cat([measured.intensity, known]).cpu().numpy()
     return {
-        "points": torch.cat([measured.points, completed.points]).cpu().numpy(),
-        "provenance": np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), counts),
-        "confidence": torch.cat([certain, confidence]).cpu().numpy(),
+        "points": points.cpu().numpy(),
+        "provenance": np.repeat(np.array([MEASURED, COMPLETED], dtype=np.uint8), (len(measured), len(kept))),
+        "confidence": joined(certain, confidence, kept).cpu().numpy(),
         "measured_rows": measured.rows.cpu().numpy(),
         "intensity": intensity,
     }
 
 
-def source_intensity(completed: CompletedPoints, scan: MeasuredPoints) -> Tensor:
-    """Intensity (C,) of completed points: that of the scan's point they started from.
+def joined(first: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+    """The values `first`, then those of `rows`; as torch.cat([first, values[rows]]), with one copy less."""
+    out = first.new_empty(len(first) + len(rows), *first.shape[1:])
+    out[: len(first)] = first
+    torch.index_select(values, 0, rows, out=out[len(first) :])
+    return out
+
+
+def source_intensity(points: Tensor, source: Tensor, scan: MeasuredPoints) -> Tensor:
+    """Intensity (C,) of completed points (C, 3): that of the scan's point of row source (C,), which they started from.
 
     Points that started from a prior get that of the nearest point of the scan, or 0 if it is far away.
     """
     assert scan.intensity is not None
-    source = completed.source.clone()
     unknown = (source == NO_SOURCE).nonzero().squeeze(1)
-    source[unknown] = nearest_within(completed.points[unknown], scan.points, MAX_INTENSITY_DISTANCE_M)[1]
+    if len(unknown):
+        nearest = nearest_within(points[unknown], scan.points, MAX_INTENSITY_DISTANCE_M)[1]
+        source = source.index_copy(0, unknown, nearest)
     return torch.where(source < 0, 0.0, scan.intensity[source])
