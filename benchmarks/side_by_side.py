@@ -122,7 +122,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "side_by_side.txt")
     options = parser.parse_args()
     points = read_points(options.sweep).points
-    revision = subprocess.run(["git", "-C", options.other, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    revision = subprocess.run(
+        ["git", "-C", options.other, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
     lines = [
         f"{datetime.date.today()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}; {len(points)} points, "
         f"threads: {options.threads}; medians of {options.repeats}; this checkout against {revision.stdout.strip()}",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lidar_completion.completer import CompletedPoints, Completion, SceneCompleter, source_intensity
+from lidar_completion.completer import Completion, SceneCompleter, source_intensity
 from lidar_completion.denoiser import ScanDenoiser
 from lidar_completion.downsample import voxel_downsample
 from lidar_completion.errors import ModelError, SweepError
@@ -266,7 +266,7 @@ def test_completed_points_have_the_intensity_of_their_source_or_of_the_nearest_p
     points = torch.tensor([[0.0, 0, 0], [5, 0, 0], [7, 0, 0]])
     scan = MeasuredPoints(points, torch.arange(3), torch.tensor([2.0, 3, 4]))
     completed = torch.tensor([[5.1, 0, 0], [5.1, 0, 0], [0, 90, 0]])
-    assert source_intensity(CompletedPoints(completed, torch.tensor([0, -1, -1]), None), scan).tolist() == [2, 3, 0]
+    assert source_intensity(completed, torch.tensor([0, -1, -1]), scan).tolist() == [2, 3, 0]
 
 
 @pytest.mark.parametrize("limit", [50, 410, 500])

@@ -11,6 +11,7 @@ from lidar_completion.networks import (
     Refiner,
     VoxelisedCloud,
     fold_batch_norm,
+    refined_points,
     timestep_embedding,
 )
 from lidar_completion.sparse.nearest import nearest_rows_plain
@@ -143,6 +144,15 @@ def test_refiner_with_offsets_and_confidence():
     assert outputs[:, 0, 3].min() > 1
     first, second = (points.point_row == points.point_row.mode().values).nonzero().squeeze(1)[:2]
     assert not torch.equal(outputs[first], outputs[second])
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_compiled_and_plain_refined_points_agree(columns: int):
+    points, outputs = cloud(40), torch.randn(40, 6, columns)
+    refined, logit = refined_points(points, outputs)
+    plain, plain_logit = refined_points(points, outputs.requires_grad_())
+    assert torch.equal(refined, plain)
+    assert (logit is None and plain_logit is None) if columns == 3 else torch.equal(logit, plain_logit)
 
 
 def test_timestep_embedding_matches_its_definition():

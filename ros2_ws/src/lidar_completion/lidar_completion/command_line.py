@@ -30,6 +30,12 @@ FreeSpaceFilter = Annotated[
     bool, typer.Option(help="remove completed points in space that the sensor observed as free")
 ]
 MinConfidence = Annotated[float, typer.Option(min=0, max=1, help="remove completed points with a lower confidence")]
+OutputVoxel = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=100, help="thin completed points to one per voxel of this size in metres, the most confident one"
+    ),
+]
 MaxPoints = Annotated[
     int | None,
     typer.Option(min=1, help="limit on the points of a completion, measured points first; default: no limit"),
@@ -51,6 +57,7 @@ def complete(
     refine: Refine = True,
     free_space_filter: FreeSpaceFilter = True,
     min_confidence: MinConfidence = 0.0,
+    output_voxel_m: OutputVoxel = None,
     max_points: MaxPoints = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="seed of the noise")] = 0,
 ) -> None:
@@ -65,7 +72,7 @@ def complete(
     completer = _loaded(lambda: SceneCompleter.load(model, device=device, backend=backend, precision=precision))
     trust = TrustRules(FreeSpaceRules() if free_space_filter else None, min_confidence=min_confidence)
     options = Options(steps=steps, guidance=guidance, replication=replication, refine=refine, trust=trust)
-    options |= Options(max_points=max_points, seed=seed)
+    options |= Options(output_voxel_m=output_voxel_m, max_points=max_points, seed=seed)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

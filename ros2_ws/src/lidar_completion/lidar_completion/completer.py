@@ -20,6 +20,7 @@ from lidar_completion.model.card import ModelCard
 from lidar_completion.model.weights import load_model
 from lidar_completion.neighbours import nearest_within
 from lidar_completion.networks import Refiner, fold_batch_norm, refined_points
+from lidar_completion.output_voxels import thinned_to_voxels
 from lidar_completion.samplers import SAMPLERS
 from lidar_completion.sparse.allocation import keep_memory
 from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, start_points
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     min_range_m: float | None
     max_range_m: float | None
     min_confidence: float | None  # completed points with a lower one are removed; TrustRules can raise it
+    output_voxel_m: float | None  # one completed point per voxel of this size, the most confident one; 0: all
 
     refine: bool  # run the refiner, if the model has one: six points for each completed point (default True)
     trust: TrustRules | None  # which completed points are removed (default: TrustRules())
@@ -60,7 +62,7 @@ class Completion:
     steps: int
     # (M,) float32 if the input had one; a completed point has that of the measured point that it started from
     intensity: np.ndarray | None = None
-    # Number of points removed by each rule: outside (crop.scene_rows), those of output_filter.trusted_rows, max_points
+    # Number of points removed by each rule: outside (crop.scene_rows), those of output_filter.trusted_rows, output_voxel, max_points
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -166,10 +168,13 @@ class SceneCompleter:
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
         kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, clear_space)
-        measured, kept, thinned = limit_points(sweep, kept, settings.max_points)
+        kept, removed["output_voxel"] = thinned_to_voxels(
+            completed.points, confidence, kept, card.pipeline.output_voxel_m
+        )
+        measured, kept, removed["max_points"] = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
-        removed = {"outside": len(denoised.points) - len(inside.points), **removed, "max_points": thinned}
+        removed = {"outside": len(denoised.points) - len(inside.points), **removed}
         return Completion(**arrays, timings=clock.timings(), steps=card.pipeline.steps, removed=removed)
 
     def denoise(

@@ -19,6 +19,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lidar_completion.model.card import MIN_OUTPUT_VOXEL_M
 from lidar_completion.point_clouds import OUTPUT_FIELDS
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
 from lidar_completion_ros.motion.frames import POSE_FORMAT, pose
@@ -145,6 +146,14 @@ class Parameters:
         unit="m",
     )
     min_confidence: float = _parameter(0.0, "Remove completed points with a lower confidence", low=0.0, high=1.0)
+    output_voxel_m: float = _parameter(
+        0.0,
+        "Voxel size to which completed points are thinned, keeping the most confident one; measured points stay; "
+        "0: the model card's value",
+        unit="m",
+        low=0.0,
+        high=10.0,
+    )
     max_points: int = _parameter(
         0,
         "Maximum number of output points; measured points are kept first, the rest is thinned evenly; 0: no limit",
@@ -191,6 +200,10 @@ class Parameters:
             raise ParameterError(
                 f"output_fields: expected any of {', '.join(OUTPUT_FIELDS)}, found {', '.join(unknown)}"
             )
+        if 0.0 < self.output_voxel_m < MIN_OUTPUT_VOXEL_M:
+            raise ParameterError(
+                f"output_voxel_m: expected 0 or at least {MIN_OUTPUT_VOXEL_M}, found {self.output_voxel_m}"
+            )
         if 0 < self.max_range_m <= self.min_range_m:
             raise ParameterError(
                 f"max_range_m: expected more than min_range_m = {self.min_range_m}, found {self.max_range_m}"
@@ -213,6 +226,7 @@ class Parameters:
             "min_range_m": None if self.min_range_m < 0 else self.min_range_m,
             "max_range_m": self.max_range_m or None,
             "trust": self.trust_rules(),
+            "output_voxel_m": self.output_voxel_m or None,
             "max_points": self.max_points or None,
             "seed": self.seed,
         }

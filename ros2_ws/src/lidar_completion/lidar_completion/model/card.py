@@ -24,6 +24,7 @@ from lidar_completion.sparse.coordinates import LIMIT
 CARD_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT_VERSION = 1
+MIN_OUTPUT_VOXEL_M = 1e-3
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Pipeline:
     hole_starts: int = between(0, 1000, 0)  # start points per hole; 0: none
     hole_cell_m: float = between(1e-3, 100.0, 0.8)  # width of the grid cells in which holes are searched
     min_confidence: float = between(0.0, 1.0, 0.0)  # less confident points are removed; TrustRules can raise it
+    # Completed points are thinned to one per voxel of this size, the most confident one; 0: off
+    output_voxel_m: float = between(0.0, 100.0, 0.0)
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -65,6 +68,10 @@ class Pipeline:
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         check_bounds(self, "pipeline")
+        if 0.0 < self.output_voxel_m < MIN_OUTPUT_VOXEL_M:
+            raise ModelError(
+                f"pipeline.output_voxel_m is {self.output_voxel_m}; expected 0 or at least {MIN_OUTPUT_VOXEL_M}"
+            )
         for low, high in (("min_range_m", "max_range_m"), ("noise_min", "noise_max")):
             if getattr(self, low) > getattr(self, high):
                 raise ModelError(
