@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lidar_completion.errors import ModelError
 from lidar_completion.files import atomic_write
 from lidar_completion.model.card import CARD_NAME, ModelCard, load_card, save_card
-from lidar_completion.networks import Architecture, new_network
+from lidar_completion.networks import CHANNELS, Architecture, new_network
 
 
 def build_networks(card: ModelCard) -> dict[str, nn.Module]:
@@ -141,11 +141,13 @@ def base_of(folder: str | Path, card: ModelCard) -> Path | None:
 
 
 def check_shapes(architecture: Architecture, name: str, tensors: dict[str, Tensor], source: str) -> None:
-    """ModelError unless the tensors are those of a network of this architecture, which is not allocated for the check.
+    """ModelError unless the tensors are those of a network of this architecture, which is not allocated if it is large.
 
     name, source: network and file, for messages.
     """
-    with torch.device("meta"):
+    # The meta device imports torch._dynamo, which takes 3 s and 130 MB, so that small networks are built on the CPU.
+    small = max(*architecture.channels, architecture.head_width) <= max(CHANNELS)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         expected = {key: value.shape for key, value in new_network(name, architecture).state_dict().items()}
     for problem, names in (
         ("missing", expected.keys() - tensors.keys()),
