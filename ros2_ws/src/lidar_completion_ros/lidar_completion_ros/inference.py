@@ -13,6 +13,7 @@ import torch
 from lidar_completion.completer import Completion
 from lidar_completion.errors import SweepError
 from lidar_completion.model.card import ModelCard
+from lidar_completion.sparse.allocation import release_memory
 from lidar_completion_ros.scheduling.deadline import Deadline
 from lidar_completion_ros.scheduling.memory_limit import MemoryLimit, is_out_of_memory
 from lidar_completion_ros.scheduling.workload import WorkLimits, Workload
@@ -102,6 +103,7 @@ class Inference:
                 completion, done = self._complete(points, workload, options)
                 if self._deadline is not None:
                     self._deadline.warmed_up(len(points), done, _stages(completion))
+        release_memory()
 
     # ---- each sweep ----
 
