@@ -15,6 +15,7 @@ JOBS ?= $(shell cores=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); ec
 
 setup: $(READY)
 
+# Compiled loops are cached beside the sources: otherwise every process that needs them first compiles its own.
 # Debian and Ubuntu keep venv in a package of its own, which is installed where it is missing and may be.
 $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setup.py ros2_ws/src/lidar_completion_ros/setup.py ros2_ws/src/lidar_completion_evaluation/setup.py synthetic/pyproject.toml training/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12: apt-get install python3, or set PYTHON=/path/to/python3.12"; exit 1; }
@@ -30,6 +31,7 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e "ros2_ws/src/lidar_completion_ros[ros]" -e synthetic -e "ros2_ws/src/lidar_completion_evaluation[odometry,view]" -e training
 	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	$(BIN)/python -m lidar_completion.compile_loops
+	$(BIN)/python -c 'from lidar_completion_synthetic import training_pair; training_pair(0, "mix", recipe="varied")'
 	@touch $@
 
 demo: $(READY)
@@ -41,7 +43,7 @@ test: $(READY)
 
 # Training as a user starts it: the whole chain of recipes/smoke, a run that is killed, two processes beside one.
 smoke: $(READY)
-	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_trainer.py
+	$(BIN)/python -m pytest -m slow tests/integration/test_smoke_training.py tests/training/test_trainer.py tests/training/test_resume.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m ""

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(WORKER[2:]) if WORKER else os.getpid()) % 100)
 
+from tiny_channels import TINY_CHANNELS  # noqa: E402 (needs the path above)
+
 GOLDEN = Path(__file__).parent / "core" / "golden"
 
 
@@ -42,7 +44,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = ModelCard(
         name="tiny",
         description="random weights, for tests",
-        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        architecture=Architecture(own_channels=TINY_CHANNELS, voxel_size_m=0.5),
         pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
     )
     torch.manual_seed(0)

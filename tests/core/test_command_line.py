@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_channels import TINY_CHANNELS
 from typer.testing import CliRunner
 
 from lidar_completion.command_line import app
@@ -54,7 +55,7 @@ def test_the_filter_can_be_disabled(sweep, tiny_model, tmp_path):
 def test_refiner_can_be_disabled(sweep, tmp_path):
     card = ModelCard(
         name="refined",
-        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        architecture=Architecture(own_channels=TINY_CHANNELS, voxel_size_m=0.5),
         pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
         networks=("encoder", "denoiser", "refiner"),
     )

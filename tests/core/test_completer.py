@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_channels import TINY_CHANNELS
 
 from lidar_completion.completer import Completion, SceneCompleter, source_intensity
 from lidar_completion.denoiser import ScanDenoiser
@@ -171,7 +172,7 @@ def test_completes_sweeps_of_a_few_points(completer: SceneCompleter, n: int):
 def test_refiner_gives_six_points_per_point(tmp_path: Path):
     card = ModelCard(
         name="refined",
-        architecture=Architecture(width=0.125, voxel_size_m=0.5),
+        architecture=Architecture(own_channels=TINY_CHANNELS, voxel_size_m=0.5),
         pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
         networks=("encoder", "denoiser", "refiner"),
     )
@@ -186,7 +187,7 @@ def test_refiner_gives_six_points_per_point(tmp_path: Path):
 def test_refined_points_have_the_confidence_of_the_refiner(tmp_path: Path):
     card = ModelCard(
         name="scoring",
-        architecture=Architecture(width=0.125, voxel_size_m=0.5, point_confidence=True),
+        architecture=Architecture(own_channels=TINY_CHANNELS, voxel_size_m=0.5, point_confidence=True),
         pipeline=Pipeline(downsample_voxel_m=0.5, replication=2),
         networks=("encoder", "denoiser", "refiner"),
     )

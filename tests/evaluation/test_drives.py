@@ -137,6 +137,7 @@ def test_rejects_poses_of_another_sequence(drive_folder):
 # --- the real drives --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # half a minute of processor time: whole maps and four baselines of long sweeps
 @pytest.mark.skipif(not (SHARED / "data/sequences").is_dir(), reason="LIDAR_COMPLETION_SHARED names no data/sequences")
 @pytest.mark.parametrize(("name", "raw_cd"), [("90", 0.21), ("91", 0.35)])
 def test_baselines_on_the_real_drives(name, raw_cd):

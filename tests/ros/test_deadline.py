@@ -70,7 +70,7 @@ def test_workloads_ascend_to_the_maximum():
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.15])
 @pytest.mark.parametrize("budget_s", [0.2, 0.3, 0.5, 1.0, 2.0])
 def test_99_percent_of_sweeps_meet_the_budget_without_oscillation(budget_s, noise):
-    levels, seconds = drive(budget_s, 1000, noise=noise)
+    levels, seconds = drive(budget_s, 500, noise=noise)
     assert np.percentile(seconds, 99) <= budget_s
     assert changes(levels) <= (10 if noise < 0.1 else 60)
 
@@ -79,8 +79,8 @@ def test_99_percent_of_sweeps_meet_the_budget_without_oscillation(budget_s, nois
 @pytest.mark.parametrize("slowed", [0.02, 0.05])
 def test_rare_slow_sweeps_stay_within_the_1_percent(slowed, budget_s):
     """Another process takes the core occasionally: visible neither in the median nor in the scatter, only in late sweeps."""
-    slow = np.random.default_rng(5).random(4000) < slowed
-    _, seconds = drive(budget_s, 4000, load=lambda index: 2.0 if slow[index] else 1.0, noise=0.08)
+    slow = np.random.default_rng(5).random(2000) < slowed
+    _, seconds = drive(budget_s, 2000, load=lambda index: 2.0 if slow[index] else 1.0, noise=0.08)
     assert np.percentile(seconds, 99) <= budget_s
 
 

@@ -327,7 +327,7 @@ def test_preview_keeps_network_modes(teachers):
         (["distillation.sign=minus"], "distillation.sign is 'minus'"),
         (["distillation.auxiliary_models=3"], "auxiliary_models is 3"),
         (["distillation.batch_norm=released", "distillation.shared_noise=true"], "set distillation.shared_noise=false"),
-        (["architecture.width=0.25"], "leave architecture out"),
+        (["architecture.own_channels=[]"], "leave architecture out"),
         (["objective=magic"], "objective is 'magic'"),
     ],
 )

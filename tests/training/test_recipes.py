@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_channels import TINY_CHANNELS
 
 import lidar_completion_training
 from lidar_completion.model.card import load_card
@@ -18,7 +19,7 @@ from lidar_completion_training.recipe_files import RENAMED, load_recipe
 RECIPES = Path(lidar_completion_training.__file__).parent / "recipes"
 MODELS = Path(__file__).parents[2] / "models"
 CHAINS = ("paper", "small", "smoke")
-TINY = ["architecture.width=0.125", "architecture.voxel_size_m=1.0"]
+TINY = [f"architecture.own_channels={list(TINY_CHANNELS)}", "architecture.voxel_size_m=1.0"]
 
 
 def names(chain: str) -> list[Path]:

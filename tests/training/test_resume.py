@@ -2,13 +2,12 @@
 
 import itertools
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from small_wall import TINY, wall
+from two_processes import run_twice
 
 from lidar_completion.model.weights import save_model
 from lidar_completion_training import trainer as training
@@ -101,6 +100,7 @@ def test_rejects_a_process_without_the_state(tmp_path, requested):
     assert run_twice([str(tmp_path / "program.py"), str(tmp_path), *entries]).count("rejected") == 2
 
 
+@pytest.mark.slow  # 15 s of processor time: part of `make smoke`
 def test_chain_in_two_processes_exports_once(tmp_path):
     recipes = tmp_path / "recipes"
     recipes.mkdir()
@@ -108,20 +108,11 @@ def test_chain_in_two_processes_exports_once(tmp_path):
     (recipes / "2_tuned.yaml").write_text("objective: teacher\nstart_from: teacher\n")
     entries = [*SMALL[1:], "iterations=1", "global_batch=2"]
     chain = ["chain", str(recipes), "--runs", str(tmp_path / "runs"), "--scenes", "0", *entries]
-    out = run_twice(["-m", "lidar_completion_training", "--", *chain, "architecture.width=0.125"])
+    out = run_twice(["-m", "lidar_completion_training", *chain, TINY[0]])
     assert out.count(f"{tmp_path / 'runs' / 'model'}: ") == 1
     assert out.count("[2/2] tuned") == 1
     for run in ("teacher", "tuned"):
         assert load_state(tmp_path / "runs" / run)["processes"] == 2
-
-
-def run_twice(program: list[str]) -> str:
-    """Run a Python program in two gloo processes; returns its output."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 # --- one step ------------------------------------------------------------------------------------------------------
