@@ -10,6 +10,7 @@ from lidar_completion.downsample import (
     downsample,
     every_nth_rows,
     farthest_point_rows,
+    farthest_point_rows_plain,
     voxel_downsample,
     voxel_rows,
     voxel_rows_plain,
@@ -73,6 +74,14 @@ def test_farthest_point_sampling_matches_its_definition():
         taken.append(int(distance.argmax()))
     assert farthest_point_rows(points, 10).tolist() == taken
     assert farthest_point_rows(points, 100).tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("grid_m", [0.0, 1.0])  # on a grid, many points are equally far
+@pytest.mark.parametrize(("n", "count"), [(20, 7), (900, 850), (2000, 300)])
+def test_compiled_farthest_point_sampling_is_exactly_the_plain_one(grid_m: float, n: int, count: int):
+    points = cloud(n, seed=n) * torch.tensor([8.0, 3.0, 0.3])
+    points = (points / grid_m).round() * grid_m if grid_m else points
+    assert torch.equal(farthest_point_rows(points, count, 5), farthest_point_rows_plain(points, count, 5))
 
 
 def test_the_pipeline_selects_the_method():

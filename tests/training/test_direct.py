@@ -6,9 +6,10 @@ import torch
 from scipy.spatial.distance import cdist
 from small_wall import SHORT_RUN, wall
 
+from lidar_completion import neighbours_grid
 from lidar_completion_training.configuration import AugmentationRecipe
 from lidar_completion_training.errors import DivergedError, RecipeError
-from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives import chamfer, objective_of
 from lidar_completion_training.objectives.chamfer import (
     clamped_chamfer,
     nearest_rows,
@@ -106,6 +107,21 @@ def test_nearest_rows_equals_plain_implementation_and_brute_force():
     points[3, 1] = torch.nan
     with pytest.raises(DivergedError, match="not finite"):
         nearest_rows(points, reference)
+
+
+def test_chamfer_and_its_gradient_do_not_depend_on_the_search(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    truth, results = 20 * torch.rand(900, 3, generator=generator), []
+    prediction = truth[:700] + 0.3 * torch.randn(700, 3, generator=generator)
+    monkeypatch.setattr(neighbours_grid, "FEW_PAIRS", 0)
+    for search in (nearest_rows, neighbours_grid.nearest_rows, nearest_rows_plain):
+        monkeypatch.setattr(chamfer, "nearest_rows", search)
+        points = prediction.clone().requires_grad_()
+        loss = squared_chamfer(points, truth, 0, generator)
+        results.append((loss, *torch.autograd.grad(loss, points)))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
 
 
 def test_second_pass_uses_timesteps_of_inference():

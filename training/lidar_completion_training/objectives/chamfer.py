@@ -5,6 +5,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
+from lidar_completion import neighbours_grid
 from lidar_completion.neighbours import nearest_within
 from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.configuration import DirectRecipe
@@ -13,7 +14,7 @@ from lidar_completion_training.errors import DivergedError
 NEAR_M = 0.2  # confidence is the probability of lying this near to a surface
 CLEAR_MARGIN_M = 0.2  # the last part of a ray says nothing
 MAX_DEPTH_M = 1.0  # of a point in free space
-PAIRS = 1 << 27  # distances held at once on a GPU
+PAIRS = 1 << 27  # distances that the plain search holds at once
 
 
 def clamped_chamfer(
@@ -69,8 +70,9 @@ def clamped_distance(points: Tensor, reference: Tensor, clamp_m: float) -> Tenso
 
     The search ends at clamp_m, beyond which the gradient is zero. DivergedError where a coordinate is not finite.
     """
+    search = nearest_within if points.device.type == "cpu" else neighbours_grid.nearest_within
     with torch.no_grad():
-        row = nearest_within(*finite(points, reference), clamp_m)[1]
+        row = search(*finite(points, reference), clamp_m)[1]
     distance = (reference[row.clamp(min=0)] - points).norm(dim=1).clamp(max=clamp_m)
     return torch.where(row < 0, clamp_m, distance)
 
@@ -101,16 +103,16 @@ def random_points(points: Tensor, count: int, generator: torch.Generator) -> Ten
 
 
 @torch.no_grad()
-def nearest_rows(points: Tensor, reference: Tensor) -> Tensor:
+def nearest_rows(points: Tensor, reference: Tensor, cell_m: float = neighbours_grid.CELL_M) -> Tensor:
     """Row (N,) int64 of the point of reference (M, 3) nearest to each of points (N, 3), at any distance.
 
-    DivergedError where a coordinate is not finite.
+    By a tree on CPUs, by a grid on GPUs; cell_m: width of its first cells. DivergedError where a coordinate is not finite.
     """
     points, reference = finite(points, reference)
     if points.device.type == "cpu":
         tree = cKDTree(reference.numpy(), balanced_tree=False, compact_nodes=False)
         return torch.from_numpy(tree.query(points.numpy(), workers=torch.get_num_threads())[1])
-    return nearest_rows_plain(points, reference)
+    return neighbours_grid.nearest_rows(points, reference, cell_m)
 
 
 def finite(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,9 @@ def free_space_violation(
     rays = sweep - origin
     with torch.no_grad():
         directions, ray_directions = F.normalize(points, dim=1), F.normalize(rays, dim=1)
-        nearest = nearest_rows(directions, ray_directions)
+        within = 2.0 * math.sin(math.radians(recipe.within_deg) / 2.0)
+        nearest = nearest_rows(directions, ray_directions, cell_m=within)
         chord = (directions - ray_directions[nearest]).norm(dim=1)
-        on_ray = chord < 2.0 * math.sin(math.radians(recipe.within_deg) / 2.0)
+        on_ray = chord < within
     in_front = rays[nearest].norm(dim=1) - recipe.margin_m - points.norm(dim=1)
     return (in_front.clamp(0.0, recipe.clamp_m) * on_ray).mean()

@@ -1,12 +1,13 @@
 """Downsampling of a sweep: one measured point per voxel, or farthest point sampling.
 
-Clouds are (N, 3) float32 metres, on any device. The compiled loop for CPUs is in downsample_compiled.py.
+Clouds are (N, 3) float32 metres, on any device. The compiled loops for CPUs are in downsample_compiled.py and
+farthest_compiled.py.
 """
 
 import torch
 from torch import Tensor
 
-from lidar_completion import downsample_compiled
+from lidar_completion import downsample_compiled, farthest_compiled
 from lidar_completion.model.card import Pipeline
 from lidar_completion.sparse.coordinates import pack, quantise
 
@@ -75,12 +76,16 @@ def _nearest_in_group(points: Tensor, centroids: Tensor, counts: Tensor, starts:
 
 
 def farthest_point_rows(points: Tensor, count: int, start: int = 0) -> Tensor:
-    """Rows (count,) int64 of farthest point sampling, or all rows if there are no more than `count`.
-
-    O(N * count), seconds on a CPU: only for comparison with published numbers.
-    """
+    """Rows (count,) int64 of farthest point sampling, or all rows if there are no more than `count`."""
     if count >= len(points):
         return torch.arange(len(points), device=points.device)
+    if points.device.type == "cpu" and points.dtype == torch.float32:
+        return farthest_compiled.farthest_point_rows(points, count, start)
+    return farthest_point_rows_plain(points, count, start)
+
+
+def farthest_point_rows_plain(points: Tensor, count: int, start: int = 0) -> Tensor:
+    """The plain implementation, for any device, of count < N points: O(N * count), seconds at published sizes."""
     chosen = torch.empty(count, dtype=torch.int64, device=points.device)
     distance = torch.full_like(points[:, 0], torch.inf)
     row = torch.as_tensor(start, device=points.device)
