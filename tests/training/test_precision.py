@@ -1,5 +1,7 @@
 """Mixed precision: geometry, losses and distances stay float32, and only products of wide layers are rounded."""
 
+import dataclasses
+
 import pytest
 import torch
 from small_wall import TINY, wall
@@ -29,10 +31,10 @@ def model(tmp_path_factory) -> str:
     return folder
 
 
-def losses_and_gradients(name: str, model: str, autocast: bool) -> dict[str, torch.Tensor]:
+def losses_and_gradients(name: str, model: str, autocast: bool, *more_entries: str) -> dict[str, torch.Tensor]:
     entries = [f"objective={name}", f"start_from={model}", "pipeline.replication=2", "direct.queries=500"]
     more = ["refiner.points=500", "diffusion_dpo.pair_steps=1", "distillation.chamfer_weight=1"]
-    objective = objective_of(load_recipe(None, [*entries, *more]))
+    objective = objective_of(load_recipe(None, [*entries, *more, *more_entries]))
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():  # auxiliary models and reference that differ from the teacher
         for part in ("auxiliary", "winner", "loser", "reference"):
@@ -42,7 +44,7 @@ def losses_and_gradients(name: str, model: str, autocast: bool) -> dict[str, tor
         losses, _ = objective.losses(sweep_of_50_m(), torch.Generator().manual_seed(1))
     sum(losses.values()).backward()
     gradients = {n: p.grad for n, p in objective.networks.named_parameters() if p.grad is not None}
-    return {**losses, **gradients}
+    return {**losses, **gradients, **dict(objective.networks.named_buffers())}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -51,8 +53,32 @@ def test_losses_under_autocast_equal_float32(model, name):
     found = losses_and_gradients(name, model, autocast=True)
     assert expected.keys() == found.keys()
     for entry, value in expected.items():
-        assert found[entry].dtype == torch.float32
+        assert found[entry].dtype == value.dtype != torch.bfloat16
         torch.testing.assert_close(found[entry], value, rtol=1e-6, atol=1e-8, msg=entry)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_activation_checkpointing_changes_no_loss_gradient_or_statistic(model, name):
+    batch_norm = "distillation.batch_norm=released"  # train mode in the forward pass alone
+    expected = losses_and_gradients(name, model, False, batch_norm)
+    found = losses_and_gradients(name, model, False, batch_norm, "activation_checkpointing=true")
+    assert expected.keys() == found.keys()
+    for entry, value in expected.items():
+        torch.testing.assert_close(found[entry], value, rtol=1e-6, atol=1e-8, msg=entry)
+
+
+def test_checkpointed_stages_keep_no_activations_inside():
+    recipe = load_recipe(None, [*TINY, "objective=teacher"])
+    saved = {}
+    for checkpointing in (False, True):
+        objective = objective_of(dataclasses.replace(recipe, activation_checkpointing=checkpointing))
+        kept: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, kept=kept: kept.__setitem__(x.data_ptr(), x.nbytes) or x, lambda x: x
+        ):
+            objective.losses(sweep_of_50_m(), torch.Generator().manual_seed(1))
+        saved[checkpointing] = sum(kept.values())
+    assert saved[True] < 0.5 * saved[False]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

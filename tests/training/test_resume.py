@@ -33,7 +33,7 @@ def requested(monkeypatch) -> list[int]:
     """Replaces the stream by small walls; collects the number of every sample that a trainer takes."""
     numbers = []
 
-    def samples(recipe, first, step=1):
+    def samples(recipe, first, step=1, **_):
         for number in itertools.count(first, step):
             numbers.append(number)
             yield wall(number)

@@ -3,19 +3,24 @@
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_wall import TINY
 from street_drive import poses_along_x, write_drive
 
+from lidar_completion_evaluation.drives.drive import DriveError
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
 from lidar_completion_training.cards import training_data
 from lidar_completion_training.configuration import DataRecipe
 from lidar_completion_training.errors import RecipeError
+from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives.sweep import PreparedSweep, generator_after, prepare_in_worker
 from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import samples
 
@@ -54,8 +59,42 @@ def test_sample_does_not_depend_on_start_processes_or_workers(drives):
     assert all(torch.equal(a.sweep, b.sweep) for a, b in zip(workers, all_samples, strict=False))
 
 
+@pytest.mark.parametrize("entries", [[], ["pipeline.downsampling=farthest", "data.augmentation.tilt_rad=0.06"]])
+def test_a_sample_prepared_by_a_data_worker_gives_the_same_losses(drives, entries):
+    recipe = load_recipe(None, [*TINY, *drives, "data.workers=2", "direct.free_space_weight=1", *entries])
+    raw = first(4, drives)
+    stream = samples(recipe.data, 0, 1, partial(prepare_in_worker, recipe))
+    objective, device = objective_of(recipe), torch.device("cpu")
+    for number, found in enumerate(islice(stream, 4)):
+        assert isinstance(found, PreparedSweep)
+        one, other = (
+            objective.losses(sample, generator_after(sample, recipe, number, device)) for sample in (found, raw[number])
+        )
+        assert torch.equal(one[0]["model"], other[0]["model"])
+        assert one[1] == other[1]
+
+
+def test_moving_a_prepared_sweep_moves_every_tensor(drives):
+    recipe = load_recipe(None, [*TINY, "direct.free_space_weight=1"])
+    moved = prepare_in_worker(recipe, 3, first(1, drives)[0]).to("meta")
+    tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+    assert moved.clear_space.distance.is_meta
+    assert {name for name, value in tensors.items() if not value.is_meta} == {"random_state"}
+
+
+def test_rejects_the_map_of_another_drive(drives, tmp_path):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    folder = Path(drives[2].removeprefix("data.maps="))
+    (maps / "one.npz").write_bytes((folder / "two.npz").read_bytes())
+    with pytest.raises(DriveError, match=r"one.npz: expected a map of one with these poses, found one of two"):
+        first(1, [*drives, f"data.maps={maps}"])
+
+
 TRAINER = """
 import sys, time
+from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives.sweep import PreparedSweep, generator_after, prepare_in_worker
 from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.stream import samples
 stream = samples(load_recipe(None, sys.argv[1:]).data, 0)

@@ -50,7 +50,9 @@ def walls(monkeypatch):
     def sample(number: int) -> Sample:
         return wall(number, 4000, (20.0, 0.1, 4.0), (4.0, 5.0, -1.7))
 
-    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: map(sample, itertools.count(first, step)))
+    monkeypatch.setattr(
+        training, "samples", lambda recipe, first, step=1, **_: map(sample, itertools.count(first, step))
+    )
 
 
 def train(folder: Path, *entries: str, minutes: float | None = None) -> Trainer:
@@ -234,7 +236,7 @@ def test_reports_data_worker_that_dies_during_transfer(tmp_path, monkeypatch, er
         yield wall()
         raise error
 
-    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1: from_workers(closed()))
+    monkeypatch.setattr(training, "samples", lambda recipe, first, step=1, **_: from_workers(closed()))
     with pytest.raises(TrainingError, match=r"data worker died.*data\.workers.*no state was saved"):
         train(tmp_path)
 

@@ -214,6 +214,7 @@ class Recipe:
         "none"  # or "proportional": raise batch and learning rate where processes cannot share the batch
     )
     precision: str = "32-true"  # or another of PRECISIONS
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     deterministic: bool = False  # deterministic PyTorch operators, slower on a GPU
     seed: int = at_least(0, 0)
     save_every: int = at_least(1, 50)

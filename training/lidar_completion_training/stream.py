@@ -2,10 +2,10 @@
 
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from multiprocessing import parent_process, set_forkserver_preload
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
-from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, check_map
 from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
 from lidar_completion_synthetic import check_source, training_pairs
 from lidar_completion_training.configuration import DataRecipe, check_choice
@@ -80,7 +80,8 @@ class DriveStream(IterableDataset):
     epoch. Sample n is the same sweep for any number of processes and workers.
 
     The published rules apply: no moving or unlabelled points where there are labels; ground truth within 50 m and with
-    z > -4 m, cut to the cells that the sweep touches. RecipeError where drives or maps are missing.
+    z > -4 m, cut to the cells that the sweep touches. RecipeError where drives or maps are missing, DriveError where a map was
+    built from other poses than those of its drive.
     """
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
@@ -91,10 +92,10 @@ class DriveStream(IterableDataset):
         self.step = step
         self.rules = replace(PUBLISHED_RULES, view_cell_m=recipe.view_cell_m, max_z_m=np.inf)
         self.drives = [open_drive(folder) for folder in recipe.drives]
-        count = sum(map(len, self.drives))
-        if recipe.sweeps_per_epoch not in (0, count):
+        sweeps = sum(map(len, self.drives))
+        if recipe.sweeps_per_epoch not in (0, sweeps):
             raise RecipeError(
-                f"data.sweeps_per_epoch is {recipe.sweeps_per_epoch}, but the {len(self.drives)} drives have {count} "
+                f"data.sweeps_per_epoch is {recipe.sweeps_per_epoch}, but the {len(self.drives)} drives have {sweeps} "
                 "sweeps; complete them, or set data.sweeps_per_epoch=0"
             )
         self.maps = [_map_of(drive, folder, recipe) for drive, folder in zip(self.drives, recipe.drives, strict=True)]
@@ -127,25 +128,48 @@ def _map_of(drive: Drive, folder: str, recipe: DataRecipe) -> Path:
     path = Path(recipe.maps) / f"{drive.name}.npz"
     if not path.is_file():
         raise RecipeError(f"{path}: no such map; build it: lidar-completion map {folder} --output {path}")
+    check_map(path, drive)
     return path
 
 
-STREAMS = {"synthetic": SyntheticStream, "drives": DriveStream}
+Stream = SyntheticStream | DriveStream
+STREAMS: dict[str, type[Stream]] = {"synthetic": SyntheticStream, "drives": DriveStream}
+Prepare = Callable[[int, Sample], Any]  # (number, sample) -> the sample as an objective takes it
 
 
-def samples(recipe: DataRecipe, first_sample: int, step: int = 1) -> Iterator[Sample]:
+class PreparedStream(IterableDataset):
+    """The samples of a stream, each prepared by the data worker that made it."""
+
+    def __init__(self, stream: Stream, prepare: Prepare) -> None:
+        self.stream, self.prepare = stream, prepare
+
+    def __iter__(self) -> Iterator[Any]:
+        worker, workers = start_worker()
+        first, step = self.stream.first_sample + self.stream.step * worker, self.stream.step * workers
+        for number, sample in zip(count(first, step), self.stream, strict=False):
+            yield self.prepare(number, sample)
+
+
+def samples(
+    recipe: DataRecipe, first_sample: int, step: int = 1, prepare: Prepare | None = None, pinned: bool = False
+) -> Iterator[Any]:
     """Samples number first_sample, first_sample + step, ...; process r of W takes step W and a multiple of W plus r.
 
-    DataWorkerError where a worker process dies.
+    prepare: done to each sample by the data workers; it has to be picklable. pinned: put the results into page-locked memory,
+    from which they move to a GPU asynchronously. DataWorkerError where a worker process dies.
     """
     check_choice("data.source", recipe.source, tuple(STREAMS))
-    stream = STREAMS[recipe.source](recipe, first_sample, step)
+    raw = STREAMS[recipe.source](recipe, first_sample, step)
+    stream: IterableDataset = raw if prepare is None else PreparedStream(raw, prepare)
     if not recipe.workers:
         return iter(stream)
-    return from_workers(DataLoader(stream, None, num_workers=recipe.workers, prefetch_factor=4, **worker_start()))
+    loader: DataLoader = DataLoader(
+        stream, None, num_workers=recipe.workers, prefetch_factor=4, pin_memory=pinned, **worker_start()
+    )
+    return from_workers(loader)
 
 
-def from_workers(loader: DataLoader) -> Iterator[Sample]:
+def from_workers(loader: DataLoader) -> Iterator[Any]:
     """The loader's samples; DataWorkerError where a worker dies, at any moment of a transfer."""
     try:
         yield from loader

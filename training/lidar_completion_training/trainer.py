@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lidar_completion_training.configuration import Recipe
 from lidar_completion_training.errors import DataWorkerError, DivergedError, RecipeError, TrainingError
 from lidar_completion_training.learning_rate import learning_rate
 from lidar_completion_training.objectives import objective_of
+from lidar_completion_training.objectives.sweep import PreparedSweep, generator_after, prepare_in_worker
 from lidar_completion_training.preview import Preview
 from lidar_completion_training.processes import (
     average_buffers,
@@ -80,7 +82,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        stream = samples(self.recipe.data, self._first_sample(), self.fabric.world_size)
+        stream = self._stream()
         with self._explained(), self._progress(progress) as bar:
             while self.iteration < self.schedule.iterations and not self._time_is_up(end):
                 began = time.monotonic()
@@ -93,9 +95,14 @@ class Trainer:
                 self.save()
         return self.iteration >= self.schedule.iterations
 
+    def _stream(self) -> Iterator[Sample | PreparedSweep]:
+        """This process's samples from the next step on, prepared by data workers."""
+        prepare, on_gpu = partial(prepare_in_worker, self.recipe), self.fabric.device.type == "cuda"
+        return samples(self.recipe.data, self._first_sample(), self.fabric.world_size, prepare=prepare, pinned=on_gpu)
+
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def step(self, batch: list[Sample]) -> dict[str, float]:
+    def step(self, batch: list[Sample | PreparedSweep]) -> dict[str, float]:
         """One optimiser step on this process's sweeps; returns the numbers of the log."""
         rates = self._set_learning_rates()
         self.objective.networks.zero_grad(set_to_none=True)
@@ -112,10 +119,10 @@ class Trainer:
         self.state.update_average(self.recipe.optimiser.average_decay)
         return numbers | rates
 
-    def accumulate(self, place: int, sample: Sample) -> dict[str, float]:
+    def accumulate(self, place: int, sample: Sample | PreparedSweep) -> dict[str, float]:
         """Add the gradient of one sweep, number `place` of this process's batch; returns its losses and numbers."""
         number = self._first_sample() + place * self.fabric.world_size
-        generator = torch.Generator(self.fabric.device).manual_seed(self.recipe.seed * 1_000_003 + number)
+        generator = generator_after(sample, self.recipe, number, self.fabric.device)
         losses, numbers = self.objective.losses(sample.to(self.fabric.device), generator)
         for group, loss in losses.items():
             if not torch.isfinite(loss):

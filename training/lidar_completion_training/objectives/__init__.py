@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lidar_completion.model.card import ModelCard
 from lidar_completion_training.configuration import Recipe, check_choice
 from lidar_completion_training.errors import RecipeError
+from lidar_completion_training.objectives.sweep import PreparedSweep
 from lidar_completion_training.stream import Sample
 
 
@@ -37,11 +38,14 @@ class Objective(Protocol):
     exported: nn.ModuleDict
     card: ModelCard
 
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One loss per group, and numbers to log. Sample, generator and networks are on one device.
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """One loss per group, and numbers to log, for a sample that a data worker has prepared, or a raw one.
 
-        A loss gives gradient to its own group alone, so that the sum of all can be backpropagated at once. All random
-        numbers come from the generator. Accumulation over sweeps, clipping, precision and processes belong to the trainer.
+        Sample, generator and networks are on one device. A loss gives gradient to its own group alone, so that the sum of
+        all can be backpropagated at once. All random numbers come from the generator. Accumulation over sweeps, clipping,
+        precision and processes belong to the trainer.
         """
         ...
 

@@ -14,6 +14,7 @@ from lidar_completion_training.objectives.precision import without_autocast
 from lidar_completion_training.objectives.preference import Preference, Ranking
 from lidar_completion_training.objectives.sampling import complete, draw_timesteps
 from lidar_completion_training.objectives.step import Step
+from lidar_completion_training.objectives.sweep import PreparedSweep
 from lidar_completion_training.stream import Sample
 
 
@@ -37,7 +38,9 @@ class DiffusionDPO:
         self.trained: dict[str, nn.Module] = {"model": self.networks["denoiser"].requires_grad_(True)}
 
     @without_autocast
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Eq. 10, the mean over `draws` noise levels of one pair."""
         with torch.no_grad():
             step = begin(self.networks, sample, self.recipe, generator)

@@ -12,6 +12,7 @@ from lidar_completion_training.objectives.chamfer import clamped_chamfer
 from lidar_completion_training.objectives.networks import CompletionModel, begin
 from lidar_completion_training.objectives.precision import without_autocast
 from lidar_completion_training.objectives.sampling import complete
+from lidar_completion_training.objectives.sweep import PreparedSweep
 from lidar_completion_training.stream import Sample
 
 
@@ -19,7 +20,9 @@ class DirectCompletion(CompletionModel):
     """One or two passes of the few-step sampler with the gradient through the last; the loss is a clamped Chamfer distance."""
 
     @without_autocast
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Accuracy + coverage_weight * coverage + confidence_weight * cross entropy of the confidence
         + free_space_weight * depth in free space that the sweep saw."""
         step = begin(self.networks, sample, self.recipe, generator)

@@ -31,6 +31,7 @@ from lidar_completion_training.objectives.noising import (
 from lidar_completion_training.objectives.precision import without_autocast
 from lidar_completion_training.objectives.sampling import complete, draw_timesteps
 from lidar_completion_training.objectives.step import Step, encode, no_scan
+from lidar_completion_training.objectives.sweep import PreparedSweep
 from lidar_completion_training.objectives.truth_terms import truth_terms
 from lidar_completion_training.stream import Sample
 
@@ -96,7 +97,9 @@ class Distillation(ABC):
         """The student's samples of one sweep, and numbers to log."""
 
     @without_autocast
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Student: sum of weight * score term, plus the terms against the ground truth. Auxiliary: sum of Eq. 20.
 
         Both are taken on the same samples, so that one step updates student and auxiliary models; the paper alternates.

@@ -13,7 +13,7 @@ from lidar_completion_training.cards import exported_card, model_card
 from lidar_completion_training.configuration import Recipe
 from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.objectives.step import Step, encode
-from lidar_completion_training.objectives.sweep import prepare
+from lidar_completion_training.objectives.sweep import PreparedSweep, prepared
 from lidar_completion_training.stream import Sample
 
 
@@ -32,9 +32,9 @@ class CompletionModel:
         return completion(self.card, self.exported, sample, generator)
 
 
-def begin(networks: nn.ModuleDict, sample: Sample, recipe: Recipe, generator: torch.Generator) -> Step:
+def begin(networks: nn.ModuleDict, sample: Sample | PreparedSweep, recipe: Recipe, generator: torch.Generator) -> Step:
     """The step of a sample: prepared, and its scan encoded if there is an encoder."""
-    sweep = prepare(sample, recipe, generator)
+    sweep = prepared(sample, recipe, generator)
     condition = encode(networks["encoder"], sweep.scan, recipe) if "encoder" in networks else None
     return Step(recipe, sweep, sweep.scan, condition, generator)
 

@@ -18,6 +18,7 @@ from lidar_completion_training.objectives.networks import begin, completion, net
 from lidar_completion_training.objectives.precision import run, without_autocast
 from lidar_completion_training.objectives.sampling import complete, draw_timesteps
 from lidar_completion_training.objectives.step import Step
+from lidar_completion_training.objectives.sweep import PreparedSweep
 from lidar_completion_training.stream import Sample
 
 
@@ -36,7 +37,9 @@ class Refinement:
         self.trained: dict[str, nn.Module] = {"model": self.networks["refiner"].requires_grad_(True).train()}
 
     @without_autocast
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """CD(p + offsets, truth): squared (square metres, published) or clamped (metres)."""
         step = begin(self.networks, sample, self.recipe, generator)
         points = self.coarse_cloud(step)

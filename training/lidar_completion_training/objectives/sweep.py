@@ -1,5 +1,10 @@
-"""A training sample as the networks receive it: augmented, cropped, downsampled and replicated as at inference."""
+"""A training sample as the networks receive it: augmented, cropped, downsampled and replicated as at inference.
 
+Data workers prepare samples, so that a trainer on a GPU never waits for farthest point sampling.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +31,54 @@ class PreparedSweep:
     replicated: Tensor  # (N, 3) p*: points in holes, if the pipeline has them, then K copies of the scan
     scale: Tensor  # (N, 3) of the noise around p*
     clear_space: ClearSpace | None = None  # free space that the sweep saw, if networks or loss use it
+    random_state: Tensor | None = None  # of the sample's CPU generator after preparation in a data worker
+
+    def to(self, device: torch.device | str) -> "PreparedSweep":
+        """The sweep on another device; asynchronous from pinned memory."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "PreparedSweep":
+        """The sweep in page-locked memory; a DataLoader calls this."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PreparedSweep":
+        space = self.clear_space
+        if space is not None:
+            space = dataclasses.replace(space, distance=change(space.distance))
+        near, scan, truth = change(self.near), change(self.scan), change(self.truth)
+        origin, replicated, scale = change(self.origin), change(self.replicated), change(self.scale)
+        return PreparedSweep(near, scan, truth, origin, replicated, scale, space, self.random_state)
+
+
+def generator_of(recipe: Recipe, number: int, device: torch.device | str) -> torch.Generator:
+    """The source of all random numbers of sample `number`."""
+    return torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + number)
+
+
+def prepare_in_worker(recipe: Recipe, number: int, sample: Sample) -> PreparedSweep:
+    """Sample `number`, prepared with random numbers of its own, which the trainer continues (`generator_after`)."""
+    generator = generator_of(recipe, number, "cpu")
+    sweep = prepare(sample, recipe, generator)
+    return dataclasses.replace(sweep, random_state=generator.get_state())
+
+
+def generator_after(
+    sample: Sample | PreparedSweep, recipe: Recipe, number: int, device: torch.device
+) -> torch.Generator:
+    """The generator for the losses of sample `number`.
+
+    On a CPU it continues where preparation ended, so that a sample prepared in a data worker gives the same losses as one
+    prepared by the trainer. A GPU has another sequence of numbers, which starts at the same seed.
+    """
+    generator = generator_of(recipe, number, device)
+    if device.type == "cpu" and isinstance(sample, PreparedSweep) and sample.random_state is not None:
+        generator.set_state(sample.random_state)
+    return generator
+
+
+def prepared(sample: Sample | PreparedSweep, recipe: Recipe, generator: torch.Generator) -> PreparedSweep:
+    """The sample as prepared by a data worker, or prepared here."""
+    return sample if isinstance(sample, PreparedSweep) else prepare(sample, recipe, generator)
 
 
 def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> PreparedSweep:

@@ -15,7 +15,7 @@ from lidar_completion_training.objectives.noising import (
 )
 from lidar_completion_training.objectives.precision import without_autocast
 from lidar_completion_training.objectives.step import Step, encode, no_scan
-from lidar_completion_training.objectives.sweep import prepare
+from lidar_completion_training.objectives.sweep import PreparedSweep, prepared
 from lidar_completion_training.stream import Sample
 
 
@@ -23,7 +23,9 @@ class NoisePrediction(CompletionModel):
     """||eps - eps_theta(p_t, P, t)||^2 at random t (Eq. 1); the condition P is dropped at random, for guidance."""
 
     @without_autocast
-    def losses(self, sample: Sample, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(
+        self, sample: Sample | PreparedSweep, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """mse(eps_hat, eps) + moments_weight (mean(eps_hat)^2 + (std(eps_hat) - 1)^2), as published."""
         settings = self.recipe.noise_prediction
         step = self.begin(sample, generator)
@@ -39,9 +41,9 @@ class NoisePrediction(CompletionModel):
             "sigma": float(self.recipe.schedule.sigma[cloud.t]),
         }
 
-    def begin(self, sample: Sample, generator: torch.Generator) -> Step:
+    def begin(self, sample: Sample | PreparedSweep, generator: torch.Generator) -> Step:
         """The step of a sample, its condition dropped with probability `condition_dropout`."""
-        sweep = prepare(sample, self.recipe, generator)
+        sweep = prepared(sample, self.recipe, generator)
         draw = torch.rand((), generator=generator, device=generator.device)
         dropped = draw < self.recipe.noise_prediction.condition_dropout
         scan = no_scan(sweep.scan) if dropped else sweep.scan
