@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 from tiny_channels import TINY_CHANNELS
 
 import lidar_completion_training
-from lidar_completion.model.card import load_card
+from lidar_completion.model.card import Seen, load_card
 from lidar_completion.model.weights import save_model
-from lidar_completion_training.cards import exported_card, model_card
+from lidar_completion_training.cards import exported_card, model_card, seen
+from lidar_completion_training.configuration import AugmentationRecipe, DataRecipe
 from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.networks import starting_networks
@@ -147,3 +148,12 @@ def test_old_entry_names_are_accepted_with_a_warning(tmp_path, old):
         with pytest.warns(FutureWarning, match=f"{old} is deprecated; use {new}"):
             recipe = load_recipe(path, overrides)
         assert getattr(getattr(recipe, section), new.split(".")[1]) == value
+
+
+def test_cards_state_the_mountings_of_the_training_data():
+    upright = seen(DataRecipe())
+    mixed = seen(DataRecipe(sensor="mix"))
+    assert (upright, upright.sensors) == (Seen(), ("HDL-64E",))
+    assert (mixed.min_height_m, mixed.max_height_m, mixed.max_tilt_deg) == (0.4, 2.5, 15.0)
+    assert "VLP-16" in mixed.sensors
+    assert seen(DataRecipe(augmentation=AugmentationRecipe(tilt_rad=0.06))).max_tilt_deg == pytest.approx(10.3)

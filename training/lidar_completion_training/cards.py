@@ -1,11 +1,17 @@
 """Model cards of the models that recipes train."""
 
 import dataclasses
+import math
 from pathlib import Path
 
-from lidar_completion.model.card import ModelCard
-from lidar_completion_synthetic import SensorMix, mix_of
+from lidar_completion.model.card import ModelCard, Seen
+from lidar_completion_synthetic import SensorMix, mix_of, mounting_of
 from lidar_completion_training.configuration import DataRecipe, Recipe
+
+HEIGHT_SPREAD_M = 0.2  # a model trained with one height works this far above and below it
+ROAD_TILT_DEG = (
+    3.0  # of the ground around the sensor relative to the road under the vehicle, on the roads of the training worlds
+)
 
 
 def model_card(recipe: Recipe) -> ModelCard:
@@ -17,6 +23,7 @@ def model_card(recipe: Recipe) -> ModelCard:
         schedule=recipe.schedule,
         networks=recipe.architecture.networks,
         training_data=training_data(recipe.data),
+        seen=seen(recipe.data),
     )
 
 
@@ -40,3 +47,20 @@ def training_data(recipe: DataRecipe) -> str:
     sensors = source.describe() if isinstance(source, SensorMix) else source.sensor.name
     worlds = "" if recipe.world == "town" else f"{recipe.world} worlds, "
     return f"synthetic streets (lidar_completion_synthetic), {worlds}{sensors}"
+
+
+def seen(recipe: DataRecipe) -> Seen:
+    """The card's ranges of the sensors and mountings in the training data; the defaults for recorded drives."""
+    augmented_deg = math.degrees(3 * recipe.augmentation.tilt_rad)
+    if recipe.source == "drives":
+        return Seen(max_tilt_deg=max(ROAD_TILT_DEG, augmented_deg), sensors=())
+    source = mix_of(recipe.sensor)
+    if isinstance(source, SensorMix):
+        heights, tilts = list(source.heights_m), list(source.tilts_deg)
+        low, high = min(low for low, _ in heights), max(high for _, high in heights)
+        tilt = max(high for _, high in tilts)
+        sensors = tuple(sorted(mounting_of(each).sensor.name for each, weight in source.sensors.items() if weight > 0))
+    else:
+        low, high = round(source.height_m - HEIGHT_SPREAD_M, 2), round(source.height_m + HEIGHT_SPREAD_M, 2)
+        tilt, sensors = source.tilt_deg, (source.sensor.name,)
+    return Seen(low, high, round(max(ROAD_TILT_DEG, tilt + augmented_deg), 1), sensors)

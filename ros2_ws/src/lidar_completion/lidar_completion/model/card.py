@@ -84,6 +84,23 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Sensors and mountings of the training data. The defaults are those of the first models: an HDL-64E on the roof of a car."""
+
+    min_height_m: float = at_least(0.0, 1.53)  # of the sensor above the ground
+    max_height_m: float = at_least(0.0, 1.93)
+    max_tilt_deg: float = at_least(0.0, 3.0)  # angle between the z axis of the sensor and the normal of the ground
+    sensors: tuple[str, ...] = ("HDL-64E",)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "seen")
+        if self.min_height_m > self.max_height_m:
+            raise ModelError(
+                f"seen.min_height_m is {self.min_height_m:g}; expected at most seen.max_height_m, which is {self.max_height_m:g}"
+            )
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Everything about a model that is not a tensor."""
 
@@ -91,6 +108,7 @@ class ModelCard:
     description: str = ""
     licence: str = "Apache-2.0"
     training_data: str = ""
+    seen: Seen = field(default_factory=Seen)
     architecture: Architecture = field(default_factory=Architecture)
     pipeline: Pipeline = field(default_factory=Pipeline)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
