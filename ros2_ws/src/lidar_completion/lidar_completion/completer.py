@@ -62,6 +62,7 @@ class Completion:
     steps: int
     # (M,) float32 if the input had one; a completed point has that of the measured point that it started from
     intensity: np.ndarray | None = None
+    sampled: int = 0  # points that the sampler returned, before any was removed or refined
     # Number of points removed by each rule: outside (crop.scene_rows), those of output_filter.trusted_rows, output_voxel, max_points
     removed: Mapping[str, int] = field(default_factory=dict)
 
@@ -175,7 +176,9 @@ class SceneCompleter:
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
         removed = {"outside": len(denoised.points) - len(inside.points), **removed}
-        return Completion(**arrays, timings=clock.timings(), steps=card.pipeline.steps, removed=removed)
+        return Completion(
+            **arrays, timings=clock.timings(), steps=card.pipeline.steps, sampled=len(denoised.points), removed=removed
+        )
 
     def denoise(
         self,
