@@ -197,7 +197,8 @@ def _warning(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> 
     if new_troubles:
         counts = ", ".join(f"{name} ({count}x)" for name, count in sorted(new_troubles.items()))
         return f"since the last report: {counts}"
-    return now.model_error or now.name_conflict or _waiting(log, now) or _nothing_completed(log) or _late(log, now)
+    waiting = now.model_error or now.name_conflict or _waiting(log, now)
+    return waiting or _nothing_completed(log) or _mounting(log) or _late(log, now)
 
 
 def _stuck(log: SweepLog, now: Situation) -> str:
@@ -227,6 +228,11 @@ def _nothing_completed(log: SweepLog) -> str:
         return ""
     reasons = ", ".join(f"{reason} {count}" for reason, count in last.removed.items() if count)
     return f"the newest sweep has no completed points; removed: {reasons or 'none'}"
+
+
+def _mounting(log: SweepLog) -> str:
+    """The sensor is mounted in a way that the model has not seen in training."""
+    return log.last.mounting_warning if log.last is not None else ""
 
 
 def _late(log: SweepLog, now: Situation) -> str:

@@ -31,6 +31,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16"),
     "transforms": ("auto", "tf", "parameters"),
     "motion": ("none", "twist", "odometry"),
+    "level_sweep": ("off", "pose", "estimate"),
 }
 SCHEMA_NAME = "complete.schema.json"
 # Parameters that rclpy declares by itself, before or after ours.
@@ -189,6 +190,18 @@ class Parameters:
     sensor_pose: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         f"Pose of the sensor in target_frame and in the frame of the ego-motion, if it does not come from tf: {POSE_FORMAT}",
+    )
+
+    check_mounting: bool = _parameter(
+        True,
+        "Estimate the height and tilt of the sensor from each sweep; warn if the model has not seen them in training, and "
+        "refuse clouds in a map frame",
+    )
+    level_sweep: str = _parameter(
+        "off",
+        "Rotate each sweep upright before the network, and its completion back: pose (roll and pitch from the source of "
+        "transforms, to target_frame or, without one, base_link), estimate (from the ground in the newest sweeps), off",
+        dynamic=False,
     )
 
     def __post_init__(self) -> None:

@@ -29,6 +29,8 @@ from lidar_completion_ros.point_cloud_messages import stamp_ns
 if TYPE_CHECKING:
     from nav_msgs.msg import Odometry
 
+DEFAULT_BASE_FRAME = "base_link"
+
 
 class SensorMotion:
     """Where the sensor is and how it moves. Its subscriptions live on the node until `close`."""
@@ -55,6 +57,12 @@ class SensorMotion:
             return None
         sensor = header.frame_id
         return twist.in_sensor_frame(self._frames.transform(twist.frame or sensor, sensor, stamp_ns(header)))
+
+    def up_in_sensor(self, header: Header) -> np.ndarray:
+        """The z axis (3,) of `target_frame`, or of base_link without one, in the frame of the sweep. Raises FrameError."""
+        target = self._target_frame or DEFAULT_BASE_FRAME
+        up: np.ndarray = self._frames.transform(target, header.frame_id, stamp_ns(header)).as_matrix()[2, :3]
+        return up
 
     def clear(self) -> None:
         """Forget all twists, after a jump in time."""
@@ -88,14 +96,15 @@ class SensorMotion:
 def _frames(node: Node, parameters: Callable[[], Parameters]) -> Frames:
     """The source of the transforms to `target_frame` and from the frame of the twist."""
     given = parameters()
-    if not given.target_frame and given.motion == "none":
+    if not given.target_frame and given.motion == "none" and given.level_sweep != "pose":
         return FixedFrames(lambda: IDENTITY)
     has_pose = any(given.sensor_pose[:6])
     if given.transforms == "tf" or (given.transforms == "auto" and not has_pose and tf_is_installed()):
         return TfFrames(node)
-    if given.transforms == "auto" and not has_pose and given.target_frame:
+    if given.transforms == "auto" and not has_pose and (given.target_frame or given.level_sweep == "pose"):
+        needed_by = f"target_frame {given.target_frame!r}" if given.target_frame else "level_sweep 'pose'"
         raise FrameError(
-            f"target_frame {given.target_frame!r}: tf2_ros is not installed and sensor_pose is not given; "
+            f"{needed_by}: tf2_ros is not installed and sensor_pose is not given; "
             "set sensor_pose, or set transforms to 'parameters' if the pose is the identity"
         )
     return FixedFrames(lambda: pose(parameters().sensor_pose))

@@ -67,6 +67,12 @@ class SweepLabel(KeyValues):
     points_completed: int = _entry("points completed")  # of points_out
     deskewed: bool = _entry("deskewed", False)
     temporal: str = _entry("temporal", "off")  # off, started, used, or why there was no prior
+    mounting_warning: str = _entry("mounting warning", "")  # empty: nothing is wrong, or it is not checked
+    ground_height_m: float = _entry("sensor above ground m", math.nan)  # NaN: no ground was found
+    sensor_roll_deg: float = _entry("sensor roll deg", math.nan)  # relative to the ground
+    sensor_pitch_deg: float = _entry("sensor pitch deg", math.nan)
+    outside_percent: float = _entry("outside the scene %", math.nan)  # of the sampled points
+    levelled: bool = _entry("levelled", False)
     waited_ms: float = _entry("waited ms", 0.0)  # from the arrival of the message to the start of the work
     latency_ms: float = _entry("latency ms", 0.0)  # from the arrival of the message to the publication
     # completed points that were removed, by reason

@@ -1,10 +1,11 @@
-"""What happens to one sweep: shed, decode, transform, deskew, prior, complete, remember, publish, update the deadline model."""
+"""What happens to one sweep: shed, decode, transform, deskew, inspect, prior, complete, remember, publish, learn its cost."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -21,6 +22,7 @@ from lidar_completion_ros.model_loader import ModelLoader
 from lidar_completion_ros.motion.frames import FrameError
 from lidar_completion_ros.motion.temporal_mode import TemporalMode, TemporalPrior
 from lidar_completion_ros.motion.twist import Twist
+from lidar_completion_ros.mounting_monitor import Inspection, MountingError, MountingMonitor, outside_share
 from lidar_completion_ros.parameters import Parameters
 from lidar_completion_ros.point_cloud_messages import decode, point_times, stamp_ns
 from lidar_completion_ros.publishers import Publishers
@@ -81,6 +83,7 @@ class SweepWorker:
         self._log = log
         self._logger = logger
         self._temporal = TemporalMode()
+        self._mounting = MountingMonitor(motion, logger)
         self._mailbox: Mailbox[Arrival] = Mailbox()
         self._thread: threading.Thread | None = None
 
@@ -133,13 +136,14 @@ class SweepWorker:
         self._log.forget_recent()
         self._motion.clear()
         self._temporal.clear()
+        self._mounting.clear()
 
     def _run(self, mailbox: Mailbox[Arrival]) -> None:
         while (arrival := mailbox.take()) is not None:
             self._log.sweep_started()
             try:
                 self._process(arrival)
-            except (PointCloudError, SweepError, FrameError) as error:
+            except (PointCloudError, SweepError, FrameError, MountingError) as error:
                 fault = "nothing to complete" if isinstance(error, SweepError) else error.fault
                 self._log.sweep_refused(fault, str(error))
                 self._logger.warning(f"sweep refused: {error}", throttle_duration_sec=1.0)
@@ -159,15 +163,17 @@ class SweepWorker:
         header, T_target_sensor = self._motion.output_transform(message.header)
         twist = self._motion.sensor_twist(message.header)
         points = deskewed(sweep, twist)
+        inspection = self._mounting.inspect(points, message.header, inference.completer.card.seen, parameters)
         prior = self._prior(twist, message, inference)
         options = parameters.completion_options() | {"intensity": sweep.intensity, "prior": prior.points}
-        completion, done = inference.complete(points, options)
+        completion, done = complete_levelled(inference, points, options, inspection)
         self._temporal.remember(completion, prior, stamp_ns(message.header) / 1e9)
         self.publishers.publish_completion(header, completion, T_target_sensor, parameters)
         finished_s = time.monotonic()
         latency_s = finished_s - arrival.time_s
         inference.observe(len(points), done, completion, finished_s - started_s, latency_s)
         label = sweep_label(sweep, completion, done, prior, points is not sweep.points, waited_s, latency_s)
+        label = mounting_label(label, inspection, completion, self._mounting.warning(inspection, completion))
         self._log.sweep_completed(label)
         self.publishers.publish_label(message.header, label)
         self.publishers.publish_debug_values(message.header, label, self._log.cycle_s)
@@ -197,6 +203,22 @@ def deskewed(sweep: MeasuredSweep, twist: Twist | None) -> np.ndarray:
     return deskew(sweep.points, times_s, twist.linear, twist.angular)
 
 
+def complete_levelled(
+    inference: Inference, points: np.ndarray, options: dict[str, Any], inspection: Inspection
+) -> tuple[Completion, Workload]:
+    """The completion of points (N, 3) in their own frame; the network sees them levelled if the inspection says so."""
+    levelling = inspection.levelling
+    if levelling is None:
+        return inference.complete(points, options)
+    prior, trust = options["prior"], options["trust"]
+    options = options | {
+        "prior": None if prior is None else levelling.level(prior),
+        "trust": replace(trust, ego_box_m=None),
+    }
+    completion, done = inference.complete(levelling.level(points), options)
+    return levelling.restore(completion, points, trust.ego_box_m), done
+
+
 def sweep_label(
     sweep: MeasuredSweep,
     completion: Completion,
@@ -220,4 +242,19 @@ def sweep_label(
         latency_ms=latency_s * 1e3,
         removed=dict(completion.removed),
         stages_ms={stage: seconds * 1e3 for stage, seconds in completion.timings.items()},
+    )
+
+
+def mounting_label(label: SweepLabel, inspection: Inspection, completion: Completion, warning: str) -> SweepLabel:
+    """The label with what was found out about the mounting of the sensor."""
+    mounting = inspection.mounting
+    label = replace(label, outside_percent=100 * outside_share(completion), levelled=inspection.levelling is not None)
+    if mounting is None:
+        return label
+    return replace(
+        label,
+        mounting_warning=warning,
+        ground_height_m=mounting.height_m,
+        sensor_roll_deg=mounting.roll_deg,
+        sensor_pitch_deg=mounting.pitch_deg,
     )
