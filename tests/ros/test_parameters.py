@@ -12,13 +12,12 @@ from rclpy.parameter import Parameter
 from lidar_completion.visibility import TrustRules
 from lidar_completion_ros.installed_files import config_file
 from lidar_completion_ros.node import CompletionNode
+from lidar_completion_ros.parameter_pages import json_schema, markdown_page
 from lidar_completion_ros.parameters import (
     SCHEMA_NAME,
     ParameterError,
     Parameters,
     descriptor,
-    json_schema,
-    markdown_page,
     unknown_parameters,
 )
 
@@ -117,7 +116,7 @@ def test_zero_selects_the_model_card_value():
 def test_schema_is_current_and_accepts_the_shipped_file():
     shipped = config_file(SCHEMA_NAME).read_text()
     assert shipped == json_schema(), (
-        f"python -m lidar_completion_ros.parameters --schema > ros2_ws/src/lidar_completion_ros/config/{SCHEMA_NAME}"
+        f"python -m lidar_completion_ros.parameter_pages --schema > ros2_ws/src/lidar_completion_ros/config/{SCHEMA_NAME}"
     )
     jsonschema = pytest.importorskip("jsonschema")
     listed = yaml.safe_load(config_file("complete.param.yaml").read_text())
@@ -139,7 +138,7 @@ def test_static_parameters_are_read_only_until_cleanup(node, tiny_model):
 
 def test_page_is_current():
     page = Path(__file__).parents[2] / "docs" / "parameters.md"
-    assert page.read_text() == markdown_page(), "python -m lidar_completion_ros.parameters > docs/parameters.md"
+    assert page.read_text() == markdown_page(), "python -m lidar_completion_ros.parameter_pages > docs/parameters.md"
 
 
 def test_integers_are_accepted_for_floats(ros):

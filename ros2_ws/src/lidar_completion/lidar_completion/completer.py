@@ -157,28 +157,22 @@ class SceneCompleter:
         rays = sweep.rays(card.pipeline)
         clear_space = ClearSpace.from_returns(rays) if card.architecture.ray_features else None
         clock.stop("preprocess")
-
-        known = prior_within_range(prior, card.pipeline, self.device)
-        starts = start_points(scan.points, card.pipeline, known)
+        starts = start_points(scan.points, card.pipeline, prior_within_range(prior, card.pipeline, self.device))
         timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
         noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
-
         inside = denoised.at(scene_rows(denoised.points, near.points, card.pipeline.max_range_m))
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
         kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, clear_space)
-        kept, removed["output_voxel"] = thinned_to_voxels(
-            completed.points, confidence, kept, card.pipeline.output_voxel_m
-        )
+        kept, thinned = thinned_to_voxels(completed.points, confidence, kept, card.pipeline.output_voxel_m)
         measured, kept, removed["max_points"] = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
-        removed = {"outside": len(denoised.points) - len(inside.points), **removed}
-        return Completion(
-            **arrays, timings=clock.timings(), steps=card.pipeline.steps, sampled=len(denoised.points), removed=removed
-        )
+        removed = {"outside": len(denoised.points) - len(inside.points), **removed, "output_voxel": thinned}
+        counts = {"steps": card.pipeline.steps, "sampled": len(denoised.points)}
+        return Completion(**arrays, **counts, timings=clock.timings(), removed=removed)
 
     def denoise(
         self,
