@@ -171,7 +171,7 @@ class SceneCompleter:
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
         removed = {"outside": len(denoised.points) - len(inside.points), **removed, "output_voxel": thinned}
-        counts = {"steps": card.pipeline.steps, "sampled": len(denoised.points)}
+        counts: dict[str, Any] = {"steps": card.pipeline.steps, "sampled": len(denoised.points)}
         return Completion(**arrays, **counts, timings=clock.timings(), removed=removed)
 
     def denoise(
