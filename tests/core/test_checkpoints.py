@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_channels import TINY_CHANNELS
 from torch import nn
 
 from lidar_completion.errors import ModelError
@@ -193,7 +194,7 @@ def test_rejects_missing_unknown_and_misshaped_tensors(folder: Path):
 
 
 def test_rejects_another_width_than_the_card_says(folder: Path):
-    edit_card(folder, architecture={"width": 0.25})
+    edit_card(folder, architecture={"own_channels": [2 * channels for channels in TINY_CHANNELS]})
     with pytest.raises(ModelError, match=r"has shape .* for the card's architecture"):
         load_model(folder)
 
