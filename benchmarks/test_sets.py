@@ -14,9 +14,9 @@ import numpy as np
 from engine_cpu import machine
 
 from lidar_completion.completer import SceneCompleter
-from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.calibrate import NEAR_M, reliability
-from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
+from lidar_completion_evaluation.evaluate_scene import BRIEF, evaluate_baselines
+from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_evaluation.protocols import DEFAULT
 from lidar_completion_evaluation.scenes import Scene, SyntheticScenes
 from lidar_completion_evaluation.truth.observed_space import ObservedSpace, observe
@@ -78,11 +78,8 @@ def complete(completer: SceneCompleter, scene: Scene, seed: int) -> tuple[np.nda
 
 def baseline_distances(scene: Scene) -> tuple[float, float]:
     """CD of the raw sweep and of the best baseline."""
-    distances: dict[str, NearestDistances] = {
-        name: nearest_distances(DEFAULT.select(baseline(scene.sweep), scene.rules), scene.truth)
-        for name, baseline in BASELINES.items()
-    }
-    return distances["raw"].chamfer, min(each.chamfer for each in distances.values())
+    distances = {name: result.completed["cd"] for name, result in evaluate_baselines(scene, BRIEF).items()}
+    return distances["raw"], min(distances.values())
 
 
 def seen_by(sweep: np.ndarray, source: SyntheticScenes) -> ObservedSpace:

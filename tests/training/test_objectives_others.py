@@ -21,15 +21,6 @@ from lidar_completion_training.objectives.structural import landmark_term, landm
 from lidar_completion_training.recipe_files import load_recipe
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = str(tmp_path_factory.mktemp("models") / "truth")
-    torch.manual_seed(0)
-    recipe = load_recipe(None, TINY)
-    save_model(folder, model_card(recipe), starting_networks(recipe))
-    return folder
-
-
 def objective(*entries: str, start_from: str | None = None):
     base = TINY if start_from is None else [f"start_from={start_from}", "pipeline.replication=2"]
     return objective_of(load_recipe(None, [*base, *entries]))

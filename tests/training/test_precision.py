@@ -6,9 +6,7 @@ import pytest
 import torch
 from small_wall import TINY, wall
 
-from lidar_completion.model.weights import save_model
 from lidar_completion.sparse import convolution
-from lidar_completion_training.cards import model_card
 from lidar_completion_training.objectives import OBJECTIVES, objective_of
 from lidar_completion_training.objectives.networks import begin, starting_networks
 from lidar_completion_training.objectives.noising import noised, predict_noise
@@ -20,15 +18,6 @@ from lidar_completion_training.stream import Sample
 def sweep_of_50_m() -> Sample:
     """Ground points up to 50 m away, where bfloat16 coordinates move in steps of 0.25 m."""
     return wall(0, 4000, (90.0, 40.0, 0.1), (-45.0, -20.0, -1.7))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = str(tmp_path_factory.mktemp("models") / "tiny")
-    torch.manual_seed(0)
-    recipe = load_recipe(None, TINY)
-    save_model(folder, model_card(recipe), starting_networks(recipe))
-    return folder
 
 
 def losses_and_gradients(name: str, model: str, autocast: bool, *more_entries: str) -> dict[str, torch.Tensor]:
