@@ -63,6 +63,11 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("respawn_delay_s", default_value="2.0", description="Delay before a restart"),
     DeclareLaunchArgument(
+        "respawn_max_retries",
+        default_value="10",
+        description="Restarts after which the node stays down and the launch, if nothing else runs, ends; -1: no limit",
+    ),
+    DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
@@ -93,6 +98,7 @@ def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             arguments=["--ros-args", "--log-level", value["log_level"]],
             respawn=value["respawn"] == "true",
             respawn_delay=float(value["respawn_delay_s"]),
+            respawn_max_retries=int(value["respawn_max_retries"]),
             output="screen",
         )
     ]

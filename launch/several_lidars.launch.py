@@ -29,6 +29,11 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file", default_value="", description="Parameters of every node; empty: the shipped file"
     ),
+    DeclareLaunchArgument(
+        "respawn_max_retries",
+        default_value="10",
+        description="Restarts after which a node stays down; -1: no limit",
+    ),
 ]
 
 
@@ -36,7 +41,8 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """One completion node per LiDAR, and the merger."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     lidars = [name.strip().strip("/") for name in value["lidars"].split(",") if name.strip()]
-    shared = {name: value[name] for name in ("input_topic", "target_frame", "model", "params_file")}
+    passed_on = ("input_topic", "target_frame", "model", "params_file", "respawn_max_retries")
+    shared = {name: value[name] for name in passed_on}
     complete = PathJoinSubstitution([ThisLaunchFileDir(), "complete.launch.py"])
     return [
         *(
@@ -57,6 +63,8 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ],
             remappings=[("merged", value["merged_topic"])],
             respawn=True,
+            respawn_delay=2.0,
+            respawn_max_retries=int(value["respawn_max_retries"]),
             output="screen",
         ),
     ]

@@ -69,5 +69,5 @@ def test_replay_reports_a_node_that_dies(node_process, peer, tiny_model, street,
                 tmp_path / "bag",
                 tmp_path / "out",
                 rate=0,
-                progress=lambda done, total: process.kill() if done == 3 else None,
+                on_progress=lambda done, total: process.kill() if done == 3 else None,
             )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lidar_completion_ros.installed_files import use_shared_memory_profile
+from lidar_completion_ros.shared_memory import remove_dead_segments
 
 if TYPE_CHECKING:
     from lidar_completion_ros.node import CompletionNode
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv if arguments is None else arguments)
     _refuse_other_arguments(given)
     use_shared_memory_profile(os.environ)
+    removed = remove_dead_segments()
+    if removed.segments:
+        print(f"lidar_completion_node: {removed}", file=sys.stderr)
     exit_code = _run(given, stop)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -35,6 +35,7 @@ Poses = Annotated[str | None, Option(help=f"compare completions with the map of 
 Odometry = Annotated[str | None, Option(help="odometry or pose topic of the bag, instead of --poses")]
 Report = Annotated[Path | None, Option(help="new folder for the report; default: BAG_evaluation in this folder")]
 Every = Annotated[int, Option("--evaluate-every", "--judge-every", min=1, help="evaluate every n-th sweep")]
+LOST = 1  # exit code if DDS lost sweeps or completions
 Show = Annotated[int, Option(min=0, help="number of worst and of slowest sweeps shown with pictures")]
 
 
@@ -58,6 +59,7 @@ def bag(
     """Play a bag through the node over DDS, record the completions, and print latencies and drops.
 
     With --evaluate only the evaluated completions are recorded, unless --output names a bag for all of them.
+    Exit code 1: sweeps or completions were lost on the way; what arrived is recorded and evaluated.
     """
     try:  # here, so that the other commands do not import ROS
         from lidar_completion_evaluation.drives.drive import DriveError
@@ -79,20 +81,24 @@ def bag(
             if evaluate:
                 folder = report or Path(f"{name}_evaluation")
                 truth = Truth(poses, odometry_topic)
-                _evaluate(bag, folder, truth=truth, output=output, every=evaluate_every, show=show, **options)
+                result = _evaluate(bag, folder, truth=truth, output=output, every=evaluate_every, show=show, **options)
             else:
-                _replay(bag, output or Path(f"{name}_completed"), **options)
+                result = _replay(bag, output or Path(f"{name}_completed"), **options)
     except (DriveError, ReplayError) as error:
         raise _stop(str(error)) from None
+    if result.lost:
+        raise _stop(lost_message(result), LOST)
 
 
-def _replay(bag: Path, output: Path, **options: Any) -> None:
+def _replay(bag: Path, output: Path, **options: Any) -> ReplayResult:
     from lidar_completion_evaluation.replay.replay import replay
 
-    typer.echo(summary(replay(bag, output, on_progress=_progress("sweep"), **options)))
+    result = replay(bag, output, on_progress=_progress("sweep"), **options)
+    typer.echo(summary(result))
+    return result
 
 
-def _evaluate(bag: Path, folder: Path, **options: Any) -> None:
+def _evaluate(bag: Path, folder: Path, **options: Any) -> ReplayResult:
     from lidar_completion_evaluation.replay.evaluation import evaluate_replay
     from lidar_completion_evaluation.replay.report import write_report
 
@@ -102,6 +108,16 @@ def _evaluate(bag: Path, folder: Path, **options: Any) -> None:
     typer.echo(summary(evaluation.result))
     typer.echo(quality_summary(evaluation), nl=bool(evaluation.quality))
     typer.echo(f"{'report':<12} {write_report(evaluation)}")
+    return evaluation.result
+
+
+def lost_message(result: ReplayResult) -> str:
+    """How many sweeps were lost, and the usual causes."""
+    return (
+        f"{result.lost} of {len(result.sweeps)} sweeps were lost: the node neither completed them nor reported them as "
+        "dropped or refused. Usual causes: the node runs without the Fast DDS profile (config/fast_dds_profile.xml), "
+        "/dev/shm is too small or not shared, or the node restarted"
+    )
 
 
 def summary(result: ReplayResult) -> str:
@@ -158,9 +174,9 @@ def _progress(stage: str) -> Callable[[int, int], None]:
     return lambda done, total: typer.echo(f"\r{stage} {done}/{total}", nl=done == total, err=True)
 
 
-def _stop(message: str) -> typer.Exit:
+def _stop(message: str, exit_code: int = 2) -> typer.Exit:
     typer.echo(f"lidar-completion bag: {message}", err=True)
-    return typer.Exit(2)
+    return typer.Exit(exit_code)
 
 
 def main() -> None:

@@ -43,7 +43,8 @@ class Player(Node):
         self.sweeps: list[SweepReplay] = []
         self.last_answer_s = 0.0
         self._published_s: list[float] = []
-        self._index_by_stamp: dict[int, int] = {}  # of the newest sweep, where a bag repeats a stamp
+        self._unanswered: dict[int, list[int]] = {}  # stamp -> sweeps without a completion; a bag may repeat a stamp
+        self._unlabelled: dict[int, list[int]] = {}
         self._answers = 0
         self._unwritten: deque[tuple[int, bytes]] = deque()
         self._unreported: deque[Diagnostic] = deque()
@@ -83,7 +84,9 @@ class Player(Node):
         assert self._publisher is not None, "connect first"
         with self._changed:
             now = time.monotonic()
-            index = self._index_by_stamp[stamp_ns] = len(self.sweeps)
+            index = len(self.sweeps)
+            for waiting in (self._unanswered, self._unlabelled):
+                waiting.setdefault(stamp_ns, []).append(index)
             self._published_s.append(now)
             self.sweeps.append(SweepReplay(stamp_ns, bag_time_ns, points, sent_s=now - self._published_s[0]))
         self._publisher.publish(cdr)
@@ -177,24 +180,26 @@ class Player(Node):
 
     def _receive_label(self, message: DiagnosticArray) -> None:
         """The node's label of one sweep, under the sweep's stamp."""
-        index = self._index_by_stamp.get(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
-        if index is None or not message.status:
+        if not message.status:
             return
-        label = SweepLabel.from_status(message.status[0])
+        label, stamp = SweepLabel.from_status(message.status[0]), message.header.stamp
         with self._changed:
+            index = _take_oldest(self._unlabelled, stamp.sec * 10**9 + stamp.nanosec)
+            if index is None:
+                return
             self.sweeps[index] = replace(self.sweeps[index], steps=label.steps, replication=label.replication)
 
     def _receive(self, data: bytes) -> None:
         now = time.monotonic()
         stamp_ns, points = cloud_head(data)
-        index = self._index_by_stamp.get(stamp_ns)
-        if index is None:
-            return  # the answer to another publisher's sweep
         with self._changed:
+            index = _take_oldest(self._unanswered, stamp_ns)
+            if index is None:
+                return  # the answer to another publisher's sweep
             sweep = self.sweeps[index]
             if index % self._record_every == 0:
                 self._unwritten.append((sweep.bag_time_ns, data))
-            self._answers += sweep.latency_s is None
+            self._answers += 1
             self.sweeps[index] = replace(sweep, points_out=points, latency_s=now - self._published_s[index])
             self.last_answer_s = now
             self._changed.notify_all()
@@ -217,6 +222,17 @@ def player_session(domain_id: int | None = None) -> Iterator[Player]:
         thread.join(5.0)
         player.destroy_node()
         rclpy.try_shutdown(context=context)
+
+
+def _take_oldest(waiting: dict[int, list[int]], stamp_ns: int) -> int | None:
+    """The first of the waiting sweeps with this stamp, which is removed; None if there is none."""
+    indices = waiting.get(stamp_ns)
+    if indices is None:
+        return None
+    index = indices.pop(0)
+    if not indices:
+        del waiting[stamp_ns]
+    return index
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:
