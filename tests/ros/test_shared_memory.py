@@ -67,7 +67,9 @@ def test_segments_of_a_killed_process_are_removed(ros):
 
 
 def test_only_old_unlocked_segments_are_removed(tmp_path):
-    old, young, port = (tmp_path / name for name in ("fastrtps_" + "a" * 16, "fastrtps_" + "b" * 16, "fastrtps_port7400"))
+    old, young, port = (
+        tmp_path / name for name in ("fastrtps_" + "a" * 16, "fastrtps_" + "b" * 16, "fastrtps_port7400")
+    )
     for segment in (old, young, port):
         segment.write_bytes(bytes(1000))
         segment.with_name(f"{segment.name}_el").touch()

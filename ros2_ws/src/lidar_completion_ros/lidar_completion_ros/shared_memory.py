@@ -28,7 +28,9 @@ class Removed:
 
     def __str__(self) -> str:
         plural = "" if self.segments == 1 else "s"
-        return f"removed {self.segments} shared-memory segment{plural} of dead processes ({self.size_bytes / 1e6:.0f} MB)"
+        return (
+            f"removed {self.segments} shared-memory segment{plural} of dead processes ({self.size_bytes / 1e6:.0f} MB)"
+        )
 
 
 def remove_dead_segments(folder: Path = SHARED_MEMORY) -> Removed:
