@@ -8,14 +8,13 @@ from lidar_completion.model.card import ModelCard, Seen
 from lidar_completion_synthetic import SensorMix, mix_of, mounting_of
 from lidar_completion_training.configuration import DataRecipe, Recipe
 
-HEIGHT_SPREAD_M = 0.2  # a model trained with one height works this far above and below it
-ROAD_TILT_DEG = (
-    3.0  # of the ground around the sensor relative to the road under the vehicle, on the roads of the training worlds
-)
+HEIGHT_SPREAD_M = 0.2  # a model trained at one sensor height is also used this far above and below it
+# Maximum tilt of the ground around the sensor relative to the road under the vehicle, in the training worlds.
+ROAD_TILT_DEG = 3.0
 
 
 def model_card(recipe: Recipe) -> ModelCard:
-    """The card of the model as it is trained."""
+    """The model card during training."""
     return ModelCard(
         name=recipe.name,
         architecture=recipe.architecture,
@@ -28,7 +27,7 @@ def model_card(recipe: Recipe) -> ModelCard:
 
 
 def exported_card(recipe: Recipe) -> ModelCard:
-    """The card that is exported with the weights: model_card with the changes of recipe.export."""
+    """The model card exported with the weights: model_card with the settings of recipe.export applied."""
     card, settings = model_card(recipe), recipe.export
     pipeline = dataclasses.replace(
         card.pipeline,
@@ -50,7 +49,7 @@ def training_data(recipe: DataRecipe) -> str:
 
 
 def seen(recipe: DataRecipe) -> Seen:
-    """The card's ranges of the sensors and mountings in the training data; the defaults for recorded drives."""
+    """Sensors and mounting ranges of the training data, for the card; recorded drives get the defaults."""
     augmented_deg = math.degrees(3 * recipe.augmentation.tilt_rad)
     if recipe.source == "drives":
         return Seen(max_tilt_deg=max(ROAD_TILT_DEG, augmented_deg), sensors=())

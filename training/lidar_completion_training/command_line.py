@@ -15,7 +15,7 @@ app = typer.Typer(
 OBJECTIVES = {
     "direct": "Train one or two passes from the noised scan with a Chamfer distance.",
     "teacher": "Pre-train by noise prediction with condition dropout (LiDiff).",
-    "refiner": "Train the refiner: six offsets per point, a Chamfer distance.",
+    "refiner": "Train the refiner: six offsets per point, Chamfer loss.",
     "diffusion-dpo": "Fine-tune a teacher on pairs of its own completions (Eq. 10).",
     "score-distillation": "Distil a teacher by score distillation (Eq. 6).",
     "distillation-dpo": "Distil a teacher by Distillation-DPO (Eq. 16 to 20).",
@@ -36,13 +36,13 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="entry=value, such a
 
 @app.callback()
 def main() -> None:
-    # threads that spin while they wait slow other processes on the same cores
+    # spinning OpenMP threads slow down other processes on the same cores
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """End the command with the message of an error that the user can act on, without a traceback."""
+    """On errors that the user can fix, exit with the message and without a traceback."""
     from lidar_completion.errors import ModelError
     from lidar_completion.point_cloud_files import PointCloudFileError
     from lidar_completion_evaluation.drives.drive import DriveError
@@ -97,7 +97,7 @@ for _name, _text in OBJECTIVES.items():
 @app.command()
 def chain(
     recipes: Annotated[
-        Path, typer.Argument(help="folder of recipes, or a shipped one: smoke, small, paper; in order of file names")
+        Path, typer.Argument(help="recipe folder, in order of file names; shipped ones: smoke, small, edge, paper")
     ],
     runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
     scenes: Annotated[int, typer.Option(help="synthetic test scenes for the evaluation at the end; 0: none")] = 2,
@@ -117,7 +117,7 @@ def export(
     output: Annotated[Path | None, typer.Option(help="model folder to write; default: RUN/model")] = None,
     refiner: Annotated[Path | None, typer.Option(help="model folder whose refiner is added to the model")] = None,
     base: Annotated[
-        Path | None, typer.Option(help="model folder beside the output whose networks are not written again")
+        Path | None, typer.Option(help="model folder beside the output; networks that it already has are not written")
     ] = None,
     onnx: Annotated[
         bool, typer.Option(help="also write ONNX files (standard operators, dynamic sizes) for the onnx backend")
@@ -145,7 +145,7 @@ def export(
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="folders of runs, or their log.csv")],
     output: Annotated[Path, typer.Option(help="PNG file")] = Path("curves.png"),
-    number: Annotated[list[str] | None, typer.Option(help="which number; may be repeated; default: all")] = None,
+    number: Annotated[list[str] | None, typer.Option(help="column to draw; may be repeated; default: all")] = None,
     smooth: Annotated[float, typer.Option(min=0, max=1, help="window of the running mean, as a share of rows")] = 0.02,
 ) -> None:
     """Draw the logs of runs: one panel per number, one line per run."""

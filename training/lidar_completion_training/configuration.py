@@ -18,10 +18,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 class AugmentationRecipe:
     """Augmentation beyond the random rotation about z and the random flip of y that every sweep gets."""
 
-    tilt_rad: float = (
-        0.0  # standard deviation of a rotation about each axis, clipped at three of them (published: 0.06)
-    )
-    scale: float = 0.0  # the scale is uniform in 1 - scale ... 1 + scale (published: 0.05)
+    tilt_rad: float = 0.0  # std of a random rotation about each axis, clipped at 3 std (published: 0.06)
+    scale: float = 0.0  # random scale factor, uniform in 1 - scale ... 1 + scale (published: 0.05)
 
 
 @dataclass
@@ -29,20 +27,16 @@ class DataRecipe:
     """Where sweeps and ground truth come from: synthetic streets made during training, or recorded drives with maps."""
 
     source: str = "synthetic"  # or "drives"
-    sensor: str = "HDL-64E"  # of synthetic sweeps: name or TOML file of a sensor, "mix", or the TOML file of a mix
-    world: str = "town"  # of synthetic worlds, or "varied"
+    sensor: str = "HDL-64E"  # synthetic only: name or TOML file of a sensor, "mix", or the TOML file of a mix
+    world: str = "town"  # synthetic only; or "varied"
     sweeps_per_world: int = at_least(1, 16)
     workers: int = at_least(0, 1)  # processes that prepare sweeps
-    first_seed: int = at_least(0, 0)  # of the synthetic worlds, and of the order of recorded sweeps
-    sweeps_per_epoch: int = at_least(
-        0, 0
-    )  # 0: all sweeps of the drives; training stops if the drives have another number
-    view_cell_m: float = at_least(
-        1e-3, 10.0
-    )  # ground truth is cut to grid cells that the sweep touches, as in the published code
+    first_seed: int = at_least(0, 0)  # seeds the synthetic worlds and the order of recorded sweeps
+    sweeps_per_epoch: int = at_least(0, 0)  # 0: all sweeps of the drives; any other number must match the drives
+    view_cell_m: float = at_least(1e-3, 10.0)  # ground truth is cut to grid cells that the sweep touches, as published
     drives: list[str] = field(default_factory=list)  # folders: SemanticKITTI sequences, KITTI-360 roots, bags
-    maps: str = "maps"  # folder of the ground-truth maps, <name of the drive>.npz
-    drop_moving: bool = True  # also remove moving and unlabelled points from the input, where a drive has labels
+    maps: str = "maps"  # folder of the ground-truth maps, one <drive name>.npz per drive
+    drop_moving: bool = True  # also remove moving and unlabelled points from the input, if a drive has labels
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
 
     def __post_init__(self) -> None:
@@ -51,22 +45,20 @@ class DataRecipe:
 
 @dataclass
 class OptimiserRecipe:
-    """Adam or SGD with a linear warm-up, then a cosine decay or a factor every so many iterations or epochs."""
+    """Adam or SGD; linear warm-up, then cosine or step decay of the learning rate."""
 
     kind: str = "adam"  # or "sgd"
     learning_rate: float = at_least(0.0, 2e-3)
-    group_factors: dict[str, float] = field(default_factory=dict)  # on a group's learning rate: {auxiliary: 2.0}
+    group_factors: dict[str, float] = field(default_factory=dict)  # learning-rate factor per group: {auxiliary: 2.0}
     warm_up_iterations: int = at_least(0, 50)
     decay: str = "cosine"  # or "steps"
-    final_fraction: float = 0.05  # of the learning rate, at the end of the cosine
+    final_fraction: float = 0.05  # learning rate at the end of the cosine, relative to learning_rate
     step_factor: float = 0.5  # for decay "steps"
-    step_iterations: int = at_least(1, 1000)  # where step_epochs is 0
+    step_iterations: int = at_least(1, 1000)  # if step_epochs is 0
     step_epochs: float = at_least(0.0, 0.0)
-    decay_iterations: int = at_least(
-        0, 0
-    )  # length of the cosine; 0: the number of iterations with which the run was started
-    gradient_clip: float = 1.0  # limit of each group's gradient norm
-    average_decay: float = 0.998  # of the exponential moving average of the weights, which is exported; 0: last weights
+    decay_iterations: int = at_least(0, 0)  # length of the cosine; 0: `iterations` when the run was started
+    gradient_clip: float = 1.0  # maximum gradient norm, per group
+    average_decay: float = 0.998  # decay of the moving average of the weights, which is exported; 0: last weights
 
     def __post_init__(self) -> None:
         check_choice("optimiser.kind", self.kind, ("adam", "sgd"))
@@ -76,18 +68,18 @@ class OptimiserRecipe:
 
 @dataclass
 class DirectRecipe:
-    """The direct objective: passes from the replicated, noised scan and a clamped Chamfer distance to the ground truth.
+    """The direct objective: one or two passes from the replicated, noised scan; clamped Chamfer distance to the truth.
 
     Distillation uses the same settings for its Chamfer term.
     """
 
     second_pass: float = 0.35  # share of samples with a second pass, from the model's own first estimate
-    max_steps: int = 8  # the second pass is any step of up to this many
+    max_steps: int = 8  # the second pass is a random later step of a schedule with 2 ... max_steps steps
     queries: int = 20_000  # random points per direction of the Chamfer distance
     clamp_m: float = 2.0
-    coverage_weight: float = 1.0  # of the distance ground truth -> prediction
-    confidence_weight: float = 0.05  # of the confidence's cross entropy (architecture.point_confidence)
-    free_space_weight: float = 0.0  # of the depth of points in free space that the sweep saw
+    coverage_weight: float = 1.0  # distance ground truth -> prediction
+    confidence_weight: float = 0.05  # cross entropy of the confidence (architecture.point_confidence)
+    free_space_weight: float = 0.0  # depth of points inside observed free space
 
 
 @dataclass
@@ -95,11 +87,11 @@ class TeacherRecipe:
     """Noise prediction. pipeline.noised_around selects the forward process."""
 
     condition_dropout: float = 0.1
-    moments_weight: float = 5.0  # of mean^2 + (std - 1)^2 of the prediction (published: 5); 0 for noise around the scan
-    weight_by_noise_scale: bool = False  # weight errors by the point's noise scale, which makes them metres
+    moments_weight: float = 5.0  # mean^2 + (std - 1)^2 of the prediction (published: 5); 0 for noise around the scan
+    weight_by_noise_scale: bool = False  # multiply errors by the point's noise scale, which converts them to metres
     uniform_in_sigma: bool = False  # draw t uniformly in noise level instead of in time
-    clean_estimate: bool = False  # also weight errors by the noise level: the error of the clean point x0
-    couple_within_m: float = 2.0  # noise around the scan: ground truth farther than this from the scan is left out
+    clean_estimate: bool = False  # also weight errors by the noise level, which gives the error of the clean point x0
+    couple_within_m: float = 2.0  # for noise around the scan: ignore ground truth farther than this from the scan
 
 
 @dataclass
@@ -110,10 +102,8 @@ class RefinerRecipe:
     loss: str = "squared"  # the published squared Chamfer distance, or "clamped": that of the direct objective
     jitter_m: float = 0.2
     jitter_clip_m: float = 0.3
-    points: int = 180_000  # input points, as published; six times as many come out; 0: all
-    target_points: int = (
-        0  # random points of the ground truth in the squared Chamfer distance (published: 360,000); 0: all
-    )
+    points: int = 180_000  # input points (published: 180,000); the output has six times as many; 0: all
+    target_points: int = 0  # ground-truth points in the squared Chamfer distance (published: 360,000); 0: all
     queries: int = 0  # points per direction of the squared Chamfer distance; 0: all
 
     def __post_init__(self) -> None:
@@ -125,7 +115,7 @@ class RefinerRecipe:
 class DiffusionDPORecipe:
     """Eq. 10 on pairs of completions by the frozen teacher."""
 
-    beta: float = 5000.0  # beta T w of Eq. 10
+    beta: float = 5000.0  # the product beta T w of Eq. 10
     pair_steps: int = 8  # denoising steps of the two completions of a pair
     draws: int = 1  # noise levels (t, noise) per pair; pairs are expensive
     metric: str = "cd"
@@ -139,26 +129,26 @@ class DistillationRecipe:
     second_start_noise: float = 1.1  # lambda (Eq. 19) of the second sample of a pair
     metric: str = "cd"  # decides the winner: cd, clamped_cd, jsd, w1, f_score
     metric_points: int = 0  # random points per direction for metrics of distances; 0: all
-    auxiliary_models: int = 2  # or 1 (Table 7); score distillation has one
-    sign: str = "released"  # or "equation": Eq. 18 as printed, the opposite
+    auxiliary_models: int = 2  # or 1 (Table 7); score distillation always has one
+    sign: str = "released"  # as in the released code; or "equation": Eq. 18 as printed, which has the opposite sign
     pair_weight: float = 1.0  # 1/omega of Eq. 18
-    score_distillation_weight: float = 0.0  # of plain score distillation (Eq. 6) of both samples
+    score_distillation_weight: float = 0.0  # plain score distillation (Eq. 6) of both samples
     same_start_noise: bool = True  # both samples of a pair start from one eps, at different lambda
     same_score_noise: bool = True  # both scores are taken at one (t, eps)
-    shared_noise: bool = False  # auxiliary models learn on the noised clouds whose scores are taken: a third less work
-    steps: list[int] = field(default_factory=lambda: [1])  # of the student's samples; one is drawn
-    stop_early: bool = True  # take the clean estimate after a random one of these steps, so that every step is trained
-    first_score_timestep: int = 0  # timesteps of scores and auxiliary models are drawn from here
-    last_score_timestep: int = 999  # to here, or to the pipeline's start
+    shared_noise: bool = False  # train auxiliary models on the noised clouds of the scores: a third less work
+    steps: list[int] = field(default_factory=lambda: [1])  # number of sampling steps; drawn from this list per sweep
+    stop_early: bool = True  # use the clean estimate after a random step, so that every step is trained
+    first_score_timestep: int = 0  # range from which the timesteps of scores and auxiliary models are drawn
+    last_score_timestep: int = 999  # at most the pipeline's start timestep is used
     uniform_in_sigma: bool = False  # draw them uniformly in noise level instead of in time
-    weight_by_noise_scale: bool = False  # weight scores and errors by the point's noise scale, which makes them metres
-    teacher_guidance: float = 1.0  # of the teacher's scores; above 1 the student learns guidance into one forward
+    weight_by_noise_scale: bool = False  # multiply scores and errors by the point's noise scale: metres
+    teacher_guidance: float = 1.0  # guidance weight of the teacher's scores; the student learns the guided result
     train_encoder: bool = False
     batch_norm: str = "frozen"  # or "sweep" or "released": see docs/distillation.md
-    chamfer_weight: float = 0.0  # of the clamped Chamfer distance to the ground truth (recipe.direct)
-    scene_weight: float = 0.0  # of ScoreLiDAR's scene-wise term
-    landmark_weight: float = 0.0  # of ScoreLiDAR's point-wise term
-    free_space_weight: float = 0.0
+    chamfer_weight: float = 0.0  # clamped Chamfer distance to the ground truth (recipe.direct)
+    scene_weight: float = 0.0  # ScoreLiDAR's scene-wise term
+    landmark_weight: float = 0.0  # ScoreLiDAR's point-wise term
+    free_space_weight: float = 0.0  # points in front of measurements (recipe.free_space)
 
     def __post_init__(self) -> None:
         check_choice("distillation.sign", self.sign, ("released", "equation"))
@@ -187,11 +177,11 @@ class FreeSpaceRecipe:
 
 @dataclass
 class ExportRecipe:
-    """Where the exported model card differs from training."""
+    """Settings of the exported model card that differ from training."""
 
     replication: int = 20  # more than training can afford
-    sampler: str = ""  # empty: the pipeline's
-    steps: int = 0  # 0: the pipeline's
+    sampler: str = ""  # empty: pipeline.sampler
+    steps: int = 0  # 0: pipeline.steps
     description: str = ""
 
 
@@ -200,19 +190,17 @@ class Recipe:
     """All settings of a run.
 
     start_from: model folder that training starts from; its architecture, pipeline and schedule become the defaults.
-    teacher: model folder of a distillation's teacher, where it is not start_from.
+    teacher: model folder of the distillation teacher; default: start_from.
     """
 
     name: str = "unnamed"
     objective: str = "direct"
     start_from: str | None = None
     teacher: str | None = None
-    iterations: int = at_least(0, 1000)  # optimiser steps, where epochs is 0
+    iterations: int = at_least(0, 1000)  # optimiser steps, if epochs is 0
     epochs: float = at_least(0.0, 0.0)  # passes over the data
     global_batch: int = at_least(1, 1)  # sweeps per optimiser step, over all processes
-    batch_scaling: str = (
-        "none"  # or "proportional": raise batch and learning rate where processes cannot share the batch
-    )
+    batch_scaling: str = "none"  # or "proportional": raise batch and learning rate if processes cannot split the batch
     precision: str = "32-true"  # or another of PRECISIONS
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     deterministic: bool = False  # deterministic PyTorch operators, slower on a GPU
@@ -245,6 +233,6 @@ class Recipe:
 
 
 def check_choice(entry: str, value: object, allowed: tuple[object, ...]) -> None:
-    """RecipeError unless an entry has one of the allowed values."""
+    """Raise RecipeError unless an entry has one of the allowed values."""
     if value not in allowed:
         raise RecipeError(f"{entry} is {value!r}; it can be one of {', '.join(map(str, allowed))}")

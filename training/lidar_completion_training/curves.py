@@ -1,4 +1,4 @@
-"""Curves of the logs of one or more runs in one picture: one panel per number, one line per run."""
+"""Plots the logs of runs: one panel per logged number, one line per run."""
 
 import math
 from pathlib import Path
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from lidar_completion_training.errors import CurvesError
 from lidar_completion_training.training_log import LOG_NAME, read_log
 
-MIN_WINDOW = 3  # a shorter running mean is no smoother than the rows
+MIN_WINDOW = 3  # rows are only drawn behind a running mean that is noticeably smoother than they are
 
 
 def draw_curves(runs: list[Path], output: Path, names: list[str] | None = None, smooth: float = 0.02) -> None:
     """Draw the logs of run folders into a PNG.
 
-    names: the numbers to draw (default: all); smooth: window of the running mean as a share of the rows, which are drawn
-    faintly behind it. CurvesError where a run has no such log or number.
+    names: columns to draw (default: all). smooth: window of the running mean as a share of the rows; the rows themselves
+    are drawn faintly behind it. CurvesError if a run has no log or no such column.
     """
     logs = {run: _log_of(run) for run in runs}
     found = dict.fromkeys(name for rows in logs.values() for row in rows for name in row if name != "iteration")

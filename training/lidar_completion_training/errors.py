@@ -2,7 +2,7 @@
 
 
 class RecipeError(ValueError):
-    """A recipe has an entry that does not exist or does not fit; the message names the file and the entry."""
+    """A recipe has an unknown or invalid entry; the message names the file and the entry."""
 
 
 class TrainingError(RuntimeError):
@@ -10,7 +10,7 @@ class TrainingError(RuntimeError):
 
 
 class DivergedError(ArithmeticError):
-    """A network predicted points, a loss or a gradient that is not finite or lies outside the voxel grid."""
+    """A loss, a gradient or a predicted point is not finite, or a predicted point lies outside the voxel grid."""
 
 
 class DataWorkerError(RuntimeError):

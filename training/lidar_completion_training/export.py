@@ -24,8 +24,11 @@ def export_run(
     refiner: dict[str, nn.Module] | None = None,
     base: Path | None = None,
 ) -> ModelCard:
-    """Write the averaged weights of a run's state as a model folder in float16, with a refiner, and without the networks
-    of a base (see save_model). TrainingError where the run has no state."""
+    """Write a run's averaged weights as a model folder in float16.
+
+    refiner: networks to add; base: model folder whose networks are not written again (see save_model).
+    TrainingError if the run has no saved state.
+    """
     state = load_state(run)
     if state is None:
         raise TrainingError(f"{run / STATE_NAME}: no such file; train first, or check the path of the run")
@@ -47,12 +50,14 @@ def export_to(
     base: Path | None = None,
     overrides: list[str] | None = None,
 ) -> ModelCard:
-    """Export a run by its own recipe: refiner: a model folder whose refiner is added; base: a model folder beside the
-    output whose networks are not written again; overrides: of the recipe."""
+    """Export a run with the recipe in its folder.
+
+    refiner: model folder whose refiner is added; base: as in export_run; overrides: changes to the recipe.
+    """
     path = run / RECIPE_NAME
     if not path.is_file():
         raise TrainingError(f"{path}: no such file; {run} is not the folder of a run")
-    # the run's recipe has every entry, so the model that it started from may be gone
+    # the saved recipe is complete: the model that it started from is not needed and may no longer exist
     recipe = load_recipe(path, [*(overrides or []), "start_from=null"])
     card = export_run(recipe, run, output, _refiner_of(refiner, recipe) if refiner else None, base)
     print(f"{output}: {card.name}, {', '.join(card.networks)}, sha256 {card.sha256[:12]}")

@@ -15,7 +15,7 @@ def optimiser_of(recipe: OptimiserRecipe, module: nn.Module) -> torch.optim.Opti
 
 
 def learning_rate(settings: OptimiserRecipe, iteration: int, iterations: int) -> float:
-    """A linear warm-up, then a cosine to final_fraction at `iterations`, or a factor every step_iterations."""
+    """The rate at an iteration: linear warm-up, then a cosine that ends at `iterations`, or step decay."""
     if iteration < settings.warm_up_iterations:
         return settings.learning_rate * (iteration + 1) / settings.warm_up_iterations
     if settings.decay == "steps":

@@ -1,4 +1,4 @@
-"""The text of `--plan`: what a recipe will do on a number of processes, without training."""
+"""The text of `--plan`: what a recipe would do on a given number of processes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lidar_completion_training.state import load_state
 
 
 def plan_text(recipe: Recipe, processes: int, run: Path) -> str:
-    """Sweeps, steps, learning rates, and from the run's state, where there is one, measured hours and memory."""
+    """Sweeps, steps and learning rates; also hours and memory, if the run's state has measured them."""
     schedule = schedule_of(recipe, processes)
     rows = {
         "objective": f"{recipe.objective} ({recipe.name})",

@@ -11,19 +11,19 @@ from lidar_completion_training.objectives import Objective
 from lidar_completion_training.stream import Sample, sample_of, worker_start
 
 PICTURES_NAME = "pictures"
-SCENE = 0  # of the held-out synthetic scenes
-HEIGHTS_M = (-2.5, 3.0)  # of the colour scale
+SCENE = 0  # number of the held-out synthetic scene
+HEIGHTS_M = (-2.5, 3.0)  # z range of the colour scale
 
 
 class Preview:
-    """Draws sweep, completion and ground truth of the scene from above into a run's folder."""
+    """Draws bird's-eye views of sweep, completion and ground truth of the scene into a run's folder."""
 
     def __init__(self, folder: Path, recipe: DataRecipe, device: torch.device) -> None:
         self.folder, self.recipe, self.device = folder / PICTURES_NAME, recipe, device
 
     @cached_property
     def sample(self) -> Sample:
-        """The scene, made by a data worker."""
+        """The scene, generated in a worker process (see worker_start)."""
         make = partial(_test_sample, self.recipe)
         scene: DataLoader = DataLoader([SCENE], None, num_workers=1, collate_fn=make, **worker_start())  # type: ignore[arg-type]
         return next(iter(scene)).to(self.device)

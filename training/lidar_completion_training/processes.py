@@ -1,7 +1,7 @@
 """One training run on one or several processes: alone, or started by torchrun on one or many machines.
 
 Every process holds all networks and takes its own samples. Gradients are averaged once per step, between backward and the
-optimiser, so an objective can run its networks as often as it likes and does not depend on the number of processes.
+optimiser, so an objective may run its networks any number of times and need not know the number of processes.
 """
 
 import atexit
@@ -36,7 +36,7 @@ def launch_fabric(device: str = "auto") -> Fabric:
     )
     fabric.launch()
     if processes > 1:
-        atexit.register(_leave_process_group)  # a process that exits with gloo's threads running aborts
+        atexit.register(_leave_process_group)  # a process aborts if it exits while gloo's threads still run
     return fabric
 
 
@@ -46,7 +46,7 @@ def _leave_process_group() -> None:
 
 
 def make_deterministic() -> None:
-    """Use deterministic PyTorch operators where there are any, and warn about others; before the first CUDA call."""
+    """Use deterministic PyTorch operators, and warn about those that have none. Call before the first CUDA call."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -81,7 +81,7 @@ def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
 
 
 def average_numbers(fabric: Fabric, numbers: dict[str, float]) -> dict[str, float]:
-    """The mean over processes of numbers that every process has under the same names."""
+    """Mean over processes of each number; all processes have the same names."""
     if fabric.world_size == 1:
         return numbers
     values = _mean(fabric, torch.tensor(list(numbers.values()), dtype=torch.float64, device=fabric.device))
@@ -89,7 +89,7 @@ def average_numbers(fabric: Fabric, numbers: dict[str, float]) -> dict[str, floa
 
 
 def check_agreement(fabric: Fabric, facts: dict[str, int], place: str) -> None:
-    """TrainingError in every process unless all processes have the same facts, such as the iteration."""
+    """Raise TrainingError in every process if their facts, such as the iteration, differ."""
     if fabric.world_size == 1:
         return
     own = torch.tensor(list(facts.values()), dtype=torch.int64, device=fabric.device)

@@ -29,7 +29,7 @@ RENAMED = {
 def load_recipe(path: Path | None = None, overrides: list[str] | None = None) -> Recipe:
     """Defaults, then the card of start_from, then the YAML file, then `key.entry=value` overrides; later ones win.
 
-    RecipeError for unknown or ill-typed entries, and for a start_from that is no model.
+    RecipeError for unknown or ill-typed entries, and if start_from is not a model folder.
     """
     source = path or "the command line"
     entries = read_entries(path) if path is not None else OmegaConf.create({})
@@ -43,7 +43,7 @@ def load_recipe(path: Path | None = None, overrides: list[str] | None = None) ->
 
 
 def read_entries(path: Path) -> DictConfig:
-    """The entries of a recipe file, unchecked; RecipeError where the file is missing or not YAML."""
+    """The entries of a recipe file, unchecked; RecipeError if the file is missing or not YAML."""
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe")
     try:
@@ -67,7 +67,7 @@ def with_current_names(entries: DictConfig) -> DictConfig:
         warnings.warn(message, FutureWarning, stacklevel=3)
         mode = "sweep" if value else "frozen"
         _rename(entries, "distillation.batch_statistics", "distillation.batch_norm", mode)
-    if "batch" in entries:  # sweeps per step and process
+    if "batch" in entries:  # counted sweeps per step and process
         processes = int(os.environ.get("WORLD_SIZE", 1))
         warnings.warn("the recipe entry batch is deprecated; use global_batch", FutureWarning, stacklevel=3)
         _rename(entries, "batch", "global_batch", entries.batch * processes)
@@ -81,7 +81,7 @@ def _rename(entries: DictConfig, old: str, new: str, value: Any) -> None:
 
 
 def _entries_of_model(folder: str | None) -> dict[str, Any]:
-    """The entries that a recipe shares with a model card."""
+    """Architecture, pipeline and schedule of a model's card; nothing without a folder."""
     if folder is None:
         return {}
     card = load_card(folder)

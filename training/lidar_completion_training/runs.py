@@ -1,4 +1,4 @@
-"""The commands on runs: train one, train a chain of recipes, evaluate the result."""
+"""Train one run, train a chain of recipes, evaluate the result."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from lidar_completion_training.state import load_state
 from lidar_completion_training.trainer import Trainer
 
 MODEL_NAME = "model"  # folder of a run's or a chain's exported model
-RECIPES = Path(__file__).parent / "recipes"  # of this package
+RECIPES = Path(__file__).parent / "recipes"  # shipped recipes
 MODEL_ENTRIES = ("start_from", "teacher")  # entries of a recipe that may name an earlier recipe of its chain
 
 
 def recipe_path(path: Path) -> Path:
-    """The file or folder of recipes, or the one of this package with that name: smoke, paper/1_teacher.yaml."""
+    """The path itself if it has recipes, otherwise the shipped ones of that name: smoke, paper/1_teacher.yaml."""
     if path.is_file() or any(path.glob("*.yaml")) or not (RECIPES / path).exists():
         return path
     return RECIPES / path
@@ -35,7 +35,7 @@ def train(
     device: str = "auto",
     fabric: Fabric | None = None,
 ) -> bool:
-    """Train a run to its end or for a number of minutes. At its end, write the model folder and return True."""
+    """Train a run until it is finished, or for `minutes`. If finished, write the model folder and return True."""
     fabric = fabric or launch_fabric(device)
     trainer = Trainer(recipe, run, fabric)
     done = trainer.run(minutes)
@@ -96,7 +96,7 @@ def run_name(recipe: Path) -> str:
 
 
 def _earlier_models(path: Path, runs: Path, names: list[str]) -> list[str]:
-    """Overrides that replace names of earlier recipes by their model folders."""
+    """Overrides that replace the names of earlier recipes in start_from and teacher by their model folders."""
     entries = read_entries(path)
     named = {entry: entries.get(entry) for entry in MODEL_ENTRIES}
     return [f"{entry}={runs / name / MODEL_NAME}" for entry, name in named.items() if name in names]
@@ -111,7 +111,7 @@ def is_trained(run: Path, iterations: int) -> bool:
     """Whether the run has reached this iteration and exported its model."""
     if not has_model(run):
         return False
-    load_card(run / MODEL_NAME)
+    load_card(run / MODEL_NAME)  # ModelError if it is damaged
     state = load_state(run)
     return state is not None and state["iteration"] >= iterations
 

@@ -11,23 +11,23 @@ from lidar_completion_training.errors import RecipeError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one number of processes executes a recipe."""
+    """How a given number of processes executes a recipe."""
 
     processes: int
     global_batch: int  # sweeps per optimiser step, over all processes
     iterations: int  # optimiser steps
     optimiser: OptimiserRecipe  # with the learning rate and step_iterations of this schedule
-    sweeps_per_epoch: int  # 0: the recipe counts iterations
-    variant: str  # what differs from the recipe; empty where nothing does
+    sweeps_per_epoch: int  # 0: the recipe sets iterations, not epochs
+    variant: str  # what differs from the recipe; empty if nothing does
 
     @property
     def accumulation(self) -> int:
-        """Sweeps per process and step: one forward and backward each, gradients added up."""
+        """Sweeps per process and step, whose gradients are accumulated."""
         return self.global_batch // self.processes
 
 
 def schedule_of(recipe: Recipe, processes: int) -> Schedule:
-    """The schedule of a recipe; RecipeError where the processes cannot share its global batch equally."""
+    """The schedule of a recipe; RecipeError if the processes cannot share its global batch equally."""
     batch = recipe.global_batch
     if batch % processes:
         if recipe.batch_scaling == "none":
@@ -38,7 +38,7 @@ def schedule_of(recipe: Recipe, processes: int) -> Schedule:
             )
         batch = processes * math.ceil(batch / processes)
     factor = batch / recipe.global_batch
-    # Adam's steps do not grow with the gradient's precision as SGD's do: the usual rules are square root and linear
+    # the usual rules for a larger batch: the learning rate grows with its square root for Adam, linearly for SGD
     rate_factor = math.sqrt(factor) if recipe.optimiser.kind == "adam" else factor
     sweeps = sweeps_per_epoch(recipe.data) if recipe.epochs else 0
     steps_per_epoch = math.ceil(sweeps / batch)

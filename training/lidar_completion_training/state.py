@@ -44,17 +44,17 @@ class TrainingState:
                 value.copy_(current[name])
 
     def measure(self, seconds: float, device: torch.device) -> None:
-        """Count a step's time and the peak memory of this process."""
+        """Record a step's time and the peak memory of this process."""
         cuda = device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(device) if cuda else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
         steps, total = self.timing["steps"] + 1, self.timing["seconds"] + seconds
         self.timing = {"steps": steps, "seconds": total, "peak_bytes": max(peak, self.timing["peak_bytes"])}
 
     def fingerprint(self) -> int:
-        """A checksum of all weights and statistics."""
+        """A checksum of all weights and batch-norm statistics."""
         checksum = 0
         for value in self.networks.state_dict().values():
-            if not value.is_floating_point():  # batch norms skip a sweep of one voxel, and their counters differ then
+            if not value.is_floating_point():  # batch-norm counters differ if a process skipped a sweep of one voxel
                 continue
             checksum = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), checksum)
         return checksum
@@ -78,7 +78,7 @@ class TrainingState:
             torch.save(state, temporary)
 
     def restore(self, saved: dict[str, Any], path: Path) -> None:
-        """Continue from a saved state; TrainingError where it belongs to other networks."""
+        """Continue from a saved state; TrainingError if it belongs to other networks."""
         try:
             self.networks.load_state_dict(saved["networks"])
             self.average.load_state_dict(saved["average"])
@@ -89,14 +89,14 @@ class TrainingState:
             reason = f"does not fit this recipe ({str(error).splitlines()[0]})"
             raise TrainingError(f"{path}: {reason}; use another --run folder") from error
         self.iteration = saved["iteration"]
-        old_batch = saved["recipe"].get("batch", 1)  # a state without a number of samples is of one process
+        old_batch = saved["recipe"].get("batch", 1)  # states without a sample count come from a single process
         self.samples = saved.get("samples", self.iteration * old_batch)
         self.decay_iterations = saved.get("decay_iterations", saved["recipe"].get("iterations", 0))
         self.timing = saved.get("timing", self.timing)
 
 
 def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The saved state of a run's folder; None where there is none, TrainingError where it is damaged."""
+    """The saved state in a run's folder; None if there is none, TrainingError if it is damaged."""
     path = folder / STATE_NAME
     if not path.is_file():
         return None

@@ -30,7 +30,7 @@ from lidar_completion_training.errors import DataWorkerError, RecipeError
 class Sample:
     """One sweep for an objective: sweep (N, 3) and ground truth (M, 3), float32 metres, sensor frame.
 
-    origin (3,): where the rays start.
+    origin (3,): origin of the rays.
     """
 
     sweep: Tensor
@@ -60,7 +60,7 @@ class SyntheticStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = start_worker()
-        series_count = self.step * workers  # each series has worlds of its own; this worker makes one of them
+        series_count = self.step * workers  # no two series share a world; this worker makes one series
         number, series = divmod(self.first_sample + self.step * worker, series_count)
         world, skip = divmod(number, self.recipe.sweeps_per_world)
         pairs = training_pairs(
@@ -76,12 +76,13 @@ class SyntheticStream(IterableDataset):
 
 
 class DriveStream(IterableDataset):
-    """Samples number first_sample, first_sample + step, ... of recorded drives with maps: all sweeps in a random order per
-    epoch. Sample n is the same sweep for any number of processes and workers.
+    """Samples number first_sample, first_sample + step, ... of recorded drives with ground-truth maps.
 
-    The published rules apply: no moving or unlabelled points where there are labels; ground truth within 50 m and with
-    z > -4 m, cut to the cells that the sweep touches. RecipeError where drives or maps are missing, DriveError where a map was
-    built from other poses than those of its drive.
+    Every epoch visits all sweeps in a new random order. Sample n is the same sweep for any number of processes and workers.
+
+    The published rules apply: no moving or unlabelled points, if there are labels; ground truth within 50 m and with
+    z > -4 m, cut to the cells that the sweep touches. RecipeError if drives or maps are missing, DriveError if a map was
+    built with poses other than its drive's.
     """
 
     def __init__(self, recipe: DataRecipe, first_sample: int, step: int = 1) -> None:
@@ -102,7 +103,7 @@ class DriveStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = start_worker()
-        maps = [GroundTruthMap(file) for file in self.maps]  # file handles of this worker's own
+        maps = [GroundTruthMap(file) for file in self.maps]  # opened here: workers must not share file handles
         ends = np.cumsum([len(drive) for drive in self.drives])
         order = cache(lambda epoch: np.random.default_rng([self.recipe.first_seed, epoch]).permutation(ends[-1]))
         number = self.first_sample + self.step * worker
@@ -153,10 +154,10 @@ class PreparedStream(IterableDataset):
 def samples(
     recipe: DataRecipe, first_sample: int, step: int = 1, prepare: Prepare | None = None, pinned: bool = False
 ) -> Iterator[Any]:
-    """Samples number first_sample, first_sample + step, ...; process r of W takes step W and a multiple of W plus r.
+    """Samples number first_sample, first_sample + step, ...; process r of W uses step W and a first_sample of r modulo W.
 
-    prepare: done to each sample by the data workers; it has to be picklable. pinned: put the results into page-locked memory,
-    from which they move to a GPU asynchronously. DataWorkerError where a worker process dies.
+    prepare: picklable function that the data workers apply to each sample. pinned: put the results into page-locked
+    memory, from which they move to a GPU asynchronously. DataWorkerError if a worker process dies.
     """
     check_choice("data.source", recipe.source, tuple(STREAMS))
     raw = STREAMS[recipe.source](recipe, first_sample, step)
@@ -170,37 +171,38 @@ def samples(
 
 
 def from_workers(loader: DataLoader) -> Iterator[Any]:
-    """The loader's samples; DataWorkerError where a worker dies, at any moment of a transfer."""
+    """The loader's samples; DataWorkerError if a worker dies, even during a transfer."""
     try:
         yield from loader
     except (EOFError, ConnectionError) as error:  # its socket closed while a sample was read from it
         raise DataWorkerError(type(error).__name__) from error
-    except RuntimeError as error:  # DataLoader found the process gone when it got no sample
+    except RuntimeError as error:  # DataLoader got no sample and found that the process is gone
         if isinstance(error.__cause__, queue.Empty | EOFError | OSError):
             raise DataWorkerError(str(error).splitlines()[0]) from error
         raise
 
 
 def start_worker() -> tuple[int, int]:
-    """Number of this data worker and of all; (0, 1) in the training process itself."""
+    """Index of this data worker and number of workers; (0, 1) in the training process itself."""
     info = get_worker_info()
-    if info is None:  # keep the number of threads: another one would round sums differently
+    if info is None:  # keep the number of threads, because it affects the rounding of sums
         return 0, 1
     torch.set_num_threads(1)
     return info.id, info.num_workers
 
 
 def worker_start() -> dict[str, Any]:
-    """How a DataLoader starts its workers: forked from a server that has only imported this module.
+    """DataLoader arguments: fork workers from a server process that has only imported this module.
 
-    numba (GNU OpenMP) ends forks of a process that has run parallel loops, and forks of a process with CUDA or locks may hang.
+    Forks of the trainer are unsafe: numba (GNU OpenMP) aborts forks of a process that has run parallel loops, and forks of
+    a process that uses CUDA or holds locks may hang.
     """
     set_forkserver_preload(["lidar_completion_training.stream"])
     return {"multiprocessing_context": "forkserver", "worker_init_fn": _end_with_the_trainer}
 
 
 def _end_with_the_trainer(worker: int) -> None:
-    """End this worker when the trainer is killed: PyTorch watches the process that forked it, which is the server."""
+    """End this worker when the trainer is killed. PyTorch only watches the process that forked it, the server."""
     trainer = parent_process()
     if trainer is not None:
         Thread(target=lambda: (wait([trainer.sentinel]), os._exit(1)), daemon=True).start()

@@ -1,8 +1,8 @@
 """The training loop: resumable at any step, on one or many processes.
 
 A run is a folder: recipe.yaml, state.pt, log.csv, pictures/. Sample number n is always the same sweep, and its random
-numbers are seeded by (seed, n). Every step takes the next `global_batch` samples, of which process r of W takes every W-th
-from the r-th on: a killed run resumes exactly, and the steps do not depend on the number of processes.
+numbers are seeded by (seed, n). Every step takes the next `global_batch` samples; process r of W takes every W-th of them,
+starting at the r-th. So a killed run resumes exactly, and the steps do not depend on the number of processes.
 """
 
 import contextlib
@@ -42,15 +42,8 @@ from lidar_completion_training.stream import Sample, samples
 from lidar_completion_training.training_log import TrainingLog
 
 RECIPE_NAME = "recipe.yaml"
-MAY_CHANGE = (
-    "name",
-    "iterations",
-    "epochs",
-    "save_every",
-    "picture_every",
-    "export",
-    "data.workers",
-)  # without a message
+# Entries that may change in a resumed run without a message.
+MAY_CHANGE = ("name", "iterations", "epochs", "save_every", "picture_every", "export", "data.workers")
 
 
 class Trainer:
@@ -120,7 +113,7 @@ class Trainer:
         return numbers | rates
 
     def accumulate(self, place: int, sample: Sample | PreparedSweep) -> dict[str, float]:
-        """Add the gradient of one sweep, number `place` of this process's batch; returns its losses and numbers."""
+        """Add the gradient of one sweep, at index `place` of this process's batch; returns its losses and numbers."""
         number = self._first_sample() + place * self.fabric.world_size
         generator = generator_after(sample, self.recipe, number, self.fabric.device)
         losses, numbers = self.objective.losses(sample.to(self.fabric.device), generator)
@@ -137,7 +130,7 @@ class Trainer:
         scaler.unscale_(self.state.optimisers[group])
         parameters = self.objective.trained[group].parameters()
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.optimiser.gradient_clip).item()
-        if not math.isfinite(norm) and not scaler.is_enabled():  # a scaler skips the step and halves its scale
+        if not math.isfinite(norm) and not scaler.is_enabled():  # a scaler skips such a step and halves its scale
             raise DivergedError(f"the gradient of the {group} is {norm}")
         return norm
 
@@ -159,7 +152,7 @@ class Trainer:
     # --- the run's folder ----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Continue from the folder's state, where there is one, and cut the log back to it."""
+        """Continue from the folder's state, if there is one, and cut the log back to it."""
         saved = load_state(self.folder, self.fabric.device)
         if saved is not None:
             self.state.restore(saved, self.folder / STATE_NAME)
@@ -183,7 +176,7 @@ class Trainer:
             self.state.save(self.folder, self.recipe, self.fabric.world_size)
 
     def _check_agreement(self) -> None:
-        """TrainingError where processes have different iterations or weights, whose gradients must not be mixed."""
+        """Raise TrainingError if processes have different iterations or weights: their gradients must not be averaged."""
         if self.fabric.world_size > 1:
             facts = {"iteration": self.iteration, "sample": self.state.samples, "weights": self.state.fingerprint()}
             check_agreement(self.fabric, facts, str(self.folder))
@@ -242,11 +235,11 @@ class Trainer:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; PyTorch's CPU allocator has no exception type of its own."""
+    """Whether an allocation failed; PyTorch's CPU allocator has no specific exception type."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Means of numbers over a batch, each over the rows that have it."""
+    """The mean of each number over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: sum(row[name] for row in rows if name in row) / sum(name in row for row in rows) for name in names}

@@ -46,7 +46,7 @@ def _as_text(row: dict[str, float]) -> dict[str, str]:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The complete rows of a log as numbers. A number that a row does not have is missing from it."""
+    """The complete rows of a log as numbers. Empty cells are left out of their row."""
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
     rows = list(csv.DictReader(complete.splitlines()))

@@ -43,9 +43,9 @@ class Objective(Protocol):
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One loss per group, and numbers to log, for a sample that a data worker has prepared, or a raw one.
 
-        Sample, generator and networks are on one device. A loss gives gradient to its own group alone, so that the sum of
-        all can be backpropagated at once. All random numbers come from the generator. Accumulation over sweeps, clipping,
-        precision and processes belong to the trainer.
+        Sample, generator and networks are on one device. A loss has gradients only for its own group, so the sum of all
+        losses can be backpropagated at once. All random numbers come from the generator. The trainer handles accumulation
+        over sweeps, clipping, precision and processes.
         """
         ...
 
@@ -65,7 +65,7 @@ OBJECTIVES = {
 
 
 def objective_of(recipe: Recipe) -> Objective:
-    """The recipe's objective, its networks new (seeded by the recipe) or from `recipe.start_from`.
+    """The recipe's objective. Its networks are new (seeded by the recipe) or loaded from `recipe.start_from`.
 
     RecipeError for an unknown objective or a missing start_from, ModelError for a damaged model.
     """

@@ -11,10 +11,10 @@ from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.errors import DivergedError
 
-NEAR_M = 0.2  # confidence is the probability of lying this near to a surface
-CLEAR_MARGIN_M = 0.2  # the last part of a ray says nothing
-MAX_DEPTH_M = 1.0  # of a point in free space
-PAIRS = 1 << 27  # distances that the plain search holds at once
+NEAR_M = 0.2  # confidence is the probability that a surface is this near
+CLEAR_MARGIN_M = 0.2  # the last part of a ray does not count as free space
+MAX_DEPTH_M = 1.0  # deeper points in free space count as this deep
+PAIRS = 1 << 27  # distances that the plain search holds in memory at once
 
 
 def clamped_chamfer(
@@ -25,11 +25,11 @@ def clamped_chamfer(
     generator: torch.Generator,
     clear_space: ClearSpace | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean nearest distances prediction -> truth and truth -> prediction in metres, each clamped, over random points;
-    plus the confidence's cross entropy, where there is a logit (N,), and the depth in free space, where recipe and
-    clear_space are given. Returns the loss and numbers to log.
+    """The loss, and numbers to log: mean clamped distances in metres, prediction (N, 3) -> truth (M, 3) and back.
 
-    The clamp keeps truth without a scan point nearby, and stray predictions, from dominating the loss.
+    Distances are taken at random points. With a logit (N,), the confidence's cross entropy is added; with clear_space and
+    a free_space_weight, the depth in free space. The clamp keeps truth without a scan point nearby, and stray predictions,
+    from dominating the loss.
     """
     rows, distance = sampled_distances(prediction, truth, recipe.queries, recipe.clamp_m, generator)
     accuracy = distance.mean()
@@ -66,9 +66,9 @@ def sampled_distances(
 
 
 def clamped_distance(points: Tensor, reference: Tensor, clamp_m: float) -> Tensor:
-    """Distance (N,) in metres from points (N, 3) to the nearest of reference (M, 3), at most clamp_m; with gradient for both.
+    """Distance (N,) in metres from points (N, 3) to the nearest of reference (M, 3), at most clamp_m; differentiable in both.
 
-    The search ends at clamp_m, beyond which the gradient is zero. DivergedError where a coordinate is not finite.
+    The search ends at clamp_m, beyond which the gradient is zero. DivergedError if a coordinate is not finite.
     """
     search = nearest_within if points.device.type == "cpu" else neighbours_grid.nearest_within
     with torch.no_grad():
@@ -78,9 +78,9 @@ def clamped_distance(points: Tensor, reference: Tensor, clamp_m: float) -> Tenso
 
 
 def depth_in_clear_space(points: Tensor, distance: Tensor, clear_space: ClearSpace) -> Tensor:
-    """Mean depth in metres, at most MAX_DEPTH_M each, of points (N, 3) in free space that the sweep saw.
+    """Mean depth in metres, at most MAX_DEPTH_M each, of points (N, 3) inside the free space that the sweep observed.
 
-    distance (N,) to the truth: points within NEAR_M of it count as 0. The gradient moves a point outwards along its ray.
+    distance (N,): to the truth; points within NEAR_M of it count as 0. The gradient moves a point outwards along its ray.
     """
     clear = clear_space.in_direction_of(points.detach())
     depth = (clear - CLEAR_MARGIN_M - points.norm(dim=1)).clamp(0.0, MAX_DEPTH_M)
@@ -88,7 +88,7 @@ def depth_in_clear_space(points: Tensor, distance: Tensor, clear_space: ClearSpa
 
 
 def confidence_loss(logit: Tensor, distance: Tensor) -> Tensor:
-    """Cross entropy of logits (Q,) of lying within NEAR_M of a surface, given the distances (Q,) in metres."""
+    """Cross entropy of confidence logits (Q,), given the distances (Q,) in metres to the nearest surface."""
     return F.binary_cross_entropy_with_logits(logit, (distance.detach() < NEAR_M).to(logit.dtype))
 
 
@@ -98,7 +98,7 @@ def random_rows(count: int, queries: int, generator: torch.Generator) -> Tensor:
 
 
 def random_points(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` random points of (N, 3), with repetition; all of them where count is 0."""
+    """`count` random points of (N, 3), with repetition; all of them if count is 0."""
     return points[random_rows(len(points), count, generator)] if count else points
 
 
@@ -106,7 +106,8 @@ def random_points(points: Tensor, count: int, generator: torch.Generator) -> Ten
 def nearest_rows(points: Tensor, reference: Tensor, cell_m: float = neighbours_grid.CELL_M) -> Tensor:
     """Row (N,) int64 of the point of reference (M, 3) nearest to each of points (N, 3), at any distance.
 
-    By a tree on CPUs, by a grid on GPUs; cell_m: width of its first cells. DivergedError where a coordinate is not finite.
+    Uses a k-d tree on a CPU and a grid on a GPU. cell_m: initial cell width of the grid. DivergedError if a coordinate is
+    not finite.
     """
     points, reference = finite(points, reference)
     if points.device.type == "cpu":
@@ -116,7 +117,7 @@ def nearest_rows(points: Tensor, reference: Tensor, cell_m: float = neighbours_g
 
 
 def finite(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds in float32 without gradient; DivergedError where a coordinate is not finite."""
+    """Both clouds in float32 without gradient; DivergedError if a coordinate is not finite."""
     points, reference = points.detach().float(), reference.detach().float()
     if not bool(torch.isfinite(points).all() and torch.isfinite(reference).all()):
         raise DivergedError("a network predicts points that are not finite")
@@ -125,6 +126,6 @@ def finite(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_rows_plain(points: Tensor, reference: Tensor) -> Tensor:
     """The plain implementation, over all pairs, for any device."""
-    exact = "donot_use_mm_for_euclid_dist"  # the products of a matrix multiplication cancel at 50 m
+    exact = "donot_use_mm_for_euclid_dist"  # the matrix product cancels badly for coordinates of 50 m
     chunks = points.split(max(1, PAIRS // len(reference)))
     return torch.cat([torch.cdist(chunk, reference, compute_mode=exact).argmin(dim=1) for chunk in chunks])

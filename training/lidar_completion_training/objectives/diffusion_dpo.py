@@ -21,8 +21,8 @@ from lidar_completion_training.stream import Sample
 class DiffusionDPO:
     """-log sigmoid(-beta [(e_eta^w - e_ref^w) - (e_eta^l - e_ref^l)]), e = ||eps - eps_.(x_t, t)||^2 (Eq. 10).
 
-    The frozen reference makes the pairs, which is equivalent to making them offline. Batch norms stay in eval mode: model
-    and reference start as the same function, where the loss is log 2.
+    The frozen reference generates the pairs, which is equivalent to generating them offline. Batch norms stay in eval mode,
+    so model and reference start as the same function, for which the loss is log 2.
     """
 
     def __init__(self, recipe: Recipe) -> None:

@@ -1,7 +1,7 @@
 """Direct completion: the network is trained as it is used at inference, with a Chamfer distance to the ground truth.
 
-Starts lie around the scan. Noise prediction from starts around the ground truth learns to project points onto the nearest
-surface but never to cross a gap, because it never sees a start that lies in one.
+Start points lie around the scan. A noise predictor trained on points around the ground truth learns to project them onto
+the nearest surface but never to cross a gap, because it never sees a start point inside one.
 """
 
 import torch
@@ -17,14 +17,14 @@ from lidar_completion_training.stream import Sample
 
 
 class DirectCompletion(CompletionModel):
-    """One or two passes of the few-step sampler with the gradient through the last; the loss is a clamped Chamfer distance."""
+    """Clamped Chamfer distance after one or two sampling passes, with the gradient through the last pass only."""
 
     @without_autocast
     def losses(
         self, sample: Sample | PreparedSweep, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Accuracy + coverage_weight * coverage + confidence_weight * cross entropy of the confidence
-        + free_space_weight * depth in free space that the sweep saw."""
+        + free_space_weight * depth in observed free space."""
         step = begin(self.networks, sample, self.recipe, generator)
         timesteps = self.timesteps(generator)
         points, logit = complete(self.networks["denoiser"], step, timesteps)
@@ -34,8 +34,10 @@ class DirectCompletion(CompletionModel):
         return {"model": loss}, {**numbers, "passes": float(len(timesteps))}
 
     def timesteps(self, generator: torch.Generator) -> list[int]:
-        """The first timestep alone, or followed by a random later one of a random number of steps: the model sees every
-        noise level of inference, always from its own first estimate."""
+        """The start timestep only, or also a random later one of a schedule with a random number of steps.
+
+        So the model sees every noise level of inference, always from its own first estimate.
+        """
         settings, pipeline = self.recipe.direct, self.recipe.pipeline
         start, device = pipeline.start_timestep, generator.device
         if torch.rand((), generator=generator, device=device) >= settings.second_pass:

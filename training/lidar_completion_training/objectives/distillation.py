@@ -1,7 +1,7 @@
 """The common parts of score distillation and Distillation-DPO: networks, scores and auxiliary losses.
 
-A student's sample is noised and seen by the teacher (eps_theta) and by an auxiliary model (eps_phi) that learns on the
-student's samples alone. Their difference is the gradient with respect to the noised sample (Eq. 6, Eq. 18).
+A student's sample is noised and given to the teacher (eps_theta) and to an auxiliary model (eps_phi), which is trained only
+on the student's samples. Their difference is the gradient with respect to the noised sample (Eq. 6, Eq. 18).
 """
 
 import contextlib
@@ -42,8 +42,8 @@ class StudentSample:
 
     completed: SampledPoints
     auxiliary: str  # the auxiliary model that learns on it
-    weight: float  # of its score in the student's gradient: + as in Eq. 6, towards the teacher; - away from it
-    seed: int  # of the noise at which its score is taken
+    weight: float  # weight of its score in the student's gradient; positive (Eq. 6): towards the teacher
+    seed: int  # seed of the noise at which its score is taken
 
 
 class Distillation(ABC):
@@ -125,7 +125,7 @@ class Distillation(ABC):
 
     @torch.no_grad()
     def scoring_step(self, step: Step) -> Step:
-        """The step as teacher and auxiliary models see it: the teacher's process and encoder, and no scan for guidance."""
+        """The step for teacher and auxiliary models: the teacher's process and encoder; with guidance, also no_scan."""
         encoder, condition = self.networks["encoder"], step.condition
         if "teacher_encoder" in self.networks:
             encoder = self.networks["teacher_encoder"]
@@ -141,10 +141,10 @@ class Distillation(ABC):
         return draw_timestep(settings.first_score_timestep, last, settings.uniform_in_sigma, recipe.schedule, generator)
 
     def score_and_error(self, one: StudentSample, t: int, step: Step) -> tuple[Tensor, Tensor, float]:
-        """The sample's score term (gradient to the student alone), its auxiliary model's error (gradient to that model
-        alone), and the mean size of the score difference.
+        """The sample's score term (gradient only to the student), its auxiliary model's error (gradient only to that
+        model), and the mean magnitude of the score difference.
 
-        The auxiliary model's error has its own timestep and noise, as published; with shared_noise those of the score.
+        The auxiliary model's error has its own timestep and noise, as published; with shared_noise, those of the score.
         """
         shared, weighted = self.settings.shared_noise, self.settings.weight_by_noise_scale
         cloud = noised(one.completed.points, step.sweep.replicated, t, step.seeded(one.seed))
@@ -170,13 +170,13 @@ class Distillation(ABC):
         return draw_timesteps(self.settings.steps, self.settings.stop_early, self.recipe, generator)
 
     def student_sample(self, step: Step, timesteps: list[int], start_noise: float, seed: int) -> SampledPoints:
-        """One completion by the student from lambda = start_noise (Eq. 19), all random numbers from the seed."""
+        """One completion by the student from lambda = start_noise (Eq. 19); the seed determines all random numbers."""
         with self.updating("student") as student:
             return complete(student, step.seeded(seed), timesteps, start_noise)
 
     @contextlib.contextmanager
     def updating(self, name: str) -> Iterator[nn.Module]:
-        """A network during the passes of its own update: in train mode with batch_norm "released", else as it is."""
+        """A network during the passes of its own update: in train mode if batch_norm is "released", else unchanged."""
         network = self.networks[name]
         released = self.settings.batch_norm == "released"
         if released:
@@ -193,13 +193,13 @@ class Distillation(ABC):
 
 
 def with_process_of(teacher: str, recipe: Recipe) -> Recipe:
-    """The recipe with the forward process of the teacher, outside of which its scores mean nothing."""
+    """The recipe with the teacher's forward process, the only one for which the teacher's scores are valid."""
     card = load_card(teacher)
     for entry in ("voxel_size_m", "local_features", "point_offsets"):  # both networks see the same voxelised clouds
         mine, theirs = getattr(recipe.architecture, entry), getattr(card.architecture, entry)
         if mine != theirs:
             raise RecipeError(
-                f"architecture.{entry} is {mine!r}, but the teacher {teacher} has {theirs!r}; choose a teacher that agrees"
+                f"architecture.{entry} is {mine!r}, but the teacher {teacher} has {theirs!r}; choose a teacher with the same value"
             )
     return dataclasses.replace(recipe, pipeline=card.pipeline, schedule=card.schedule)
 
@@ -208,7 +208,7 @@ def score_term(
     eps_theta: Tensor, eps_phi: Tensor, cloud: NoisedCloud, weight_by_noise_scale: bool
 ) -> tuple[Tensor, float]:
     """A scalar whose gradient with respect to the noised sample is (eps_theta - eps_phi) / 3N (Eq. 6, Eq. 18), and the
-    mean size of that difference.
+    mean magnitude of that difference.
 
     The released code multiplies by (x_noised - x) instead of x_noised: x cancels, and its gradient is exactly 0.
     """

@@ -13,10 +13,10 @@ from lidar_completion_training.objectives.chamfer import nearest_rows, random_ro
 def free_space_violation(
     completed: Tensor, sweep: Tensor, origin: Tensor, recipe: FreeSpaceRecipe, generator: torch.Generator
 ) -> Tensor:
-    """Mean clamped distance in metres of random completed points in front of the measurement of their nearest ray.
+    """Mean clamped distance in metres by which random completed points lie in front of the measurement on their ray.
 
-    completed (N, 3), sweep (M, 3), origin (3,) of the rays. Points that belong to no ray, and those less than a margin in
-    front of the measurement, count as 0. The gradient moves a point outwards along its ray.
+    completed (N, 3), sweep (M, 3), origin (3,) of the rays. Points on no ray, and those less than a margin in front of the
+    measurement, count as 0. The gradient moves a point outwards along its ray.
     """
     points = completed[random_rows(len(completed), recipe.queries, generator)] - origin
     rays = sweep - origin

@@ -33,7 +33,7 @@ class CompletionModel:
 
 
 def begin(networks: nn.ModuleDict, sample: Sample | PreparedSweep, recipe: Recipe, generator: torch.Generator) -> Step:
-    """The step of a sample: prepared, and its scan encoded if there is an encoder."""
+    """Prepare a sample, and encode its scan if there is an encoder."""
     sweep = prepared(sample, recipe, generator)
     condition = encode(networks["encoder"], sweep.scan, recipe) if "encoder" in networks else None
     return Step(recipe, sweep, sweep.scan, condition, generator)
@@ -50,7 +50,7 @@ def starting_networks(recipe: Recipe) -> dict[str, nn.Module]:
 
 
 def networks_of(folder: str, architecture: Architecture | None = None) -> dict[str, nn.Module]:
-    """The networks of a model folder; RecipeError where its architecture is not the recipe's."""
+    """The networks of a model folder; RecipeError if its architecture is not the one given."""
     card, networks = load_model(folder)
     if architecture is not None and card.architecture != architecture:
         raise RecipeError(
@@ -60,7 +60,7 @@ def networks_of(folder: str, architecture: Architecture | None = None) -> dict[s
 
 
 def required(folder: str | None, objective: str) -> str:
-    """The folder; RecipeError where the objective has no model to start from."""
+    """The folder; RecipeError if the objective has no model to start from."""
     if folder is None:
         raise RecipeError(f"start_from is missing: {objective} starts from a model; set start_from=runs/…/model")
     return folder

@@ -1,4 +1,4 @@
-"""The forward process (Eq. 1), predictions of its noise, and the loss of predicting it."""
+"""The forward process (Eq. 1), predictions of its noise, and their loss."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,17 @@ class NoisedCloud:
     """p_t of Eq. 1: points = clean + sigma_t scale noise, row by row, in metres."""
 
     points: Tensor  # (N, 3) with the gradient of the clean points
-    noise: Tensor  # (N, 3) without gradient: what a network has to predict
+    noise: Tensor  # (N, 3) without gradient: the target of a network
     scale: Tensor  # (N, 3)
     t: int
     voxelised: VoxelisedCloud  # without gradient; kernel maps are built once for all networks that see it
-    tables: list[Tensor]  # nearest condition rows of its voxels, per level
+    tables: list[Tensor]  # per level: the nearest condition row of each voxel
 
 
 def noised(clean: Tensor, start: Tensor | None, t: int, step: Step) -> NoisedCloud:
     """Clean points (N, 3), noised to timestep t.
 
-    start (N, 3): the scan point that each of them starts from at inference; None where the process needs none.
+    start (N, 3): the scan point that each of them starts from at inference; None for the published process.
     pipeline.noised_around "truth": noise = eps, the published process.
     "scan": noise = eps + (start - clean) / (sigma_T scale). At the first timestep T of inference p_T is exactly the
     noised scan, start + sigma_T scale eps; clean = p_t - sigma_t scale noise holds for every t, so networks and samplers
@@ -55,7 +55,7 @@ def predict_noise(denoiser: nn.Module, cloud: NoisedCloud, step: Step) -> Tensor
 
 @torch.no_grad()
 def predict_guided_noise(denoiser: nn.Module, cloud: NoisedCloud, step: Step, weight: float) -> Tensor:
-    """A frozen network's noise (N, 3), guided where the step has an unconditional branch."""
+    """A frozen network's noise (N, 3), guided if the step has an unconditional branch."""
     conditional = predict_noise(denoiser, cloud, step)
     if step.unconditional is None:
         return conditional

@@ -1,7 +1,7 @@
 """How networks run in training: mixed precision and activation checkpointing.
 
-Mixed precision: products of wide layers in half precision; geometry, losses and distances in float32. Autocast is never used.
-It would round coordinates: at 40 m, bfloat16 moves in steps of 0.25 m.
+Mixed precision: products of wide layers in half precision; geometry, losses and distances in float32. Autocast is never used
+because it would round coordinates: at 40 m, bfloat16 has a resolution of 0.25 m.
 """
 
 import contextlib
@@ -26,9 +26,12 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def run(network: nn.Module, recipe: Recipe, *inputs: Any) -> Any:
-    """network(*inputs). With a mixed precision, kernels of wide layers are cast for their products, forward and backward;
-    sums, features, weights and all other layers stay float32. With recipe.activation_checkpointing, the activations inside a
-    stage of a U-Net are computed again in the backward pass instead of being kept; values and gradients are the same."""
+    """network(*inputs) with the recipe's precision and activation checkpointing.
+
+    Mixed precision casts the kernels of wide layers for their products, forward and backward; sums, features, weights and
+    all other layers stay float32. Activation checkpointing recomputes the activations inside a U-Net's stages in the
+    backward pass instead of storing them; values and gradients are the same.
+    """
     checkpointing = recipe.activation_checkpointing and torch.is_grad_enabled()
     with checkpointed_stages(network) if checkpointing else contextlib.nullcontext():
         dtype = PRODUCTS.get(recipe.precision)
@@ -57,7 +60,7 @@ def checkpointed_stages(network: nn.Module) -> Iterator[None]:
 
 
 def _checkpointed(stage: nn.Module, *inputs: Any) -> Any:
-    # the backward pass needs the parameters of this call, which a mixed precision replaces for its duration
+    # the backward pass needs this call's parameters: mixed precision replaces them only during the forward pass
     parameters: dict[str, Tensor] = dict(stage.named_parameters())
 
     def forward(*again: Any) -> Any:
@@ -84,7 +87,7 @@ def _own_forward(stage: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_in_forward(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Train and eval mode as in the forward pass, whose statistics batch norms do not count a second time."""
+    """Train and eval modes as in the forward pass, but without updating batch-norm statistics a second time."""
     now = [module.training for module, _ in modes]
     norms = [module for module, training in modes if training and isinstance(module, nn.BatchNorm1d)]
     counted = [(norm, norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]

@@ -1,4 +1,4 @@
-"""Where a preference is decided: which of two completions of a sweep a metric prefers (Table 6)."""
+"""Ranks two completions of a sweep by a metric (Table 6)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,10 +40,10 @@ class Ranking(NamedTuple):
 
 
 class Preference:
-    """Prefers the completion of lower cost; of equal ones the first."""
+    """Prefers the completion with the lower cost; the first if both are equal."""
 
     def __init__(self, metric: str, metric_points: int, entry: str) -> None:
-        """metric_points: random points per direction for metrics of distances, 0: all; entry: the recipe's, for errors."""
+        """metric_points: random points per direction for distance metrics, 0: all; entry: recipe section, for errors."""
         check_choice(f"{entry}.metric", metric, METRICS)
         self.metric, self.metric_points = metric, metric_points
 
@@ -65,7 +65,7 @@ class Preference:
 
 
 def nearest_distances(completed: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> NearestDistances:
-    """Nearest distances of random points of each cloud to the other; of all points where queries is 0."""
+    """Nearest distances from random points of each cloud to the other cloud; from all points if queries is 0."""
     some, seen = random_points(completed, queries, generator), random_points(truth, queries, generator)
     to_truth = (some - truth[nearest_rows(some, truth)]).norm(dim=1)
     to_completed = (seen - completed[nearest_rows(seen, completed)]).norm(dim=1)

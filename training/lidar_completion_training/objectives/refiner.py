@@ -23,9 +23,9 @@ from lidar_completion_training.stream import Sample
 
 
 class Refinement:
-    """Chamfer distance of jittered ground truth, or of a completion, with six offsets per point, to the ground truth.
+    """Trains the refiner on jittered ground truth, or on completions by the start_from model.
 
-    The model to be refined is exported with it, unchanged.
+    That model is exported with the refiner, unchanged.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -50,7 +50,7 @@ class Refinement:
         return {"model": loss}, {"offset_m": answers[..., :3].detach().norm(dim=2).mean().item(), **numbers}
 
     def squared(self, cloud: Tensor, logit: Tensor | None, step: Step) -> tuple[Tensor, dict[str, float]]:
-        """The published loss; plus the confidence's cross entropy, where there is a logit."""
+        """The published loss; plus the confidence's cross entropy, if there is a logit."""
         settings, direct, truth = self.recipe.refiner, self.recipe.direct, step.sweep.truth
         if 0 < settings.target_points < len(truth):
             rows = torch.randperm(len(truth), generator=step.generator, device=truth.device)
@@ -68,7 +68,7 @@ class Refinement:
 
     @torch.no_grad()
     def coarse_cloud(self, step: Step) -> Tensor:
-        """The cloud to be refined, (refiner.points, 3); all points where that is 0."""
+        """The cloud to be refined, (refiner.points, 3); all points if that is 0."""
         settings = self.recipe.refiner
         if settings.inputs == "jitter":
             points = random_points(step.sweep.truth, settings.points, step.generator)

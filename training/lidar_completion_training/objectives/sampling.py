@@ -1,4 +1,4 @@
-"""Samples of a network in training, drawn as at inference, with the gradient through the last pass."""
+"""Completions during training, sampled as at inference, with the gradient through the last pass only."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def complete(denoiser: nn.Module, step: Step, timesteps: list[int], start_noise:
 
 
 def denoiser_of(denoiser: nn.Module, step: Step) -> Denoise:
-    """The denoiser of the step's scan, as in inference; DivergedError where points left the voxel grid."""
+    """The denoiser of the step's scan, as at inference; DivergedError if points left the voxel grid."""
     recipe, sweep = step.recipe, step.sweep
 
     def published(points: Tensor, t: int) -> Prediction:
@@ -49,7 +49,7 @@ def denoiser_of(denoiser: nn.Module, step: Step) -> Denoise:
 
 
 def draw_timesteps(counts: list[int], stop_early: bool, recipe: Recipe, generator: torch.Generator) -> list[int]:
-    """Timesteps of one of the numbers of steps in `counts`; with stop_early only those up to a random one of them."""
+    """Timesteps of a schedule with a random number of steps out of `counts`; with stop_early, cut after a random one."""
     device = generator.device
     steps = counts[int(torch.randint(len(counts), (), generator=generator, device=device))]
     pipeline = recipe.pipeline

@@ -1,4 +1,4 @@
-"""The context of one training step: what every term of a loss is computed from."""
+"""The context of one training step, from which all loss terms are computed."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lidar_completion_training.objectives.sweep import PreparedSweep
 class Step:
     """One sweep of one training step.
 
-    Random numbers come from `generator` alone: the same sample and seed give the same losses.
+    All random numbers come from `generator`, so the same sample and seed give the same losses.
     """
 
     recipe: Recipe
@@ -26,25 +26,25 @@ class Step:
     scan: Tensor  # (S, 3) what the networks are conditioned on: the sweep's scan, or no_scan
     condition: Condition | None  # the encoded scan; None for networks without encoder
     generator: torch.Generator
-    unconditional: Condition | None = None  # the encoded no_scan, where a teacher is guided
+    unconditional: Condition | None = None  # the encoded no_scan, if a teacher is guided
 
     def cloud(self, points: Tensor) -> VoxelisedCloud:
-        """Points (N, 3) as the networks see them, without gradient; DivergedError where they left the voxel grid."""
+        """Points (N, 3) as the networks see them, without gradient; DivergedError if they left the voxel grid."""
         return self.recipe.architecture.cloud(self.on_grid(points), self.scan)
 
     def on_grid(self, points: Tensor) -> Tensor:
-        """Points (N, 3) without gradient; DivergedError where they left the voxel grid."""
+        """Points (N, 3) without gradient; DivergedError if they left the voxel grid."""
         points = points.detach()
         if not bool((points.abs() < (LIMIT - 1) * self.recipe.architecture.voxel_size_m).all()):
             raise DivergedError("a network predicts points that are not finite or lie outside the voxel grid")
         return points
 
     def seed(self) -> int:
-        """A random seed, for noise that two samples share."""
+        """Draw a seed, for noise that two samples share."""
         return int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
 
     def seeded(self, seed: int) -> "Step":
-        """The same step with random numbers from a seed."""
+        """The same step with a generator seeded by `seed`."""
         generator = torch.Generator(self.generator.device).manual_seed(seed)
         return dataclasses.replace(self, generator=generator)
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lidar_completion_training.objectives.chamfer import nearest_rows, random_rows
 
-CANDIDATES = 1500  # random truth points, of which a third become landmarks, as published (of 18,000 there)
+CANDIDATES = 1500  # random truth points (published: 18,000); a third of them become landmarks, as published
 NEIGHBOURS = 30  # points per curvature (published: 180 of 18,000)
 
 
 def scene_term(completed: Tensor, truth: Tensor, queries: int, generator: torch.Generator) -> Tensor:
-    """Mean squared distance in square metres of random truth points to their nearest sample points."""
+    """Mean squared distance in square metres from random truth points to their nearest sample points."""
     seen = truth[random_rows(len(truth), queries, generator)]
     return (completed[nearest_rows(seen, completed)] - seen).square().sum(dim=1).mean()
 
@@ -31,7 +31,7 @@ def landmark_term(completed: Tensor, truth: Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def landmarks(truth: Tensor, generator: torch.Generator) -> Tensor:
-    """Of random truth points those (L, 3) of highest curvature: the smallest principal component's share of variance."""
+    """The random truth points (L, 3) of highest curvature: the smallest principal component's share of the variance."""
     some = truth[torch.randperm(len(truth), generator=generator, device=truth.device)[:CANDIDATES]]
     apart = torch.cdist(some, some)
     neighbours = some[apart.topk(min(NEIGHBOURS, len(some)), largest=False).indices]  # (C, k, 3)

@@ -27,11 +27,11 @@ class PreparedSweep:
     near: Tensor  # (N, 3) points within the model's range
     scan: Tensor  # (S, 3) one point per voxel
     truth: Tensor  # (M, 3)
-    origin: Tensor  # (3,) where the rays start
-    replicated: Tensor  # (N, 3) p*: points in holes, if the pipeline has them, then K copies of the scan
-    scale: Tensor  # (N, 3) of the noise around p*
-    clear_space: ClearSpace | None = None  # free space that the sweep saw, if networks or loss use it
-    random_state: Tensor | None = None  # of the sample's CPU generator after preparation in a data worker
+    origin: Tensor  # (3,) origin of the rays
+    replicated: Tensor  # (N, 3) p*: start points in holes, if the pipeline has them, then the replicated scan
+    scale: Tensor  # (N, 3) noise scale around p*
+    clear_space: ClearSpace | None = None  # observed free space, if networks or loss use it
+    random_state: Tensor | None = None  # state of the sample's CPU generator after preparation in a data worker
 
     def to(self, device: torch.device | str) -> "PreparedSweep":
         """The sweep on another device; asynchronous from pinned memory."""
@@ -51,12 +51,12 @@ class PreparedSweep:
 
 
 def generator_of(recipe: Recipe, number: int, device: torch.device | str) -> torch.Generator:
-    """The source of all random numbers of sample `number`."""
+    """The generator of all random numbers of sample `number`."""
     return torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + number)
 
 
 def prepare_in_worker(recipe: Recipe, number: int, sample: Sample) -> PreparedSweep:
-    """Sample `number`, prepared with random numbers of its own, which the trainer continues (`generator_after`)."""
+    """Sample `number`, prepared with its own random numbers; the trainer continues the sequence (`generator_after`)."""
     generator = generator_of(recipe, number, "cpu")
     sweep = prepare(sample, recipe, generator)
     return dataclasses.replace(sweep, random_state=generator.get_state())
@@ -68,7 +68,7 @@ def generator_after(
     """The generator for the losses of sample `number`.
 
     On a CPU it continues where preparation ended, so that a sample prepared in a data worker gives the same losses as one
-    prepared by the trainer. A GPU has another sequence of numbers, which starts at the same seed.
+    prepared by the trainer. A GPU has its own sequence of numbers, from the same seed.
     """
     generator = generator_of(recipe, number, device)
     if device.type == "cpu" and isinstance(sample, PreparedSweep) and sample.random_state is not None:
@@ -82,7 +82,7 @@ def prepared(sample: Sample | PreparedSweep, recipe: Recipe, generator: torch.Ge
 
 
 def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> PreparedSweep:
-    """Augment a sample and treat its sweep as SceneCompleter does."""
+    """Augment a sample and preprocess its sweep as SceneCompleter does."""
     pipeline = recipe.pipeline
     transform = augmentation(recipe.data.augmentation, generator).to(sample.sweep)
     near = crop_range(sample.sweep, pipeline.min_range_m, pipeline.max_range_m) @ transform.T
@@ -97,7 +97,7 @@ def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> Prepa
 
 
 def augmentation(recipe: AugmentationRecipe, generator: torch.Generator) -> Tensor:
-    """A random linear map (3, 3): rotation about z, flip of y, and as the recipe says tilt and scale."""
+    """A random linear map (3, 3): rotation about z, flip of y, and the recipe's tilt and scale."""
     device = generator.device
     angle = torch.rand((), generator=generator, device=device) * (2 * torch.pi)
     flip = 1.0 if torch.rand((), generator=generator, device=device) < 0.5 else -1.0

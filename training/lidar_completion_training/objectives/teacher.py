@@ -61,6 +61,6 @@ class NoisePrediction(CompletionModel):
         return noised(clean, start, t, step)
 
     def relative_noise_level(self, t: int) -> float:
-        """sigma_t / sigma_T. Times this, an error of the noise is one of the clean estimate p_t - sigma_t eps."""
+        """sigma_t / sigma_T: converts an error of the noise into one of the clean estimate p_t - sigma_t eps."""
         sigma = self.recipe.schedule.sigma
         return float(sigma[t] / sigma[self.recipe.pipeline.start_timestep])
