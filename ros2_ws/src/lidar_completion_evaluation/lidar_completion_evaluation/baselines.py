@@ -38,7 +38,7 @@ def xy_jittered(
     sigma_limits_m: tuple[float, float] = (0.1, 1.0),
     sigma_z_m: float = 0.05,
 ) -> np.ndarray:
-    """As jittered, with horizontal noise of 2 % of the range (0.1 to 1 m) and vertical noise of 0.05 m.
+    """Like `jittered`, but with horizontal noise of 2 % of the range (0.1 to 1 m) and vertical noise of 0.05 m.
 
     Usually the strongest baseline: gaps between the rings of a spinning LiDAR are horizontal and grow with range.
     """
@@ -61,7 +61,7 @@ def interpolated(
 ) -> np.ndarray:
     """The sweep plus straight lines between vertically neighbouring beams; the seed is ignored.
 
-    Works without ring numbers: points are sorted by elevation within columns of azimuth, and neighbours are joined where
+    Works without ring numbers: points are sorted by elevation within columns of azimuth, and neighbours are joined if
     their ranges differ by less than 10 %, which excludes object edges.
     """
     points = _finite(points)
@@ -99,7 +99,7 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {
 def _neighbours(
     points: np.ndarray, column_deg: float, max_elevation_gap_deg: float, max_range_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P, 3), (P, 3) of points of one azimuth column adjacent in elevation, on one surface."""
+    """Pairs (P, 3), (P, 3) of points that are adjacent in elevation, in one azimuth column and on one surface."""
     horizontal = np.hypot(points[:, 0], points[:, 1])
     column = np.floor(np.degrees(np.arctan2(points[:, 1], points[:, 0])) / column_deg)
     elevation = np.degrees(np.arctan2(points[:, 2], horizontal))

@@ -14,7 +14,7 @@ from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, MapRules
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Data, rules of the truth, evaluated sweeps, and the published table that is shown."""
+    """A benchmark's data, ground-truth rules, evaluated sweeps and published table."""
 
     name: str
     open: Callable[[Path], Drive]
@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("semantic-kitti-08", _semantic_kitti_08, "semantic-kitti"),
-        # KITTI-360 has no labels per sweep, so moving objects are removed by visibility. The paper names no drive.
+        # KITTI-360 has no labels per sweep, so moving objects are removed by visibility. The paper does not say which drive it uses.
         Benchmark("kitti-360", kitti_360.open_drive, "kitti-360", moving="visibility"),
     )
 }

@@ -32,7 +32,7 @@ NEAR_M = 0.2  # "within 0.2 m of a surface"
 RING_M = 5.0
 DISTANCE_M = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, MAX_SCAN_DISTANCE_M)
 FIRST_SCENE = 10_000  # none of these scenes is used by the evaluation
-FIRST_HELD_BACK_SCENE = 20_000
+FIRST_HELD_OUT_SCENE = 20_000
 BINS = 10
 
 
@@ -84,12 +84,12 @@ def calibrate(model: Path, scenes: int) -> ModelCard:
     by_network = completer.card.architecture.point_confidence
     range_m = completer.card.pipeline.max_range_m
     table = {} if by_network else fit_table(_scenes(completer, FIRST_SCENE, scenes), range_m)
-    held_back = list(_scenes(completer, FIRST_HELD_BACK_SCENE, max(1, scenes // 2)))
-    confidence = [scene.predicted if by_network else scene.confidence(table) for scene in held_back]
-    found = reliability(np.concatenate(confidence), np.concatenate([scene.near for scene in held_back]))
+    held_out = list(_scenes(completer, FIRST_HELD_OUT_SCENE, max(1, scenes // 2)))
+    confidence = [scene.predicted if by_network else scene.confidence(table) for scene in held_out]
+    found = reliability(np.concatenate(confidence), np.concatenate([scene.near for scene in held_out]))
     print(found)
     figures = {
-        "scenes": len(held_back),
+        "scenes": len(held_out),
         "expected_calibration_error": round(found.expected_calibration_error, 4),
         **{name: np.round(getattr(found, name), 4).tolist() for name in ("confidence", "near", "weight")},
     }

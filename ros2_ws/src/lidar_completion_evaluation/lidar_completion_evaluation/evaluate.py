@@ -105,7 +105,7 @@ def _evaluate_task(task: _Task) -> None:
 def _evaluate_method(
     scene: Scene, method: Method, settings: SceneSettings
 ) -> tuple[dict[str, Any], SceneResult | None]:
-    """The figures to store; or the reason of the failure, which the report lists and no mean includes."""
+    """The figures to store; or the reason for a failure, which the report lists and the means leave out."""
     try:
         method.prepare(scene)
         start = time.perf_counter()

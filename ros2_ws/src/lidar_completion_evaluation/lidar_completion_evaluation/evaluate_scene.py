@@ -1,7 +1,7 @@
 """Evaluates one completed scene: all figures as plain numbers, ready for JSON.
 
-Every figure exists for the completed points alone, as published, and for completed and measured points together. A new
-metric is a function in metrics/ and an entry in one of the functions below; to show it in tables, add it to
+Every figure is computed for the completed points only, as published, and for completed and measured points together. To add
+a metric, write a function in metrics/ and call it in one of the functions below; to show it in tables, add it to
 summary.FIGURES.
 """
 
@@ -27,24 +27,16 @@ class SceneSettings:
     """What is computed for a scene."""
 
     protocol: Protocol = DEFAULT
-    violation_beyond_m: float = (
-        0.2  # points in free space closer than this to the truth count as noise, not as violations
-    )
+    violation_beyond_m: float = 0.2  # points in free space that are closer to the truth than this count as noise
     range_edges_m: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
-    height_edges_m: tuple[float, ...] = (
-        -4.0,
-        -1.4,
-        -0.9,
-        0.1,
-        1.1,
-        4.4,
-    )  # z in the sensor frame; the road is near -1.7
+    # z in the sensor frame; the road is near -1.7
+    height_edges_m: tuple[float, ...] = (-4.0, -1.4, -0.9, 0.1, 1.1, 4.4)
     gap_edges_m: tuple[float, ...] = (0.0, 0.2, 0.5, 1.0, 2.0)
     missing_beyond_m: float = 1.0  # truth farther than this from every measured point is missing from the sweep
     near_sensor_m: float = 6.0  # horizontal range of the blind disc and its surroundings
     band_threshold_m: float = 0.2
     curve_m: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
-    clamp_m: float = 1.0  # of the clamped CD
+    clamp_m: float = 1.0  # limit of the clamped CD
     published_emd: bool = True
     transport: bool = False  # W1: half a minute or more per scene
     brief: bool = False  # no 3-D voxel grids and no figures with the measured points, which halves the time
@@ -63,7 +55,7 @@ class SceneResult:
 
     @property
     def completed(self) -> dict[str, Any]:
-        """The figures of the completed points alone."""
+        """The figures of the completed points only."""
         return self.figures["completed"]
 
 
@@ -78,14 +70,14 @@ def evaluate_scene(scene: Scene, completed: np.ndarray, settings: SceneSettings 
     figures = {"completed": scene_figures(scene, points, distances, settings), "with_measured": {}}
     if not settings.brief:
         both, distances_both = _with_measured(scene, points, distances)
-        # the published tables evaluate the completed points alone
+        # the published tables evaluate only the completed points
         reduced = replace(settings, published_emd=False, transport=False)
         figures["with_measured"] = scene_figures(scene, both, distances_both, reduced)
     return SceneResult(figures, points, distances.prediction_to_truth)
 
 
 def evaluate_baselines(scene: Scene, settings: SceneSettings | None = None, seed: int = 0) -> dict[str, SceneResult]:
-    """The same for every baseline, by its name."""
+    """The result of `evaluate_scene` for every baseline, by name."""
     return {name: evaluate_scene(scene, complete(scene.sweep, seed), settings) for name, complete in BASELINES.items()}
 
 
@@ -99,7 +91,7 @@ def scene_figures(
         | _published_figures(points, scene.truth, distances, settings)
         | _observed_figures(scene, points, distances, settings)
         | _missing_figures(scene, distances, settings)
-        | _places(points, scene.truth, distances, settings)
+        | _band_figures(points, scene.truth, distances, settings)
     )
 
 
@@ -168,7 +160,7 @@ def _observed_figures(
 
 
 def _missing_figures(scene: Scene, distances: NearestDistances, settings: SceneSettings) -> dict[str, Any]:
-    """How far truth that the sweep lacks is from the prediction."""
+    """Distances to the prediction from truth that is missing in the sweep."""
     to_sweep, to_prediction = scene.sweep_distances.truth_to_prediction, distances.truth_to_prediction
     missing = to_sweep > settings.missing_beyond_m
     near = np.hypot(scene.truth[:, 0], scene.truth[:, 1]) < settings.near_sensor_m
@@ -180,7 +172,7 @@ def _missing_figures(scene: Scene, distances: NearestDistances, settings: SceneS
     }
 
 
-def _places(
+def _band_figures(
     points: np.ndarray, truth: np.ndarray, distances: NearestDistances, settings: SceneSettings
 ) -> dict[str, Any]:
     by_range = metrics.by_range(points, truth, distances, settings.range_edges_m, settings.band_threshold_m)
@@ -207,5 +199,5 @@ def _with_measured(
 def _or_none(figure: Callable[[], float]) -> float | None:
     try:
         return figure()
-    except MetricError:  # too many voxels, as in the published evaluation; or no truth in front of the sensor
+    except MetricError:  # too many voxels (the published evaluation skips those), or no truth in front of the sensor
         return None

@@ -36,7 +36,7 @@ class Method(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that the completions depend on. A stored result with other settings is computed again."""
+        """Everything that the completions depend on. Stored results with other settings are recomputed."""
 
 
 @dataclass

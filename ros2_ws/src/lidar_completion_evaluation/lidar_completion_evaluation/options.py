@@ -34,7 +34,7 @@ class DataOptions(Interface):
 
 @dataclass(frozen=True)
 class SyntheticData:
-    """Held-back scenes of the synthetic street world."""
+    """Held-out scenes of the synthetic street world."""
 
     sensor: str = "HDL-64E"  # name or TOML file
     scenes: int = 100
@@ -80,7 +80,7 @@ class DriveData:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """A published benchmark; everything but the location of the data is fixed by it."""
+    """A published benchmark, which fixes everything but the location of the data."""
 
     benchmark: Benchmark
     root: Path
@@ -103,10 +103,10 @@ class BenchmarkData:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Which rows are evaluated beside the baselines."""
+    """Rows that are evaluated in addition to the baselines."""
 
     models: tuple[Path, ...] = ()  # model folders, or public checkpoints (.ckpt; several files as A.ckpt+B.ckpt)
-    steps: tuple[int, ...] = ()  # of every model; empty: the model card's
+    steps: tuple[int, ...] = ()  # denoising steps of every model; empty: the model card's
     refinement: str = "yes"  # yes, no, or both
     predictions: tuple[Path, ...] = ()
     device: str = "auto"

@@ -33,7 +33,7 @@ class Panel:
     points: np.ndarray
     values: np.ndarray | None = None
     colours: str = "viridis"
-    limits: tuple[float, float] | None = None  # of the colour scale; default: 2 % and 98 % of the values
+    limits: tuple[float, float] | None = None  # ends of the colour scale; default: 2nd and 98th percentile
     white: np.ndarray | None = None  # (K, 3) drawn on top in white
 
 
@@ -91,10 +91,9 @@ def errors_over_truth(
     extent_m: float = 50.0,
     pixels: int = 440,
 ) -> bytes:
-    """PNG of points (N, 3) over the truth (M, 3) in bird's-eye view, x up, sensor frame; fast, for every scene and row.
+    """PNG of points (N, 3) over the truth (M, 3) in bird's-eye view, x up, sensor frame; fast enough for every scene.
 
-    errors_m (N,): distances to the truth, shown as colour; without them points are white. The worst point of a pixel is
-    visible.
+    errors_m (N,): distances to the truth, shown as colour; without them points are white. Each pixel shows its worst point.
     """
     image = np.empty((pixels, pixels, 3), np.uint8)
     image[:] = _rgb(BACKGROUND)

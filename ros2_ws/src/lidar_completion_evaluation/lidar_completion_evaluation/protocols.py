@@ -1,4 +1,4 @@
-"""Evaluation protocols: which points are compared, and how the model is run for it."""
+"""Evaluation protocols: which points are compared with the truth, and with which filters models run."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method
 from lidar_completion_evaluation.scenes import SceneSource
 
-RESULT_VERSION = 5  # raise it when a figure changes its meaning: older results are then computed again
+RESULT_VERSION = 5  # increase when a figure changes its meaning, so that older results are recomputed
 
 
 def stored_results(source: SceneSource, method: Method, output: Path, settings: SceneSettings) -> dict[str, dict]:
@@ -50,7 +50,7 @@ def picture_file(output: Path, row: str, scene: str) -> Path:
 
 
 def file_name(row: str) -> str:
-    """The name of a row as a name of files."""
+    """The name of a row as a valid file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", row).strip("_")
 
 

@@ -1,4 +1,4 @@
-"""What is evaluated: scenes with a sweep, its ground truth and the observed space, loaded one by one.
+"""Scenes to evaluate: a sweep, its ground truth and the observed space, loaded one by one.
 
 Sources: held-out synthetic scenes (exact truth) and drives (truth aggregated from all sweeps by their poses).
 """
@@ -52,7 +52,7 @@ class Scene:
 
 
 def _in_view(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
-    """The part of the surface (M, 3) that is the truth; the rest still occupies observed space."""
+    """The part of the surface (M, 3) that counts as truth; the rest only counts as occupied space."""
     if rules.view_cell_m is None:
         return surface
     return surface[in_view_cells(surface, sweep, rules.view_cell_m, rules.max_range_m)]
@@ -74,7 +74,7 @@ class SceneSource(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that a scene's figures depend on. A stored result with other settings is computed again."""
+        """Everything that a scene's figures depend on. Stored results with other settings are recomputed."""
 
 
 @dataclass
@@ -145,8 +145,9 @@ class SyntheticScenes(SceneSource):
 
 @dataclass
 class DriveScenes(SceneSource):
-    """Sweeps of a drive and the map of the whole drive (see truth/ground_truth_map.py). Raises DriveError for a map of other
-    poses.
+    """Sweeps of a drive and the map of the whole drive (see truth/ground_truth_map.py).
+
+    Raises DriveError if the map was built with other poses.
     """
 
     drive: Drive

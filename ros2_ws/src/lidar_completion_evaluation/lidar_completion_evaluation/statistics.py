@@ -18,8 +18,10 @@ class Interval:
 
 
 def mean_interval(values: list[float], *, resamples: int = 4000, seed: int = 0) -> Interval:
-    """Bootstrap over scenes: how the mean would vary for another sample of such scenes. Neighbouring sweeps of a drive are
-    correlated, so the interval of a drive is too narrow."""
+    """Bootstrap over scenes: how the mean would vary between samples of such scenes.
+
+    Neighbouring sweeps of a drive are correlated, so the interval of a drive is too narrow.
+    """
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
         raise ValueError(f"values: expected finite figures of at least one scene, found {values!r}")

@@ -40,7 +40,7 @@ FIGURES: dict[str, tuple[str, float, int, str]] = {
     "recall_as_published": ("R* %", 1, 1, "higher"),
     "f_as_published": ("F* %", 1, 1, "higher"),
 }
-# The main figures of the paper, those that matter for driving, those of the holes, and the paper's other figures.
+# Main figures of the paper, figures for driving, figures for holes in the sweep, and the paper's other figures.
 PAPER = ("cd", "jsd_bev", "emd_as_published", "w1")
 DRIVING = ("cd_clamped", "f_0.2", "cd_observed", "f_observed_0.2", "violations", "ghost_rate")
 HOLES = ("missing_to_prediction", "near_to_prediction", "iou_observed")

@@ -59,7 +59,7 @@ class Bag:
             yield time_ns, bytes(data)
 
     def find_topic(self, wanted: str | None, types: tuple[str, ...], option: str, default: str = "") -> str:
-        """The wanted topic, the default where the bag has it, or the only topic of one of the types.
+        """The wanted topic, the default if the bag has it, or the only topic of one of the types.
 
         option: how the user names a topic, for the BagError.
         """

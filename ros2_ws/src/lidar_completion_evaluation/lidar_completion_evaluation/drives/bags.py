@@ -130,7 +130,7 @@ def _share_of_sweep(times: np.ndarray) -> np.ndarray | None:
 
 
 def _duration_s(times: np.ndarray) -> float | None:
-    """Seconds from the first to the last time; None where all are equal. Integers are nanoseconds, large floats too."""
+    """Seconds from the first to the last time; None if all are equal. Integers and large floats are nanoseconds."""
     finite = times[np.isfinite(times)]
     span = float(finite.max()) - float(finite.min()) if len(finite) else 0.0
     nanoseconds = times.dtype.kind in "iu" or span > 1e6  # a sweep never lasts a million seconds

@@ -1,7 +1,7 @@
 """A drive: sweeps in order and the sensor's pose at each of them.
 
-Poses are T_map_sensor (4, 4) float64: they take points from the sensor frame to the map frame, metres. A wrong pose makes a
-wrong ground truth, so everything inconsistent in a drive raises DriveError with the file, the line and the fix.
+Poses are T_map_sensor (4, 4) float64: they take points from the sensor frame to the map frame, metres. A wrong pose gives
+wrong ground truth, so any inconsistency in a drive raises DriveError with the file, the line and the fix.
 
 To add a format: subclass Drive in a file of this folder, and add an entry to FORMATS in open.py.
 """
@@ -66,7 +66,7 @@ def identity_poses(count: int) -> np.ndarray:
 
 
 def refuse_jumps(path: Path, poses: np.ndarray) -> None:
-    """Raise DriveError where neighbouring poses (S, 4, 4) are more than MAX_STEP_M apart."""
+    """Raise DriveError if consecutive poses (S, 4, 4) are more than MAX_STEP_M apart."""
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     if (steps > MAX_STEP_M).any():
         row = int(np.argmax(steps > MAX_STEP_M))

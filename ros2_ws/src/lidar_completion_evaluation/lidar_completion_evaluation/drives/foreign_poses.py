@@ -9,7 +9,7 @@ from lidar_completion_evaluation.drives.drive import Drive, DriveError, transfor
 
 
 def refuse_foreign_poses(drive: Drive, apart: int = 10, pairs: int = 5) -> None:
-    """Raise DriveError if sweeps match each other worse with the poses than without: poses of another sequence.
+    """Raise DriveError if sweeps match each other worse with their poses than without them: the poses are then wrong.
 
     Compares `pairs` pairs of sweeps that are `apart` sweeps and at least 2 m apart.
     """
@@ -36,7 +36,7 @@ def _misfit(drive: Drive, first: int, second: int, sample: int = 4000) -> tuple[
     for index in (first, second):
         points = drive.read(index).points
         points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
-        # The ground matches itself at any shift; near objects above it are dense and do not.
+        # The ground matches itself at any shift. Objects above it do not, and nearby they are dense.
         near = (np.hypot(points[:, 0], points[:, 1]) < 30) & (points[:, 2] > np.median(points[:, 2]) + 0.5)
         clouds.append(points[near] if near.sum() > 100 else points)
     tree = cKDTree(clouds[0])

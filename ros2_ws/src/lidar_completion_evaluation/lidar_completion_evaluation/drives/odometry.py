@@ -56,8 +56,8 @@ def _register(drive: Drive, read: Callable[[int], DriveSweep], what: str, progre
 def with_estimated_poses(drive: AnyDrive, cache: str | Path, *, progress: bool = True) -> AnyDrive:
     """The drive with poses from `estimate_poses`, which are kept in the file `cache` for the next call.
 
-    The cache is a pose file (TUM rows for a bag, KITTI rows for a folder) and can be passed as one. It is written again if
-    the drive has other sweeps.
+    The cache is a pose file (TUM rows for a bag, KITTI rows for a folder) and can be passed as one. It is rewritten if the
+    drive has other sweeps.
     """
     cache = Path(cache)
     header = f"# KISS-ICP, {len(drive)} sweeps, names {_fingerprint(drive)}"

@@ -53,7 +53,7 @@ def read_poses(path: str | Path) -> np.ndarray:
 def poses_of_sweeps(path: str | Path, names: Sequence[str], stamps_ns: np.ndarray | None = None) -> np.ndarray:
     """One pose (S, 4, 4) for each of S sweeps, from a pose file of any kind.
 
-    TUM rows are interpolated at stamps_ns (S,) int64 where the sweeps have stamps. Other rows, and TUM rows for sweeps
+    TUM rows are interpolated at stamps_ns (S,) int64 if the sweeps have stamps. Other rows, and TUM rows for sweeps
     without stamps, are matched by order: one row per sweep. Raises DriveError if the rows do not match the sweeps.
     """
     file = read_pose_file(path)

@@ -1,4 +1,4 @@
-"""SemanticKITTI and KITTI odometry sequences: velodyne/, poses.txt, and where they exist calib.txt and labels/.
+"""SemanticKITTI and KITTI odometry sequences: velodyne/, poses.txt, and optionally calib.txt and labels/.
 
 With calib.txt the poses are those of the left camera, as KITTI publishes them; without it they are those of the LiDAR.
 """
@@ -25,7 +25,7 @@ SEQUENCE_LENGTHS = {
 
 @dataclass(frozen=True)
 class SemanticKittiDrive(Drive):
-    """A sequence in SemanticKITTI layout; sweeps carry labels and `static` where the folder has labels."""
+    """A sequence in SemanticKITTI layout; sweeps have labels and `static` if the folder has labels."""
 
     files: tuple[Path, ...] = ()
     label_files: tuple[Path, ...] = ()
@@ -71,7 +71,7 @@ def lidar_poses(folder: Path, files: Sequence[Path]) -> np.ndarray:
 
 
 def read_calibration(path: Path, name: str = "Tr") -> dict[str, np.ndarray]:
-    """The transforms (4, 4) of a KITTI calib.txt by name; DriveError where `name` is missing or damaged."""
+    """The transform `name` (4, 4) of a KITTI calib.txt, as {name: transform}; DriveError if it is missing or damaged."""
     found: dict[str, np.ndarray] = {}
     for line, text in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         key, _, values = text.partition(":")

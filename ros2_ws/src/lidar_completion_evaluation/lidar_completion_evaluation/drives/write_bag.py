@@ -1,4 +1,4 @@
-"""A folder of cloud files as a rosbag2, with its poses as odometry: what `drives/bags.py` reads and any ROS 2 tool plays."""
+"""Writes a folder of cloud files as a rosbag2, with its poses as odometry, for `drives/bags.py` and any ROS 2 tool."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder_to_bag(
     pose_file = _given_or_beside(poses, folder / POSES_NAME)
     times_ns = _times_ns(drive, _given_or_beside(times, folder / TIMES_NAME), pose_file, rate_hz)
     T_map_sensor = None if pose_file is None else poses_of_sweeps(pose_file, drive.names, times_ns)
-    # ROS takes a zero stamp as "not set".
+    # In ROS, a zero stamp means "not set".
     stamps_ns = times_ns + (NANOSECONDS if times_ns[0] == 0 else 0)
     try:
         _write(output, drive, stamps_ns, T_map_sensor, (topic, odometry_topic, frame), progress)

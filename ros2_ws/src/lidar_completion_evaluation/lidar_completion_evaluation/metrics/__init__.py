@@ -6,10 +6,10 @@
     published_emd.py  what the published tables call EMD
     bands.py          accuracy and completeness by range and height
 
-Clouds may be numpy arrays or torch tensors on any device; figures are computed in float64 on the CPU. Where the published
-definition differs from the usual one, both exist and the published one is named so. Every function raises MetricError
-if the metric is undefined for the input; none returns NaN. A new metric is a function in this folder, exported here, and an
-entry in evaluate_scene.py.
+Clouds may be numpy arrays or torch tensors on any device; figures are computed in float64 on the CPU. If the published
+definition differs from the usual one, both exist, and the published one has `as_published` in its name. Every function raises
+MetricError if the metric is undefined for the input; none returns NaN. To add a metric, write a function in this folder, export
+it here, and call it in evaluate_scene.py.
 """
 
 from lidar_completion_evaluation.metrics.bands import Band, GapBand, by_gap, by_height, by_range

@@ -17,7 +17,7 @@ from lidar_completion_evaluation.metrics.distances import NearestDistances
 class Band:
     """Quality within one band of range or height [lower, upper) in metres.
 
-    A share or distance is None (never NaN) where the band has no points.
+    A share or distance is None (never NaN) if the band has no points.
     """
 
     lower_m: float
@@ -67,8 +67,9 @@ class GapBand:
 
 
 def by_gap(truth_to_sweep: np.ndarray, truth_to_prediction: np.ndarray, edges_m: Sequence[float]) -> list[GapBand]:
-    """How far the truth is from the prediction, by its distance (M,) from the sweep. Copies of measured points cover only the
-    first bands; the last band has no upper limit.
+    """Mean distance (M,) from the truth to the prediction, by the truth's distance (M,) to the sweep.
+
+    Replicated measured points can only cover the first bands. The last band has no upper limit.
     """
     bands = []
     for lower, upper in itertools.zip_longest(edges_m, edges_m[1:]):

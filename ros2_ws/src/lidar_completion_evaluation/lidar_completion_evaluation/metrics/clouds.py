@@ -1,4 +1,4 @@
-"""Input of every metric: point clouds as finite (N, 3) float64 arrays, and the error for input for which a metric is undefined."""
+"""Checks the input of every metric: point clouds as finite (N, 3) float64 arrays; raises MetricError for anything else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def share_of(mask: ArrayLike, name: str = "mask") -> float:
 
 
 def unique_voxels(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows (V, 3) of integer voxel indices (N, 3), and for each input row its row in them (N,)."""
+    """Distinct rows (V, 3) of integer voxel indices (N, 3), and the row (N,) of each input in them."""
     corner = index.min(axis=0)
     size = index.max(axis=0) - corner + 1
     if np.prod(size.astype(np.float64)) > 2**62:  # the extent is too large to number its cells with int64

@@ -29,9 +29,10 @@ def voxel_iou(
 
 
 def observed_iou(prediction: ArrayLike, truth: ArrayLike, observed: Callable[[np.ndarray], np.ndarray]) -> float:
-    """IoU of occupied voxels of 0.2 m on the grid of SSCBench (in front of the sensor), in [0, 1]. Raises MetricError if it is empty.
+    """IoU of occupied 0.2 m voxels on the grid of SSCBench (in front of the sensor), in [0, 1].
 
-    A predicted voxel without truth counts only if its centre is observed: (N, 3) metres -> (N,) bool.
+    observed: which points are in observed space, (N, 3) metres -> (N,) bool. A predicted voxel without truth counts only if
+    its centre is observed. Raises MetricError if no truth lies in the grid.
     """
     a, b = (_benchmark_voxels(cloud(points, name)) for points, name in ((prediction, "prediction"), (truth, "truth")))
     if not len(b):
@@ -50,10 +51,10 @@ def _benchmark_voxels(points: np.ndarray) -> np.ndarray:
 
 
 def voxel_iou_as_published(prediction: ArrayLike, truth: ArrayLike, voxel_size_m: float) -> float:
-    """IoU as the released script computes it, in [0, 1]: indices are rounded, and only those up to ±50 count.
+    """IoU as the released script computes it, in [0, 1]: voxel indices are rounded, and only those up to ±50 count.
 
-    The script bins indices with limits in metres, so that its region is ±25, ±10 and ±5 m for voxels of 0.5, 0.2 and
-    0.1 m. It also sums intersections and unions over all scenes instead of averaging the IoU.
+    The script applies limits in metres to indices, so its region is ±25, ±10 and ±5 m for voxels of 0.5, 0.2 and 0.1 m.
+    It also sums intersections and unions over all scenes; here each scene has its own IoU.
     """
     a, b = (
         _unique_indices(cloud(points, name), voxel_size_m)
@@ -124,7 +125,7 @@ def _grid_keys(points: ArrayLike, name: str, voxel_size_m: float, half_extent_m:
 
 
 def _cell_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The cell [edge, next edge) of each value by comparison with the evenly spaced edges themselves, the last closed."""
+    """The cell [edge, next edge) of each value; the last is closed. Compares with the evenly spaced edges themselves."""
     last = len(edges) - 2
     guess = np.clip(((values - edges[0]) * (len(edges) - 1) / (edges[-1] - edges[0])).astype(np.int64), 0, last)
     guess -= values < edges[guess]

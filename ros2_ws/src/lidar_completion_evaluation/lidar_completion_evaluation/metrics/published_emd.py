@@ -69,7 +69,7 @@ def _weighted_distance_sum(a: np.ndarray, u: np.ndarray, b: np.ndarray, v: np.nd
     """u^T D v with D the distances between the integer rows of a (N, 3) and b (M, 3), without building D."""
     corner = np.minimum(a.min(axis=0), b.min(axis=0))
     extent = np.maximum(a.max(axis=0), b.max(axis=0)) - corner + 1
-    if np.prod(2.0 * extent) < min(50_000_000, len(a) * len(b)):  # a wide grid costs more than few pairs
+    if np.prod(2.0 * extent) < min(50_000_000, len(a) * len(b)):  # a large grid costs more than a few pairs
         return _distance_sum_by_convolution(a - corner, u, b - corner, v, extent)
     block = 1000
     return float(sum(u[i : i + block] @ (cdist(a[i : i + block], b) @ v) for i in range(0, len(a), block)))

@@ -59,9 +59,9 @@ def bag(
     """Play a bag through the node over DDS, record the completions, and print latencies and drops.
 
     With --evaluate only the evaluated completions are recorded, unless --output names a bag for all of them.
-    Exit code 1: sweeps or completions were lost on the way; what arrived is recorded and evaluated.
+    Exit code 1: sweeps or completions were lost; the others are recorded and evaluated.
     """
-    try:  # here, so that the other commands do not import ROS
+    try:  # imported here, so that the other commands do not need ROS
         from lidar_completion_evaluation.drives.drive import DriveError
         from lidar_completion_evaluation.replay.evaluation import Truth
         from lidar_completion_evaluation.replay.replay import STORAGES
@@ -155,7 +155,7 @@ def quality_summary(evaluation: Evaluation) -> str:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """The first SIGINT ends the replay; a second one, sent by both launch and the terminal, must not interrupt that end."""
+    """The first SIGINT ends the replay. Launch and the terminal both send one; the second must not interrupt the cleanup."""
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt(*_: object) -> None:

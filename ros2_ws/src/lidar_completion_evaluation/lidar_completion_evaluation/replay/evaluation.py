@@ -33,10 +33,10 @@ OnStage = Callable[[str, int, int], None]  # (stage, done, total)
 
 @dataclass(frozen=True)
 class Truth:
-    """What completions are compared with: the map of the bag by these poses, or a known surface in the poses' frame."""
+    """What completions are compared with: the map of the bag with these poses, or a known surface in their frame."""
 
     poses: str | Path | None = None  # pose file, or "auto" to estimate the poses
-    odometry_topic: str | None = None  # of the bag, instead of poses
+    odometry_topic: str | None = None  # odometry topic of the bag, instead of poses
     surface: Callable[[], Any] | None = None  # returns (M, 3) float64 metres
 
     @property
@@ -151,7 +151,7 @@ def _evaluate_completions(
 ) -> tuple[list[EvaluatedSweep], list[ShownSweep]]:
     """Evaluate every n-th sweep into quality.csv and select the sweeps to show, holding only those in memory."""
     numbers = {sweep.stamp_ns: number for number, sweep in enumerate(result.sweeps)}
-    chosen = _Worst(result, every, show)
+    chosen = _SweepsToShow(result, every, show)
     quality: list[EvaluatedSweep] = []
     wanted = range(0, len(result.sweeps), every)
     with QualityFile(folder) as file:
@@ -189,7 +189,7 @@ def _evaluate_completion(
     return result, figures
 
 
-class _Worst:
+class _SweepsToShow:
     """Keeps the `count` worst and the `count` slowest of the evaluated sweeps."""
 
     def __init__(self, result: ReplayResult, every: int, count: int) -> None:

@@ -15,7 +15,7 @@ from lidar_completion_evaluation.replay.player import Player
 from lidar_completion_evaluation.replay.result import ReplayError
 
 NODE_NAME = "lidar_completion"
-DISCOVERY_S = 5.0  # until a running node is seen: Fast DDS repeats a lost announcement after 3 s
+DISCOVERY_S = 5.0  # time to discover a running node: Fast DDS repeats a lost announcement after 3 s
 STOP_S = 20.0
 
 
@@ -30,7 +30,9 @@ class NodeOptions:
 
     def __post_init__(self) -> None:
         if self.wait and (self.model or self.parameters):
-            raise ReplayError("--wait-for-node: the node has its own model and parameters; remove --model and the like")
+            raise ReplayError(
+                "--wait-for-node: the node has its own model and parameters; remove --model, --device and --steps"
+            )
 
 
 @contextmanager

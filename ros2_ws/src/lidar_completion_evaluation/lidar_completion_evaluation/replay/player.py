@@ -1,6 +1,6 @@
 """The ROS interface of a replay: publishes sweeps, records completions, and follows the node's diagnostics.
 
-Messages are not decoded on the way: the sweep's CDR is published as it is in the bag, the completion's is recorded.
+Messages stay serialised: sweeps are published, and completions recorded, as CDR.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lidar_completion_evaluation.drives.bag import cloud_head
 from lidar_completion_evaluation.replay.result import Diagnostic, ReplayError, SweepReplay
 from lidar_completion_ros.status import NodeReport, SweepCounts, SweepLabel
 
-TRANSIT_S = 0.5  # a message between two processes has arrived by then, or is lost
+TRANSIT_S = 0.5  # a message that takes longer than this between two processes is lost
 SILENCE_S = 15.0  # without diagnostics for this long, the node counts as dead
 ACTIVATION_S = 600.0
 CONNECTION_S = 20.0
@@ -69,7 +69,7 @@ class Player(Node):
         return self._report
 
     def connect(self, write: WriteCompletion, record_every: int = 1, on_diagnostic: OnDiagnostic | None = None) -> None:
-        """Join the node's topics and wait until both ends are matched."""
+        """Publish and subscribe to the node's topics, and wait until DDS has matched both ends."""
         qos = QoSProfile(depth=10)
         self._write, self._record_every, self._on_diagnostic = write, record_every, on_diagnostic
         self.create_subscription(PointCloud2, self.report.status.output_topic, self._receive, qos, raw=True)

@@ -27,7 +27,7 @@ class RecordedCompletion:
 
     @property
     def mean_confidence(self) -> float:
-        """0 without completed points."""
+        """Mean confidence of the completed points; 0 if there are none."""
         return float(self.confidence.mean()) if len(self.confidence) else 0.0
 
 

@@ -29,7 +29,7 @@ class SweepReplay:
 
     @property
     def latency_ms(self) -> float:
-        """NaN without a completion."""
+        """Latency in milliseconds; NaN without a completion."""
         return float("nan") if self.latency_s is None else self.latency_s * 1e3
 
 

@@ -1,6 +1,6 @@
 """Charts of the reports as SVG text for HTML pages, drawn with matplotlib.
 
-Text is not converted to paths. Data of more than MAX_MARKS points is rasterised, so that the size of a page does not depend on it.
+Text is not converted to paths. Series of more than MAX_MARKS points are rasterised, to limit the size of the page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 MAX_MARKS = 500
-COLUMNS = 500  # of a level bar
+COLUMNS = 500  # columns of a level bar
 WIDTH_INCH = 11.0
 SVG_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lidar_completion", "font.family": "sans-serif"}
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -47,7 +47,7 @@ def svg(figure: Figure) -> Markup:
 
 
 def style(axes: Axes) -> Axes:
-    """The look of all charts."""
+    """Give axes the common style of all charts."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

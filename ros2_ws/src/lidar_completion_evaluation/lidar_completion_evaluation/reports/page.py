@@ -34,5 +34,5 @@ def png_url(png: bytes) -> str:
 
 
 def png_file_url(path: Path) -> str | None:
-    """The same for a file; None if there is none."""
+    """A PNG file as a data URL; None if there is no such file."""
     return png_url(path.read_bytes()) if path.exists() else None

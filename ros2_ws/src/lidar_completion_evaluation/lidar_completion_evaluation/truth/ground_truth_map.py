@@ -37,7 +37,7 @@ def build_map(
 ) -> Path:
     """Write the map of a drive to `file` (.npz, one array per tile) and return its path. Raises DriveError.
 
-    Memory holds one batch of sweeps, then one tile. Finished batches are kept in `file`.partial: an interrupted run resumes
+    Memory use: one batch of sweeps, then one tile. Finished batches are kept in `file`.partial, so an interrupted run resumes
     after the last of them and gives the same file, byte for byte. An existing file with the same settings is reused.
     moving: how points on moving objects are removed: "labels" drops points labelled as moving or unlabelled, "visibility"
     drops points that other sweeps see through, "keep" keeps all points; "auto" uses labels if the drive has them, else visibility.
@@ -146,7 +146,7 @@ def _map_settings(
 
 
 def _work_folder(file: Path, settings: dict) -> Path:
-    """The folder of finished batches; batches of other settings are deleted."""
+    """The folder of finished batches; batches with other settings are deleted."""
     work = file.with_name(file.name + ".partial")
     note = work / "settings.json"
     if work.exists() and (not note.exists() or json.loads(note.read_text()) != settings):
@@ -186,7 +186,7 @@ def _write_batch(path: Path, points: np.ndarray, rules: MapRules) -> None:
 
 def _tiles(points: np.ndarray, rules: MapRules) -> dict[str, np.ndarray]:
     """The points (N, 3) of each tile, by the tile's name."""
-    # The tile follows from the voxel, not from the coordinate, so that rounding cannot put one voxel into two tiles.
+    # The tile is computed from the voxel, not from the coordinate, so that rounding cannot split a voxel between tiles.
     tile = np.floor(points[:, :2] / rules.voxel_size_m).astype(np.int64) // TILE_VOXELS
     tiles, row = np.unique(tile, axis=0, return_inverse=True)
     row = row.ravel()

@@ -14,7 +14,7 @@ from lidar_completion_evaluation.drives.drive import Drive, transform
 
 @dataclass(frozen=True)
 class VisibilityRules:
-    """When a point counts as seen through. Offsets are in sweeps."""
+    """When another sweep counts as seeing through a point. offsets: of the other sweeps, in sweeps."""
 
     offsets: tuple[int, ...] = (-30, -20, -15, -10, -7, -5, -3, 3, 5, 7, 10, 15, 20, 30)
     pixel_deg: float = 0.5
@@ -22,7 +22,7 @@ class VisibilityRules:
     min_range_m: float = 3.5  # closer returns are the vehicle itself
     max_range_m: float = 50.0  # beyond, pixels are too coarse
     margin_m: float = 0.3
-    margin_share: float = 0.03  # of the range, added to the margin
+    margin_share: float = 0.03  # share of the range that is added to the margin
     min_witnesses: int = 2
 
 

@@ -23,9 +23,9 @@ class RayRules:
     half_extent_m: float = 50.0
     min_z_m: float = -6.0
     max_z_m: float = 10.0
-    margin_m: float = 0.3  # not marked as free at the end of a ray: range noise and beam width
-    # not marked as free at the end of a ray, share of its length: a beam that grazes the road from 1.7 m above it is within 0.2 m of
-    # it for its last 12 %
+    margin_m: float = 0.3  # end of a ray that is not marked as free, because of range noise and beam width
+    # share of a ray at its end that is not marked as free: a beam that grazes the road from 1.7 m above is within 0.2 m of the
+    # road for its last 12 %
     grazing_share: float = 0.12
 
 

@@ -1,7 +1,7 @@
 """Which points of a drive are ground truth: the rules of the map, and the part of the map that one sweep is compared with.
 
-The rules follow LiDiff's data preparation; all of them are configuration. Short drives fit in memory (`aggregated_truth`);
-for long ones the same map is built on disk (ground_truth_map.py).
+The rules follow LiDiff's data preparation and can be configured. Maps of short drives fit in memory (`aggregated_truth`);
+those of long drives are built on disk (ground_truth_map.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ class MapRules:
 
     voxel_size_m: float = 0.1
     min_range_m: float = 3.5  # closer points are the vehicle itself
-    max_map_range_m: float | None = (
-        None  # points farther from their sensor do not enter the map; None: all do, as published
-    )
+    max_map_range_m: float | None = None  # farther points do not enter the map; None: no limit, as published
     max_range_m: float = 50.0
     min_z_m: float = -4.0  # in the sensor frame of the evaluated sweep
     max_z_m: float = 4.4

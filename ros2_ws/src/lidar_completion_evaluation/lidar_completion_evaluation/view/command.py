@@ -96,7 +96,7 @@ def _is_drive(path: Path) -> bool:
 def _with_truth(  # type: ignore[no-untyped-def]
     path: Path, completer, topic, poses, odometry_topic, work: Path
 ) -> SweepSource:
-    """The sweeps of a drive with the exact surface beside it, as in the shipped sample, or else with its own map."""
+    """The sweeps of a drive with their truth: its truth.npz, as in the shipped sample, otherwise the map built from it."""
     from lidar_completion_evaluation.drives.open import open_drive
     from lidar_completion_evaluation.truth.ground_truth_map import build_map
     from lidar_completion_evaluation.view.sweeps import TRUTH_NAME, DriveSweeps, truth_of_map, truth_of_surface

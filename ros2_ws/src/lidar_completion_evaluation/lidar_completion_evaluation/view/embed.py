@@ -93,7 +93,7 @@ def _visible(points: np.ndarray) -> np.ndarray:
 
 
 def _thinned(clouds: list[np.ndarray], rows: list[np.ndarray], max_points: int) -> list[np.ndarray]:
-    """At most max_points of these rows in all: one of each cloud per voxel, of the smallest voxel that is enough."""
+    """At most max_points of these rows in total: one per cloud and voxel, for the smallest voxel size that suffices."""
     random = np.random.default_rng(0)
     rows = [random.permutation(each) for each in rows]
     voxel_m = FINEST_VOXEL_M

@@ -20,10 +20,10 @@ KEPT_SWEEPS = 8  # completed sweeps kept in memory while the slider moves
 
 
 class BrowserView:
-    """One sweep in the browser, with the controls that choose what of it is drawn. Used as a context manager."""
+    """One sweep in the browser, with controls for what is drawn. Used as a context manager."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8080) -> None:
-        """Starts the server. Raises ImportError with the command that installs viser, where it is missing."""
+        """Starts the server. If viser is missing, raises ImportError with the command that installs it."""
         try:
             import viser
         except ImportError as error:

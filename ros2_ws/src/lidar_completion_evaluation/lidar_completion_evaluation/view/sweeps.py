@@ -1,4 +1,4 @@
-"""What the 3-D view shows: sweeps with their completions, from files, a bag or a drive, completed by a model if one is given."""
+"""Sweeps for the 3-D view, with completions: from files, a bag or a drive, completed by a model if one is given."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def viewed_sweep(
     completer: SceneCompleter | None = None,
     truth: np.ndarray | None = None,
 ) -> ViewedSweep:
-    """Points (N, 3) split by provenance (N,); without one they are a sweep, which the completer completes, if given."""
+    """Split points (N, 3) by provenance (N,). Without provenance they are a sweep, which the completer completes, if given."""
     if provenance is None and completer is not None:
         completion = completer.complete(points)
         points, provenance, confidence = completion.points, completion.provenance, completion.confidence
