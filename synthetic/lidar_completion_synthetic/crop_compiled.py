@@ -9,9 +9,9 @@ from numba import njit
 
 @njit(cache=True)
 def crop_to_pose(points, pose, up, max_range_m):
-    """World points (M, 3) float32 within the range of a pose (4, 4) and above -4 m, in the frame of the pose.
+    """World points (M, 3) float32 within max_range_m of a pose (4, 4) and less than 4 m below it, in the frame of the pose.
 
-    up (3,): direction along which the height above the sensor is measured.
+    up (3,): unit vector along which the height is measured.
     """
     kept = np.empty((len(points), 3), np.float32)
     count = 0

@@ -14,7 +14,7 @@ from .pair_cache import cached_pairs
 from .pairs import PairOptions, TrainingPair, pairs_of_world
 from .world import WorldRecipe, recipe_of
 
-TEST_SEED = 1_000_000_000  # training never uses seeds from here on
+TEST_SEED = 1_000_000_000  # reserved for tests from here on: training uses smaller seeds
 Source = str | Path | SpinningLidar | Mounting | SensorMix
 
 # Sets of test scenes: `test_pair(index, **TEST_SETS[name])`. Set and index determine a scene; the worlds are the same in all sets.
@@ -64,10 +64,9 @@ def training_pairs(
 ) -> Iterator[TrainingPair]:
     """Endless pairs: sweeps_per_world from the world of first_seed, then of first_seed + seed_step, and so on.
 
-    A mix draws one mounting per world, and faults per sweep. Worker w of W takes first_seed + w and seed_step=W: the worlds are then the
-    same for every number of workers. threads: numba threads (1 in workers). cache: folder in which finished worlds are stored (about
-    10 MB per pair) and looked up; the pairs are the same with and without it. Raises ValueError if first_seed is a test seed or a cached
-    file is damaged.
+    A mix draws one mounting per world, and faults per sweep. Worker w of W uses first_seed + w and seed_step=W, which gives the same worlds
+    for every number of workers. threads: numba threads (1 in workers). cache: folder for finished worlds (about 10 MB per pair); the pairs
+    are the same with and without it. Raises ValueError if first_seed is a test seed or a cached file is damaged.
     """
     if not 0 <= first_seed < TEST_SEED:
         raise ValueError(f"first_seed: expected 0 <= first_seed < {TEST_SEED} (reserved for tests), found {first_seed}")
@@ -102,8 +101,8 @@ def test_pair(
 ) -> TrainingPair:
     """Pair number index of the test scenes, which training never uses; see TEST_SETS.
 
-    height_m: of the sensor; None: its usual height. tilt_deg: tilt of the sensor. every_ring: keeps only every n-th ring. "mix" draws
-    sensor and mounting instead.
+    height_m: sensor height above the road; None: its usual height. tilt_deg: tilt of the sensor. every_ring: keep only every n-th ring.
+    With sensor "mix", sensor and mounting are drawn instead.
     """
     if index < 0:
         raise ValueError(f"index: expected 0 or more, found {index}")

@@ -16,7 +16,7 @@ import numpy as np
 from .lidar import SensorMix
 from .pairs import PairOptions, PairSetup, TrainingPair, pairs_of_world
 
-GENERATOR_VERSION = 2  # increase when a seed gives another world or sweep, so that older caches are not used
+GENERATOR_VERSION = 2  # increase when seeds give different worlds or sweeps, so that older caches are not used
 
 
 def cached_pairs(folder: Path, seed: int, count: int, options: PairOptions) -> Iterator[TrainingPair]:

@@ -15,7 +15,7 @@ from .lidar import NO_FAULTS, Faults, Mounting, SensorMix, SimulatedSweep, simul
 from .world import World, street
 
 TRUTH_RANGE_M = 50.0
-DRIVE_MARGIN_M = 60.0  # of the drive before the first and after the last sweep
+DRIVE_MARGIN_M = 60.0  # length of the drive before the first and after the last sweep
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrainingPair:
 class PairOptions:
     """Options of the pairs of one world.
 
-    source: a mounting, or a mix from which the mounting is drawn once per world. faults: of every sweep, unless the mix draws them.
+    source: a mounting, or a mix from which the mounting is drawn once per world. faults: faults of every sweep, unless a mix draws them.
     moving: moving objects appear in the sweep. threads: numba threads. world: arguments of `street`.
     """
 

@@ -27,7 +27,7 @@ SWEEPS = 6
 INTERVAL_S = 0.2
 SPEED_M_S = 8.0
 START_S = 1_700_000_000
-# Half the columns of a real sweep and coordinates quantised to 1/256 m (the sensor: 2 mm) keep the recording small.
+# Half the columns of a real sweep and coordinates quantised to 1/256 m (the sensor resolves 2 mm) keep the recording small.
 SENSOR = replace(SENSORS["HDL-64E"], columns=1042)
 STEP_M = 1 / 256
 TRUTH_STEP_M = 0.02
@@ -83,7 +83,7 @@ def read_truth(path: Path) -> np.ndarray:
 def point_cloud(sweep: SimulatedSweep, turn_s: float = 0.1) -> np.ndarray:
     """Points of a sweep as (N,) records of POINT.
 
-    Intensity 0-255. Time in seconds relative to the middle of the turn, to which stamp and pose refer.
+    Intensity 0-255. Time in seconds relative to the middle of the turn, which is also the time of stamp and pose.
     """
     cloud = np.zeros(len(sweep.points), POINT)
     for axis, name in enumerate("xyz"):

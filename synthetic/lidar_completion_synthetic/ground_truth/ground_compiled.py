@@ -17,13 +17,13 @@ from .visibility_compiled import (
     sees,
 )
 
-PATCH = 5  # voxel columns on a side of a patch: all are seen if its four corners are
-LIFT_M = 0.03  # a grazing ray must not be blocked by the ground point it is cast to
+PATCH = 5  # side of a patch in voxel columns: all of them are seen if its four corners are
+LIFT_M = 0.03  # the ground at the target must not block a grazing ray
 
 
 @njit(cache=True, fastmath=True, parallel=True)
 def corner_views(solids, ground, views, view, around, x0, y0, nx, ny, size):
-    """Viewpoint (nx + 1, ny + 1) int32 that sees each corner of the patches; -1 if none does."""
+    """A viewpoint (nx + 1, ny + 1) int32 that sees each patch corner; -1 if none does."""
     by = np.full((nx + 1, ny + 1), -1, np.int32)
     for i in prange(nx + 1):
         occluders = np.full(len(views), MISS, np.int32)
@@ -45,9 +45,10 @@ def corner_views(solids, ground, views, view, around, x0, y0, nx, ny, size):
 
 @njit(cache=True, fastmath=True, parallel=True)
 def see_ground(solids, ground, views, view, around, x0, y0, nx, ny, voxel):
-    """Seen voxel columns (nx * PATCH, ny * PATCH) bool of the height field, from corner x0, y0 on.
+    """Whether each voxel column of the height field is seen, (nx * PATCH, ny * PATCH) bool, starting at x0, y0.
 
-    A patch with all corners seen is seen, one with none is not; otherwise every column is tested from the viewpoints of the corners.
+    All columns of a patch count as seen if its four corners are, none if no corner is. Otherwise each column is tested from the
+    viewpoints that see the corners.
     """
     by = corner_views(solids, ground, views, view, around, x0, y0, nx, ny, PATCH * voxel)
     seen = np.zeros((nx * PATCH, ny * PATCH), np.bool_)

@@ -9,12 +9,12 @@ from numba import njit
 from ..raycast import BOX, CONE, CYLINDER, ELLIPSOID
 from ..raycast.intersect_compiled import solid_normal
 
-SPACING_M = 0.085  # finer than the voxel, so that every voxel that a surface crosses over a large area receives a point
+SPACING_M = 0.085  # finer than a voxel, so that every voxel with a large piece of surface in it receives a point
 
 
 @njit(cache=True, fastmath=True)
 def _on_surface(shape, face, u, v):
-    """Local point of face at u, v in [-1, 1]; (0, 0, 0) where the face has no point."""
+    """Local point of a face at u, v in [-1, 1]; (0, 0, 0) if the face has no point there."""
     if shape in (CYLINDER, CONE):
         if face == 0:
             angle = np.pi * u
@@ -39,7 +39,7 @@ def _on_surface(shape, face, u, v):
 
 @njit(cache=True, fastmath=True)
 def face_size(shape, face, sx, sy, sz):
-    """Length in metres of u and v from -1 to 1."""
+    """Lengths of a face along u and v in metres."""
     if shape in (CYLINDER, CONE):
         if face == 0:
             return 2 * np.pi * max(sx, sy), 2 * np.sqrt(sz * sz + (0.0 if shape == CYLINDER else 0.25 * sx * sx))
@@ -53,7 +53,7 @@ def face_size(shape, face, sx, sy, sz):
 
 @njit(cache=True, fastmath=True)
 def lattice_size(shape, m):
-    """Lattice points on all faces of a solid."""
+    """Number of lattice points on all faces of a solid."""
     sx = np.sqrt(m[0, 0] ** 2 + m[1, 0] ** 2 + m[2, 0] ** 2)
     sy = np.sqrt(m[0, 1] ** 2 + m[1, 1] ** 2 + m[2, 1] ** 2)
     sz = np.sqrt(m[0, 2] ** 2 + m[1, 2] ** 2 + m[2, 2] ** 2)
@@ -66,7 +66,7 @@ def lattice_size(shape, m):
 
 @njit(cache=True, fastmath=True)
 def world_point(shape, to_local, m, face, u, v):
-    """World point and outward unit normal; a zero normal where the face has no point."""
+    """World point and outward unit normal; zeros if the face has no point at u, v."""
     a, b, c = _on_surface(shape, face, u, v)
     if a == 0.0 and b == 0.0 and c == 0.0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0

@@ -25,9 +25,9 @@ def visible_plain(
         distance = np.linalg.norm(offset, axis=1)
         facing = -(offset * normals).sum(axis=1)
         up = offset @ views[k, 3:] / distance
-        ask = ~seen & (distance <= max_range) & (distance >= 1.0) & (facing > 0.01 * distance)
-        ask &= (up >= low) & (up <= high) & (facing >= angle * distance**3)
-        row = np.flatnonzero(ask)
+        candidate = ~seen & (distance <= max_range) & (distance >= 1.0) & (facing > 0.01 * distance)
+        candidate &= (up >= low) & (up <= high) & (facing >= angle * distance**3)
+        row = np.flatnonzero(candidate)
         if len(row):
             origins = np.repeat(views[None, k, :3], len(row), axis=0)
             directions = offset[row] / distance[row, None]

@@ -11,7 +11,7 @@ from .lattice_compiled import SPACING_M, face_size, lattice_size, world_point
 from .visibility_compiled import FAR_STRIDE, first_view, nearest_view, sees
 
 PATCH = 8  # lattice points on a side of a patch, which is probed at its centre and corners
-RUN = 64  # consecutive solids are neighbours and share the occluders found last
+RUN = 64  # consecutive solids, which are neighbours and are often hidden by the same occluders
 MAX_PROBES = 5
 
 

@@ -29,11 +29,12 @@ def visible_surface(
 ) -> np.ndarray:
     """Points (M, 3) float32, world frame, metres: one per voxel on static surfaces that the drive sees.
 
-    The vertical field of view is that of the mounted sensor; it tilts with it. seen_within_m: range from the pose that sees a point. pose_step_m: distance between the poses of the drive. lanes: "own" (the path
-    of the ego vehicle) or "both" (also the opposite lane). least_angle_sr: smallest solid angle that a voxel face must cover from some
-    pose. An HDL-64E has one ray per 2e-5 sr, so at 3e-7 about half of the voxels at the limit receive a ray while the vehicle passes;
-    flat ground ends at 38 m, and a wall seen head on is kept up to 50 m. around (C, 2): only surfaces within seen_within_m of one of
-    these places, which is faster; the points there are the same as without it.
+    The vertical field of view is that of the mounted sensor and tilts with it. seen_within_m: largest distance of a point from a pose
+    that sees it. pose_step_m: distance between the poses of the drive. lanes: "own" (the path of the ego vehicle) or "both" (also the
+    opposite lane). least_angle_sr: smallest solid angle that a voxel face must cover from some pose. An HDL-64E has one ray per 2e-5 sr,
+    so at 3e-7 about half of the voxels at the limit receive a ray while the vehicle passes; flat ground is kept up to 38 m, a wall seen
+    head-on up to 50 m. around (C, 2): only surfaces within seen_within_m of one of these places, which is faster; the points there are
+    the same as without it.
     """
     mounting = mounting_of(sensor)
     views = _viewpoints(world, mounting, pose_step_m, lanes)

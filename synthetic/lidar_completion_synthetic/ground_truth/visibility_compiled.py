@@ -13,13 +13,13 @@ from numba import njit
 from ..raycast.cast_compiled import any_solid
 from ..raycast.intersect_compiled import bilinear, first_ground
 
-FAR_STRIDE = 4  # viewpoints are searched in steps of this
+FAR_STRIDE = 4  # step of the search over viewpoints
 MARGIN_M = 1.0  # no patch of lattice points is wider
 
 
 @njit(cache=True)
 def solids_in_view(to_world, views, view, around, tilt):
-    """Indices of the solids that may be in range of `around` and of a viewpoint, and below its highest beam. tilt: of the sensor, rad."""
+    """Indices of solids that may be in range of `around` and of a viewpoint, and below its highest beam. tilt: sensor tilt, rad."""
     chosen = np.zeros(len(to_world), np.bool_)
     slope = np.tan(np.arcsin(view[1]) + 0.12 + tilt)  # margin for the pitch of the vehicle
     for p in range(len(to_world)):

@@ -29,8 +29,8 @@ def echo(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intensity (R,) float32 in [0, 0.99] and whether there is a return (R,); weak echoes (far, dark, grazing) are lost.
 
-    firing (R,): index of each ray among all firings of a turn. Neighbouring firings share a part of the random number, so that returns
-    are lost in patches.
+    firing (R,): index of each ray among all firings of a turn. The random numbers of neighbouring firings are correlated, so that
+    returns are lost in patches.
     """
     distance, cosine, material, tone = hits.distance, hits.cosine, hits.material, hits.tone
     surface = SURFACE_TABLE[material]

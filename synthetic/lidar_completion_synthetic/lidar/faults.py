@@ -11,7 +11,7 @@ import numpy as np
 class Faults:
     """Defects of one sweep; the default has none.
 
-    every_ring: only every n-th ring remains. first_ring: the first one that remains. loss: share of the returns that are lost at random.
+    every_ring: only every n-th ring remains. first_ring: the first ring that remains. loss: share of the returns that are lost at random.
     visibility_m: returns at distance d remain with probability exp(-d / visibility_m). sectors_deg: (start, width) of azimuth sectors
     without returns, degrees counter-clockwise from x.
     """
@@ -24,7 +24,7 @@ class Faults:
 
     @property
     def blocks_rays(self) -> bool:
-        """Whether some rays are missing from the start."""
+        """Whether some rays are not cast at all."""
         return self.every_ring > 1 or bool(self.sectors_deg)
 
     def remaining_rays(self, ring: np.ndarray, beams: np.ndarray) -> np.ndarray:

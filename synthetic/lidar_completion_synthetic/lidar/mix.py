@@ -35,7 +35,7 @@ SENSOR_WEIGHTS: dict[str, float] = {
 }
 HEIGHT_WEIGHTS: dict[Interval, float] = {(0.4, 0.8): 0.2, (0.8, 1.5): 0.15, (1.5, 2.0): 0.45, (2.0, 2.5): 0.2}
 TILT_WEIGHTS: dict[Interval, float] = {(0.0, 2.0): 0.6, (2.0, 5.0): 0.18, (5.0, 10.0): 0.14, (10.0, 15.0): 0.08}
-# Vehicles by the largest height of the sensor.
+# Weights of the vehicles for sensors below each height in metres.
 VEHICLE_WEIGHTS: dict[float, dict[str, float]] = {
     1.2: {"none": 0.4, "robot": 0.4, "mast": 0.2},
     2.0: {"none": 0.25, "car": 0.35, "car with bonnet": 0.25, "mast": 0.15},
@@ -51,7 +51,7 @@ SECTOR_PROBABILITY, SECTOR_COUNT, SECTOR_WIDTH_DEG = 0.05, (1, 3), (5.0, 60.0)
 class SensorMix:
     """Distribution of sensors and mountings.
 
-    sensors: weight of each sensor (name, file, or SpinningLidar). heights_m, tilts_deg: weight of each interval, uniform inside.
+    sensors: weight of each sensor (name, file, or SpinningLidar). heights_m, tilts_deg: weight of each interval; uniform within one.
     faults: whether sweeps have faults.
     """
 
@@ -69,7 +69,7 @@ class SensorMix:
             sensor_of(sensor)
 
     def draw(self, rng: np.random.Generator) -> Mounting:
-        """A sensor with its height, tilt and vehicle."""
+        """A random sensor with its height, tilt and vehicle."""
         sensor = sensor_of(_choose(rng, self.sensors))
         height = rng.uniform(*_choose(rng, self.heights_m))
         vehicles = next(weights for limit, weights in VEHICLE_WEIGHTS.items() if height < limit)
@@ -77,7 +77,7 @@ class SensorMix:
         return tilted(mounting, rng.uniform(*_choose(rng, self.tilts_deg)), rng.uniform(0, 360))
 
     def draw_faults(self, rng: np.random.Generator) -> Faults:
-        """Faults of one sweep."""
+        """Random faults of one sweep."""
         if not self.faults:
             return Faults()
         every = _choose(rng, EVERY_RING_WEIGHTS)
@@ -101,7 +101,7 @@ class SensorMix:
 
 
 def load_mix(path: str | Path) -> SensorMix:
-    """Mix of a TOML file with tables `sensors` (name or file = weight) and, optionally, heights_m and tilts_deg = [[low, high, weight], ...].
+    """The mix in a TOML file: a table `sensors` (name or file = weight), optionally heights_m, tilts_deg = [[low, high, weight], ...].
 
     Raises ValueError if the file does not describe a mix.
     """

@@ -7,7 +7,7 @@ import numpy as np
 from .own_vehicle_compiled import nearest_box
 
 # Boxes in the sensor frame (lower and upper corner, metres): car roof, two rear posts of the roof rack, and a box on the right. They
-# reproduce the occlusion in the real HDL-64E sweeps.
+# reproduce the occlusion in real HDL-64E sweeps (KITTI).
 OWN_CAR = np.array(
     [
         [-1.20, -0.50, -0.60, 1.02, 0.50, -0.29],
@@ -33,7 +33,7 @@ OWN_VEHICLES: dict[str, np.ndarray] = {
 def block_by_own_vehicle(
     beams: np.ndarray, starts: np.ndarray, distance: np.ndarray, boxes: np.ndarray = OWN_CAR
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (R,) with the vehicle in the way, and whether the ray hits the vehicle (R,).
+    """Distance (R,) to the first hit, the vehicle included, and whether the ray hits the vehicle (R,).
 
     beams, starts (R, 3): unit directions and start points in the axes of the vehicle, relative to the sensor; distance (R,) without the
     vehicle; metres.
@@ -44,9 +44,9 @@ def block_by_own_vehicle(
 
 
 def highest_slope(boxes: np.ndarray) -> float:
-    """Upper bound of z of the unit directions that can hit the boxes; 1 if they reach the height of the sensor.
+    """Upper bound on the z component of unit directions that can hit the boxes; 1 if the boxes reach the height of the sensor.
 
-    Rays start at or above the sensor origin, at most 6 cm aside (tilted sensors).
+    Rays start at or above the sensor origin, at most 6 cm to the side of it (tilted sensors).
     """
     if not len(boxes) or boxes[:, 5].max() > -0.05:
         return 1.0

@@ -16,7 +16,7 @@ class SpinningLidar:
     elevations_deg: one beam per ring, from the lowest to the highest, degrees above the horizon. columns: firings per turn.
     eye_heights_m: height above the sensor origin at which each beam leaves the sensor (empty: 0). range_noise_m: standard deviation.
     height_m: sensor origin above the road. sensitivity: factor on the strength of the echoes. beam_spread_deg: standard deviation of the
-    fixed mounting errors of the beams. own_car: the roof of the ego vehicle blocks rays.
+    fixed mounting errors of the beams. own_car: the roof of the car that carries it blocks rays.
     approximate: the beam table is nominal.
     """
 
@@ -58,7 +58,7 @@ class SpinningLidar:
 
 
 def load_sensor(path: str | Path) -> SpinningLidar:
-    """Sensor of a TOML file: the fields of SpinningLidar, `approximate`, and beams as `elevations_deg` or as `fans`.
+    """The sensor in a TOML file, which has the fields of SpinningLidar, and beams as `elevations_deg` or as `fans`.
 
     A fan has low_deg, high_deg, beams and optionally eye_heights_m (of its lowest and its highest beam). Raises ValueError if the file
     does not describe a sensor.

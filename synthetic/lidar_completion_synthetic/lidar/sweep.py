@@ -54,9 +54,9 @@ def simulate_sweep(
 ) -> SimulatedSweep:
     """One sweep from the sensor pose (4, 4), world from sensor at the middle of the turn; `Mounting.pose_of` gives it for a tilted sensor.
 
-    While it spins, the vehicle moves at speed_m_s along its x axis and turns at yaw_rate (rad/s). deskewed=False leaves every point in
-    the frame of its own firing, as a driver publishes it. moving=False leaves out moving objects. noise=False gives the exact first
-    hits. self_returns=True keeps returns from the ego vehicle. max_range_m: shorter range (faster). time_s: time of the moving objects.
+    During the turn, the vehicle moves at speed_m_s along its x axis and turns at yaw_rate (rad/s). deskewed=False leaves every point in
+    the frame of its own firing, as drivers publish it. moving=False leaves out moving objects. noise=False gives the exact first hits.
+    self_returns=True keeps returns from the ego vehicle. max_range_m: shorter range (faster). time_s: time for moving objects.
     """
     mounting = mounting_of(sensor)
     sensor, pose = mounting.sensor, np.asarray(pose, dtype=np.float64)

@@ -1,6 +1,6 @@
 """Objects of the street world, built of solids: x forward, y left, z up from the ground at 0, metres.
 
-Every object function takes a `numpy.random.Generator` and returns `Parts`; dimensions and details are drawn anew in every call.
+Every object function takes a `numpy.random.Generator` and returns `Parts`; every call draws new dimensions and details.
 """
 
 from .boundaries import fence, guard_rail

@@ -52,7 +52,7 @@ def _posts(x: np.ndarray, half_height: float, half_width: float, material: Mater
 
 
 def _slats(length: float, height: float, width: float, gap: float) -> Parts:
-    """Two rails with vertical slats of half width `width`."""
+    """Two rails with vertical slats; width: half the width of a slat, gap: between slats, metres."""
     rails = solids(BOX, [(0, 0, 0.2 * height), (0, 0, 0.85 * height)], (length / 2, 0.02, 0.04), Material.WOOD, FENCE)
     x = np.arange(-length / 2, length / 2, 2 * width + gap)
     centre = np.column_stack([x, 0 * x + 0.03, 0 * x + height / 2])

@@ -59,7 +59,7 @@ def _attachments(rng: np.random.Generator, width: float, depth: float, height: f
 
 
 def _windows(rng: np.random.Generator, width: float, height: float) -> Parts:
-    """Windows and a door in the front: sills and jambs stand out, the glass stands 2 cm out of the wall."""
+    """Windows and a door in the front: sills and jambs protrude, the glass by 2 cm."""
     spacing, w, h = rng.uniform(1.7, 3.6), rng.uniform(0.4, 0.75), rng.uniform(0.5, 0.85)
     x = np.arange(-width / 2 + spacing * 0.6, width / 2 - w, spacing) + rng.uniform(-0.2, 0.2)
     z = np.arange(rng.uniform(1.4, 2.0), height - 0.8, rng.uniform(2.6, 3.3))

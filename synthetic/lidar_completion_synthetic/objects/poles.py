@@ -42,7 +42,7 @@ def tram_mast(rng: np.random.Generator) -> Parts:
 
 
 def arm_lamp(rng: np.random.Generator) -> Parts:
-    """Lamp mast with one or two arms and lamp heads, with a sign or a bin on it now and then."""
+    """Lamp mast with one or two arms and lamp heads, sometimes with a sign or a bin."""
     height, radius, reach = rng.uniform(3.5, 10), rng.uniform(0.05, 0.11), rng.uniform(0.4, 2.5)
     parts = [tube((0, 0, -0.2), (0, 0, height), radius, Material.METAL, POLE)]
     for side in (1, -1) if rng.random() < 0.3 else (1,):
@@ -103,7 +103,7 @@ def advertising_column(rng: np.random.Generator) -> Parts:
 
 
 def _board(rng: np.random.Generator, z: float, out: float) -> Parts:
-    """Sign board facing +x: round, square on its corner, or rectangular."""
+    """Sign board facing +x: round, a square standing on its corner, or rectangular."""
     kind, size = int(rng.integers(3)), rng.uniform(0.2, 0.4)
     if kind == 0:
         turn = rotation(0, np.pi / 2)

@@ -24,7 +24,7 @@ def lamp(rng: np.random.Generator) -> Parts:
 
 
 def sign(rng: np.random.Generator) -> Parts:
-    """Traffic sign on a post: round, square on its corner, or rectangular."""
+    """Traffic sign on a post: round, a square standing on its corner, or rectangular."""
     height = rng.uniform(1.9, 2.8)
     post = tube((0, 0, -0.1), (0, 0, height + 0.2), 0.035, Material.METAL, POLE)
     kind = rng.integers(0, 3)

@@ -50,7 +50,7 @@ def gantry(rng: np.random.Generator, clear_half_width: float) -> Parts:
 
 
 def barrier(rng: np.random.Generator, length: float) -> Parts:
-    """Wall of any height from 0.3 to 4 m: low walls, garden walls, retaining walls, noise barriers."""
+    """Wall from 0.3 to 4 m high: low walls, garden walls, retaining walls, noise barriers."""
     height = float(np.exp(rng.uniform(np.log(0.3), np.log(4.0))))
     material = (Material.FACADE, Material.WOOD, Material.PAVEMENT)[int(rng.integers(3))]
     half = (length / 2, rng.uniform(0.05, 0.25), height / 2 + 0.3)

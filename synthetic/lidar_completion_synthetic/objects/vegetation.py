@@ -10,7 +10,7 @@ from .solids import Parts, join, random_rotations, solids, tube
 
 
 def tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
-    """Broad-leaved tree, conifer, or bare tree, 4.5-11 m high times scale."""
+    """Broad-leaved tree, conifer, or bare tree; height 4.5-11 m times scale."""
     height = rng.uniform(4.5, 11) * scale
     trunk_r = height * rng.uniform(0.014, 0.026)
     kind = rng.choice(["broad", "conifer", "bare"], p=[0.72, 0.16, 0.12])
@@ -25,7 +25,7 @@ def tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
     if kind == "bare":
         return join(*wood, *_bare_branches(rng, top, height, trunk_r))
     crown = _conifer_crown if kind == "conifer" else _broad_crown
-    return join(*wood, _clumps(rng, crown(rng, int(rng.integers(130, 320)), top, low, height), 1.0, 0.12, 0.42))
+    return join(*wood, _clumps(rng, crown(rng, int(rng.integers(130, 320)), top, low, height), 0.12, 0.42))
 
 
 def _bare_branches(rng: np.random.Generator, top: np.ndarray, height: float, trunk_r: float) -> list[Parts]:
@@ -74,12 +74,12 @@ def bare_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
 
 
 def high_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
-    """Tree with a bare trunk of 3-6 m, above which the crown begins."""
+    """Tree whose crown begins at 3-6 m."""
     height = rng.uniform(8, 14) * scale
     low, radius = rng.uniform(3.0, 6.0) * scale, height * rng.uniform(0.012, 0.022)
     top = np.array([*rng.normal(0, 0.02, 2), 0.7]) * height
     crown = _broad_crown(rng, int(rng.integers(90, 220)), top, low, height)
-    return join(tube((0, 0, -0.3), top, radius, Material.BARK, TRUNK), _clumps(rng, crown, 1.0, 0.15, 0.45))
+    return join(tube((0, 0, -0.3), top, radius, Material.BARK, TRUNK), _clumps(rng, crown, 0.15, 0.45))
 
 
 def column_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
@@ -89,11 +89,11 @@ def column_tree(rng: np.random.Generator, scale: float = 1.0) -> Parts:
     angle, radius = rng.uniform(0, 2 * np.pi, len(z)), width * np.sqrt(rng.random(len(z))) * (1.1 - z / height)
     centre = np.column_stack([radius * np.cos(angle), radius * np.sin(angle), z])
     trunk = tube((0, 0, -0.2), (0, 0, height * 0.8), 0.1, Material.BARK, TRUNK)
-    return join(trunk, _clumps(rng, centre, 1.0, 0.12, 0.3))
+    return join(trunk, _clumps(rng, centre, 0.12, 0.3))
 
 
 def sapling(rng: np.random.Generator, scale: float = 1.0) -> Parts:
-    """Young tree, 2-4.5 m, with a stake and a small or no crown."""
+    """Young tree, 2-4.5 m high, sometimes with a stake; small crown or none."""
     height = rng.uniform(2.0, 4.5) * scale
     parts = [tube((0, 0, -0.1), (0, 0, height), rng.uniform(0.02, 0.05), Material.BARK, TRUNK)]
     if rng.random() < 0.5:
@@ -102,7 +102,7 @@ def sapling(rng: np.random.Generator, scale: float = 1.0) -> Parts:
     if count:
         size = np.array((0.5, 0.5, 0.8)) * rng.uniform(0.5, 1.1)
         centre = _ball(rng, count, 0.2) * size + (0, 0, height)
-        parts.append(_clumps(rng, centre, 1.0, 0.06, 0.2))
+        parts.append(_clumps(rng, centre, 0.06, 0.2))
     return join(*parts)
 
 
@@ -113,7 +113,7 @@ def stump(rng: np.random.Generator, scale: float = 1.0) -> Parts:
 
 
 def flat_hedge(rng: np.random.Generator, length: float) -> Parts:
-    """Hedge, 0.5-3.5 m high: a core under a thinner layer of clumps than `hedge` has."""
+    """Hedge, 0.5-3.5 m high: a core under a thinner layer of leaf clumps than that of `hedge`."""
     height, depth = float(np.exp(rng.uniform(np.log(0.5), np.log(3.5)))), rng.uniform(0.25, 0.7)
     half = (length / 2, depth * 0.85, height * 0.47)
     core = solids(BOX, (0, 0, height * 0.47), half, Material.FOLIAGE, VEGETATION)
@@ -122,14 +122,14 @@ def flat_hedge(rng: np.random.Generator, length: float) -> Parts:
     centre = np.column_stack([rng.uniform(-length / 2, length / 2, count), y, rng.uniform(0.05, height, count)])
     top = rng.random(count) < 0.25
     centre[top, 1:] = np.column_stack([rng.uniform(-depth, depth, top.sum()), np.full(top.sum(), height)])
-    return join(core, _clumps(rng, centre + rng.normal(0, 0.04, centre.shape), 1.0, 0.08, 0.2))
+    return join(core, _clumps(rng, centre + rng.normal(0, 0.04, centre.shape), 0.08, 0.2))
 
 
 def bush(rng: np.random.Generator, scale: float = 1.0) -> Parts:
     """Shrub."""
     size = np.array([rng.uniform(0.4, 1.1), rng.uniform(0.4, 1.1), rng.uniform(0.35, 0.9)]) * scale
     centre = _ball(rng, int(rng.integers(25, 80)), 0.3) * size + (0, 0, size[2] * 0.8)
-    return _clumps(rng, np.maximum(centre, (-9, -9, 0.05)), 1.0, 0.08, 0.24)
+    return _clumps(rng, np.maximum(centre, (-9, -9, 0.05)), 0.08, 0.24)
 
 
 def hedge(rng: np.random.Generator, length: float) -> Parts:
@@ -142,19 +142,19 @@ def hedge(rng: np.random.Generator, length: float) -> Parts:
     z = np.where(face < 0.75, rng.uniform(0.1, height, count), height)
     rough = rng.uniform(0.03, 0.12)
     centre = np.column_stack([x, y, z]) + rng.normal(0, rough, (count, 3))
-    return join(core, _clumps(rng, centre, 1.0, 0.08, 0.22))
+    return join(core, _clumps(rng, centre, 0.08, 0.22))
 
 
-def _clumps(rng: np.random.Generator, centre: np.ndarray, size: float, smallest: float, largest: float) -> Parts:
-    """Leaf clumps: randomly oriented flat ellipsoids at the centres (n, 3)."""
+def _clumps(rng: np.random.Generator, centre: np.ndarray, smallest: float, largest: float) -> Parts:
+    """Leaf clumps: randomly oriented flat ellipsoids at the centres (n, 3); smallest, largest: radius in metres."""
     count = len(centre)
-    radius = rng.uniform(smallest, largest, (count, 1)) * size
+    radius = rng.uniform(smallest, largest, (count, 1))
     half = radius * np.column_stack([rng.uniform(0.6, 1.2, (count, 2)), rng.uniform(0.15, 0.5, count)])
     return solids(ELLIPSOID, centre, half, Material.FOLIAGE, VEGETATION, random_rotations(rng, count))
 
 
 def _ball(rng: np.random.Generator, count: int, hollow: float) -> np.ndarray:
-    """Points (count, 3) in the unit ball, outside the radius `hollow`."""
+    """Random points (count, 3) in the unit ball, at least `hollow` from its centre."""
     p = rng.normal(size=(count, 3))
     p /= np.linalg.norm(p, axis=1, keepdims=True)
-    return p * (hollow + (1 - hollow) * rng.random((count, 1)) ** (1 / 3)) ** 1.0
+    return p * (hollow + (1 - hollow) * rng.random((count, 1)) ** (1 / 3))

@@ -12,7 +12,7 @@ from .shapes import GROUND, MISS, NO_HIT
 
 @njit(cache=True, fastmath=True)
 def _chance(ray, solid, seed):
-    """Hash of ray, solid and seed in [0, 1): whether a ray passes a see-through solid does not depend on the order of traversal."""
+    """Hash of ray, solid and seed in [0, 1), so that passing a see-through solid does not depend on the order of traversal."""
     mask = np.uint64(0xFFFFFFFF)  # 32-bit arithmetic: numba widens the products to 64 bits
     h = (np.uint64(ray) * np.uint64(0x9E3779B1) ^ np.uint64(solid) * np.uint64(0x85EBCA77) ^ np.uint64(seed)) & mask
     h ^= h >> np.uint64(15)

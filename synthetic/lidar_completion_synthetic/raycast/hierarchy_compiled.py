@@ -74,7 +74,7 @@ def _cheapest_split(bin_count, bin_lo, bin_hi, total):
 
 @njit(cache=True)
 def _partition(order, scratch, centre, axis, low, scale, split, first, last):
-    """Moves the solids of the left child to the front of the node's range, in stable order; returns where the right child begins."""
+    """Moves the left child's solids to the front of the node's range, in stable order; returns where the right child begins."""
     middle, tail = first, 0
     for k in range(first, last):
         p = order[k]
@@ -91,7 +91,7 @@ def _partition(order, scratch, centre, axis, low, scale, split, first, last):
 
 @njit(cache=True)
 def build_hierarchy(lower, upper):
-    """Bounds (K, 6), links (K, 2) and order (P,) of boxes (P, 3): binned surface area heuristic on the longest axis of the centres."""
+    """Bounds (K, 6), links (K, 2) and order (P,) of the boxes lower, upper (P, 3); splits by a binned surface area heuristic."""
     count = len(lower)
     bounds = np.zeros((max(2 * count, 1), 6), np.float32)
     links = np.zeros((max(2 * count, 1), 2), np.int32)

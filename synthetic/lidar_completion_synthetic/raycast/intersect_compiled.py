@@ -112,7 +112,7 @@ def _hit_cone(px, py, pz, vx, vy, vz):
 
 @njit(cache=True, fastmath=True)
 def safe_inverse(d):
-    """1 / d, large where d is 0."""
+    """1 / d; a large number if d is 0."""
     if abs(d) > 1e-12:
         return 1.0 / d
     return 1e12 if d > 0.0 else -1e12  # zero counts as negative, as in the cell steps of first_ground

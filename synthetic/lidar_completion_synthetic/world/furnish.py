@@ -26,7 +26,7 @@ def furnish(
     half_depth_m: float,
     traffic: float,
 ) -> tuple[Parts, Parts, np.ndarray, np.ndarray]:
-    """Static parts, moving parts (Q solids), their velocity (Q, 2) in m/s, and the object (Q,) that each belongs to."""
+    """Static parts, moving parts (Q solids), their velocity (Q, 2) in m/s, and the index (Q,) of the object they belong to."""
     site = Site(rng, streets, ground, recipe, kind, half_length_m, half_depth_m)
     moving = Traffic()
     density = traffic * 0.4 if site.settings.rural else traffic

@@ -13,7 +13,7 @@ from .recipe import WorldRecipe, recipe_of
 from .terrain import draw_ground
 from .world import PATH_STEP_M, World
 
-BORDER_M = 10  # of ground beyond the furnished area
+BORDER_M = 10  # width of the ground beyond the furnished area
 
 
 def street(
@@ -27,8 +27,9 @@ def street(
 ) -> World:
     """A street world drawn from a seed.
 
-    recipe: "town", "varied", or a WorldRecipe. kind: a kind of street of the recipe; None draws it. half_length_m, half_depth_m: extent of the world along and across the main street, to
-    each side. traffic: factor on the number of moving objects. Raises ValueError for an unknown recipe or kind.
+    recipe: "town", "varied", or a WorldRecipe. kind: a kind of street of the recipe; None: drawn. half_length_m, half_depth_m: extent
+    of the world along and across the main street, to each side. traffic: factor on the number of moving objects. Raises ValueError for
+    an unknown recipe or kind.
     """
     recipe = recipe_of(recipe)
     rng = np.random.default_rng([seed, 20240])
@@ -54,7 +55,7 @@ def street(
 
 
 def _terrain_factors(recipe: WorldRecipe, seed: int) -> tuple[float, float]:
-    """Factors on hills and banks."""
+    """Random factors on the height of hills and on the slope of banks."""
     rng = np.random.default_rng([seed, 20241])
     return float(rng.uniform(*recipe.relief)), float(rng.uniform(*recipe.banks))
 
@@ -72,7 +73,7 @@ def _drive(main: Street, ground: raycast.Ground, half_length_m: float) -> np.nda
 
 
 def _clear_of_drive(parts: Parts, path: np.ndarray) -> Parts:
-    """The parts without solids that block the path."""
+    """The parts without those solids that block the path."""
     centre, reach = parts.to_world[:, :, 3], np.linalg.norm(parts.to_world[:, :2, :3], axis=(1, 2))
     road = path[::2]
     nearest, at = cKDTree(road[:, :2]).query(centre[:, :2])

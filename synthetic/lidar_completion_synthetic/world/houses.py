@@ -37,7 +37,7 @@ def place_houses(site: Site, here: StreetSide) -> None:
 def _place_house(
     site: Site, here: StreetSide, along: float, front: float, width: float, depth: float, height: float
 ) -> None:
-    """A house, or a shed where another building is in the way."""
+    """A house; or a shed or nothing, if another building is in the way or the plot stays empty."""
     rng = site.rng
     x, y, yaw = here.at(along, front)
     cx, cy, _ = here.at(along, front + depth / 2)

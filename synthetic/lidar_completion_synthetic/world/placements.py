@@ -14,7 +14,7 @@ from .site import Site, StreetSide
 Make = Callable[[np.random.Generator], Parts]
 PARKED_VEHICLES = {"car": 0.86, "van": 0.11, "trailer": 0.03}
 
-# Single objects: maker, distance from the carriageway in metres, and how they are turned relative to the street.
+# Single objects: maker, distance from the carriageway in metres, and orientation relative to the street.
 SINGLE: dict[str, tuple[Make, tuple[float, float], str]] = {
     "pole": (objects.pole, (0.2, 4.0), "any"),
     "sign post": (objects.sign_post, (0.25, 1.5), "along"),

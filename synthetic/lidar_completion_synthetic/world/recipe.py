@@ -1,7 +1,7 @@
-"""World recipes: which kinds of street there are, and what stands in them.
+"""World recipes: kinds of street and the objects in them.
 
 "town" is the recipe of the test scenes and of the models up to 2026; its worlds never change. "varied" adds objects and terrain that "town"
-lacks: poles, signs, walls, fences, bare trees, bridges, parked rows, slopes, open and industrial roads.
+lacks: poles, signs, walls, fences, bare trees, bridges, rows of parked cars, slopes, open and industrial roads.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Range = tuple[float, float]
 class StreetKind:
     """Ranges (metres) and probabilities of one kind of street.
 
-    probability: share of the worlds. half_width: of the carriageway. setback: from the pavement to the houses. house, height: width
-    and height of the houses. gap: probability of a gap between two houses, and a factor on its width. parked: share of the kerb with
-    parked cars. trees, fences: probability of a row of trees, and of a fence or hedge before a house. rural: no kerbs, grass, steeper
-    banks, less traffic. scattered: expected number of trees, bushes and houses away from the streets. halls: share of halls among the
-    houses. houses: share of the places with a house.
+    probability: share of the worlds. half_width: half the width of the carriageway. setback: from the pavement to the houses. house, height:
+    width and height of the houses. gap: probability of a gap between two houses, and a factor on its width. parked: share of the kerb with
+    parked cars. trees, fences: probability of a row of trees, and of a fence or hedge in front of a house. rural: no kerbs, grass, steeper
+    banks, less traffic. scattered: expected number of trees, bushes and houses away from the streets. halls: share of the buildings that
+    are halls. houses: share of the plots that have a house.
     """
 
     probability: float
@@ -118,7 +118,7 @@ WINTER = 0.12  # probability of a world in which broad-leaved trees are bare
 class WorldRecipe:
     """Distribution of worlds.
 
-    kinds: kinds of street. relief, banks: interval of a factor on hills and on banks beside the street. trees: weights of the kinds of
+    kinds: kinds of street. relief, banks: range of the factor on hills and on banks beside the street. trees: weights of the kinds of
     tree; empty: the mix of `objects.tree`. rates: see RATES; empty: none. bridge, gantry, winter: probability per world.
     """
 

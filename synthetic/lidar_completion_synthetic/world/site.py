@@ -25,7 +25,7 @@ MARGIN_M = 5  # objects may stand this far outside the nominal extent
 
 @dataclass
 class Site:
-    """A world while it is being furnished. placed: static parts; occupied: circles (x, y, radius) that houses and trees use."""
+    """A world while it is being furnished. placed: static parts; occupied: circles (x, y, radius) taken by houses and trees."""
 
     rng: np.random.Generator
     streets: tuple[Street, ...]
@@ -48,7 +48,7 @@ class Site:
             self.placed.append(parts.placed(x, y, float(self.ground.height_at(x, y)), yaw))
 
     def tree(self, scale: float = 1.0) -> Parts:
-        """A tree of the recipe; in winter most are bare."""
+        """A random tree of the recipe; in winter most are bare."""
         if not self.recipe.trees:
             return objects.tree(self.rng, scale)
         kind = str(self.rng.choice(list(self.recipe.trees), p=list(self.recipe.trees.values())))
@@ -66,7 +66,7 @@ class Site:
         return (objects.barrier if choice < 0.85 else objects.tall_fence)(self.rng, length)
 
     def building(self, width: float, depth: float, height: float) -> Parts:
-        """A house, or a hall where the kind of street has them."""
+        """A house, or a hall if this kind of street has them."""
         if not self.recipe.is_varied:
             return objects.building(self.rng, width, depth, height)
         choice = self.rng.random()
@@ -83,7 +83,7 @@ class Site:
         )
 
     def occupy(self, x: float, y: float, radius: float) -> bool:
-        """Marks a circle as occupied; False, and no change, if it overlaps an occupied one."""
+        """Mark a circle as occupied; returns False, without a change, if it overlaps an occupied one."""
         if self.occupied:
             c = np.asarray(self.occupied)
             if np.any(np.hypot(c[:, 0] - x, c[:, 1] - y) < c[:, 2] + radius):
