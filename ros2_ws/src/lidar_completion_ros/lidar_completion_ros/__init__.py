@@ -1,1 +1,1 @@
-"""The ROS 2 side of lidar_completion: a lifecycle node that completes PointCloud2 sweeps, and its bag replay."""
+"""The ROS 2 side of lidar_completion: a lifecycle node that completes PointCloud2 sweeps."""

@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_code = _run(given, stop)
     sys.stdout.flush()
     sys.stderr.flush()
-    # The node has left the network. Python's teardown of torch can take seconds, during which signals are not handled, so
-    # that ros2 launch would terminate the process and report a crash.
+    # The node has left the network. Python can take seconds to tear down torch and does not handle signals meanwhile, so
+    # ros2 launch would kill the process and report a crash.
     os._exit(exit_code)
 
 

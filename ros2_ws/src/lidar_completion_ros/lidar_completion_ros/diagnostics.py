@@ -1,4 +1,4 @@
-"""Counts and latencies of the sweeps, and the level and message of the diagnostic that follow from them."""
+"""Counts and latencies of the sweeps, and the level and message of the diagnostic derived from them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SweepLog:
     callbacks_failed: int = 0  # a callback of the executor raised an exception
     faults: Counter[str] = field(default_factory=Counter)  # refused sweeps by fault
     last_fault: str = ""  # text of the newest refusal or failure
-    recovered: bool = True  # the newest sweep that was started has been completed
+    recovered: bool = True  # False after a refusal or failure, until the next completion
     last: SweepLabel | None = None
     last_arrival_s: float | None = None  # time.monotonic()
     cycle_s: float | None = None  # between the two newest completions
@@ -56,7 +56,7 @@ class SweepLog:
             return jumped
 
     def sweep_started(self) -> None:
-        """The worker has taken a sweep. One of the methods below says how it ends."""
+        """The worker has taken a sweep; one of the methods below records how it ends."""
         with self._lock:
             self._started_s = time.monotonic()
 
@@ -76,12 +76,12 @@ class SweepLog:
             self._started_s = None
 
     def sweep_skipped(self) -> None:
-        """Nobody subscribes to an output."""
+        """Count a sweep that is skipped because nobody subscribes to an output."""
         with self._lock:
             self.skipped += 1
 
     def sweep_refused(self, fault: str, detail: str) -> None:
-        """The message cannot be decoded or holds nothing to complete."""
+        """Count a message that cannot be decoded or holds nothing to complete."""
         with self._lock:
             self.faults[fault] += 1
             self.last_fault, self.recovered, self._started_s = detail, False, None
@@ -109,7 +109,7 @@ class SweepLog:
             self.deadlines_missed += count
 
     def forget_recent(self) -> None:
-        """Clear the figures of the newest sweeps, after a jump in time. The counts are kept."""
+        """Clear latencies and the state of the newest sweeps, after a jump in time. The counts are kept."""
         with self._lock:
             self.latencies_s.clear()
             self.last, self.cycle_s, self._last_completion_s = None, None, None
@@ -202,7 +202,7 @@ def _warning(log: SweepLog, new_troubles: Mapping[str, int], now: Situation) -> 
 
 
 def _stuck(log: SweepLog, now: Situation) -> str:
-    """A sweep takes much longer than the previous ones: the device hangs, or the worker thread has died."""
+    """Message if a sweep takes much longer than the previous ones: the device hangs, or the worker thread has died."""
     working_s, p99_ms = log.working_s(), log.latency_ms(99)
     if math.isnan(p99_ms) or working_s < max(now.sweep_timeout_s, STUCK_FACTOR * p99_ms / 1e3):
         return ""
@@ -222,7 +222,7 @@ def _waiting(log: SweepLog, now: Situation) -> str:
 
 
 def _nothing_completed(log: SweepLog) -> str:
-    """The newest sweep was published without completed points: only flat ground, or the filters removed all of them."""
+    """Message if the newest sweep has no completed points: only flat ground, or the filters removed all of them."""
     last = log.last
     if last is None or last.points_completed:
         return ""
@@ -231,7 +231,7 @@ def _nothing_completed(log: SweepLog) -> str:
 
 
 def _mounting(log: SweepLog) -> str:
-    """The sensor is mounted in a way that the model has not seen in training."""
+    """Message if the sensor is mounted in a way that the model has not seen in training."""
     return log.last.mounting_warning if log.last is not None else ""
 
 

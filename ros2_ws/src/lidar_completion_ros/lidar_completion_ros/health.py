@@ -22,7 +22,7 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Every node completes sweeps or is able to."""
+        """Whether a node was heard, and all nodes that were heard are active without an ERROR."""
         return bool(self.reports) and all(
             report.level < LEVELS.index("ERROR") and report.status.state == "active" for report in self.reports.values()
         )

@@ -88,7 +88,7 @@ class Inference:
     # ---- before the first sweep ----
 
     def warm_up(self, options: Mapping[str, Any]) -> None:
-        """Complete synthetic sweeps, so that the first real one is not slowed by compilation and its cost is roughly known.
+        """Complete synthetic sweeps, so that compilation does not slow down the first real one and its cost is roughly known.
 
         With a budget three workloads are measured. The largest comes last: what it allocates suffices for the others.
         """
@@ -124,7 +124,7 @@ class Inference:
         return completion, done
 
     def observe(self, points: int, done: Workload, completion: Completion, work_s: float, latency_s: float) -> None:
-        """Learn from a published sweep: seconds from the start of the work, and from the arrival, to the publication."""
+        """Learn from a published sweep. work_s: from the start of the work to the publication; latency_s: from the arrival."""
         if self._deadline is None:
             return
         stages = _stages(completion)
@@ -174,7 +174,7 @@ class Inference:
                 if isinstance(error, SweepError) or not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
-            # Outside the except block, which keeps the failed work alive through the traceback.
+            # Outside the except block, because the traceback keeps the tensors of the failed work alive.
             workload = self._smaller_workload(len(points), wanted, workload, reason)
         raise MemoryError(self.memory_error)
 

@@ -25,7 +25,7 @@ def load_completer(parameters: Parameters, device: str) -> Completer:
 
 
 def work_limits(parameters: Parameters, card: ModelCard) -> WorkLimits:
-    """The limits that the parameters set; 0 stands for the model card's value."""
+    """The work limits that the parameters set; steps or replication 0 means the model card's value."""
     pipeline = card.pipeline
     largest = Workload(parameters.steps or pipeline.steps, parameters.replication or pipeline.replication)
     return WorkLimits(largest, parameters.latency_budget_ms / 1e3)
@@ -63,7 +63,7 @@ class ModelLoader:
     def reload(self) -> Future:
         """Load the model of the current parameters in the background. The future's result is the error, "" for success.
 
-        The worker takes the new model between two sweeps. If loading fails, the old model stays in use.
+        The worker switches to the new model between two sweeps. If loading fails, the old model stays in use.
         """
         self._newest_request += 1
         request, done = self._newest_request, Future()

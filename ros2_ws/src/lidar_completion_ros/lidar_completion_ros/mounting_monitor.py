@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lidar_completion_ros.sensor_motion import SensorMotion
 
 MAP_FRAMES = ("map", "odom", "world", "earth")
-MAX_OUTSIDE_SHARE = 0.1  # of the sampled points that lie outside the scene
+MAX_OUTSIDE_SHARE = 0.1  # share of the sampled points outside the scene, above which the monitor warns
 
 
 class MountingError(ValueError):
@@ -30,24 +30,24 @@ class MountingError(ValueError):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found out about one sweep before its completion."""
+    """Mounting of one sweep, as inspected before its completion."""
 
     mounting: Mounting | None = None  # None: not estimated
-    levelling: Levelling | None = None  # None: the sweep is completed as it is
+    levelling: Levelling | None = None  # None: the sweep is not rotated
     findings: tuple[Finding, ...] = ()
 
 
 class MountingMonitor:
-    """The mounting of one sensor over the newest sweeps."""
+    """Monitors the mounting of one sensor over the newest sweeps."""
 
     def __init__(self, motion: SensorMotion, logger: RcutilsLogger) -> None:
         self._motion = motion
         self._logger = logger
         self._check = MountingCheck()
-        self._reported: set[str] = set()  # causes that the log has mentioned
+        self._reported: set[str] = set()  # causes that have been logged
 
     def inspect(self, points: np.ndarray, header: Header, seen: Seen, parameters: Parameters) -> Inspection:
-        """Inspect returns (N, 3) of a sweep. Raises MountingError for a cloud in a map frame, FrameError without a pose."""
+        """Inspect returns (N, 3) of a sweep. Raises MountingError for a cloud in a map frame, FrameError if a pose is missing."""
         estimated = parameters.check_mounting or parameters.level_sweep == "estimate"
         mounting = self._check.add(SensorView.of(points)) if estimated else None
         levelling = self._levelling(mounting, header, parameters.level_sweep)
@@ -61,7 +61,7 @@ class MountingMonitor:
         return Inspection(mounting, levelling, (*_frame_name(header), *found))
 
     def warning(self, inspection: Inspection, completion: Completion) -> str:
-        """What is wrong with the mounting, in one line; empty if nothing is. The log mentions each cause once."""
+        """One-line warning about the mounting; empty if nothing is wrong. Each cause is logged once."""
         if inspection.mounting is None:
             return ""
         found = inspection.findings

@@ -127,9 +127,7 @@ class CompletionNode(LifecycleNode):
             self._sweeps = self.create_subscription(
                 PointCloud2, INPUT_TOPIC, self._worker.receive, qos.input_qos(), qos_overriding_options=qos.overrides()
             )
-        except (
-            Exception
-        ) as error:  # whatever the backend raises, a sweep that is still being processed, an invalid QoS override
+        except Exception as error:  # an error of the backend, a sweep that is still being processed, a bad QoS override
             self._worker.stop(timeout_s=0.0)
             return self._fail("cannot activate", error)
         self.configure_error = ""

@@ -295,7 +295,7 @@ def read_parameters(node: Node) -> Parameters:
 
 
 def changed_parameters(current: Parameters, changes: list[Parameter]) -> Parameters:
-    """`current` with `changes`; others than ours are ignored. Raises `ParameterError` if the result is not valid."""
+    """`current` with `changes`; unknown parameters are ignored. Raises `ParameterError` if the result is not valid."""
     values = {change.name: _python_value(change.value) for change in changes if change.name in _names()}
     return dataclasses.replace(current, **values)
 

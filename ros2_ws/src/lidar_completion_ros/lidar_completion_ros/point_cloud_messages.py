@@ -1,6 +1,6 @@
-"""PointCloud2 messages of the node: decoding with ROS's field layout where it is installed, and building the output.
+"""PointCloud2 messages of the node: decodes the input and builds the output.
 
-The decoder itself is lidar_completion.point_clouds.
+The decoder itself is lidar_completion.point_clouds. The dtype of the fields comes from sensor_msgs_py if it is installed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def completion_message(
     columns: dict[str, np.ndarray],
     output_fields: Sequence[str] = tuple(OUTPUT_FIELDS),
 ) -> PointCloud2:
-    """The node's output: points (M, 3) float32 metres in the header's frame, and those of `columns` that are wanted.
+    """The node's output: points (M, 3) float32 metres in the header's frame, and the columns named in output_fields.
 
     columns (M,): intensity and confidence float32, provenance uint8. See `output_layout` for the layout.
     """

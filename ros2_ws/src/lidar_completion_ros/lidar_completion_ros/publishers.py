@@ -53,13 +53,13 @@ class Publishers:
         return str(self._completions.topic_name)
 
     def subscribers(self) -> int:
-        """Subscribers of both cloud topics."""
+        """Number of subscribers of both cloud topics."""
         return int(self._completions.get_subscription_count() + self._completed_only.get_subscription_count())
 
     def publish_completion(
         self, header: Header, completion: Completion, T_target_sensor: RigidTransform, parameters: Parameters
     ) -> None:
-        """Publish the cloud, measured points first, and the completed points alone if somebody subscribes to them."""
+        """Publish the cloud, measured points first; and a cloud of only the completed points if somebody subscribes to it."""
         points = frames.apply(T_target_sensor, completion.points)
         columns, fields = completion_columns(completion), parameters.output_fields
         if self._completions.get_subscription_count() or not parameters.lazy:

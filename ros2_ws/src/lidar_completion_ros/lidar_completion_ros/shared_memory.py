@@ -34,7 +34,7 @@ class Removed:
 
 
 def remove_dead_segments(folder: Path = SHARED_MEMORY) -> Removed:
-    """Remove segments whose lock nobody holds; those that this user may not remove stay."""
+    """Remove segments whose lock nobody holds, except those that this user may not remove."""
     sizes = [_remove_if_dead(lock) for lock in sorted(folder.glob("fastrtps_*_el")) if LOCK_NAME.fullmatch(lock.name)]
     removed = [size for size in sizes if size is not None]
     return Removed(len(removed), sum(removed))

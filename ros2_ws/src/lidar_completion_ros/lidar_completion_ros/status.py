@@ -62,9 +62,9 @@ class SweepLabel(KeyValues):
     steps: int = _entry("steps used")
     replication: int = _entry("replication used")
     points_in: int = _entry("points in")  # of the message
-    missing_returns: int = _entry("missing returns")  # of points_in: NaN or (0, 0, 0)
+    missing_returns: int = _entry("missing returns")  # part of points_in: NaN or (0, 0, 0)
     points_out: int = _entry("points out")
-    points_completed: int = _entry("points completed")  # of points_out
+    points_completed: int = _entry("points completed")  # part of points_out
     deskewed: bool = _entry("deskewed", False)
     temporal: str = _entry("temporal", "off")  # off, started, used, or why there was no prior
     mounting_warning: str = _entry("mounting warning", "")  # empty: nothing is wrong, or it is not checked
@@ -83,12 +83,15 @@ class SweepLabel(KeyValues):
 
 @dataclass(frozen=True)
 class SweepCounts(KeyValues):
-    """Sweeps since the node was configured. received = completed + dropped + skipped + refused + failed + those waiting or being processed."""
+    """Sweeps since the node was configured.
+
+    received = completed + dropped + skipped + refused + failed + those waiting or being processed.
+    """
 
     received: int = _entry("sweeps in")
     completed: int = _entry("completions out")
     dropped: int = _entry("sweeps dropped")  # never started: replaced by a newer sweep, or shed
-    shed: int = _entry("sweeps shed, too old")  # of dropped
+    shed: int = _entry("sweeps shed, too old")  # part of dropped
     skipped: int = _entry("sweeps skipped, no subscriber")
     refused: int = _entry("sweeps refused")
     failed: int = _entry("inference failures")
@@ -131,7 +134,7 @@ class NodeStatus(KeyValues):
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One diagnostic of a node, as a receiver sees it."""
+    """One diagnostic of a node, as received."""
 
     node: str  # full name without the leading slash
     level: int  # 0 OK, 1 WARN, 2 ERROR

@@ -20,7 +20,7 @@ from lidar_completion_ros.parameters import Parameters
 from lidar_completion_ros.publishers import Publishers
 from lidar_completion_ros.status import NodeStatus, diagnostic_status
 
-LAST_DIAGNOSTIC_S = 0.5  # to deliver the last diagnostic before the node ends
+LAST_DIAGNOSTIC_S = 0.5  # time to deliver the last diagnostic before the node ends
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def node_status(state: NodeState) -> NodeStatus:
 
 
 def situation(state: NodeState, status: NodeStatus, name_conflict: str) -> Situation:
-    """What `classify_status` needs besides the sweeps."""
+    """The input of `classify_status` besides the sweeps."""
     inference, last = state.loader.inference, state.log.last
     return Situation(
         state=status.state,

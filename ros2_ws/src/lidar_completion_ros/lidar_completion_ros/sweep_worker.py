@@ -1,4 +1,4 @@
-"""What happens to one sweep: shed, decode, transform, deskew, inspect, prior, complete, remember, publish, learn its cost."""
+"""Processes each sweep: shed, decode, transform, deskew, inspect, get the prior, complete, remember, publish, learn the cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lidar_completion_ros.scheduling.workload import Workload
 from lidar_completion_ros.sensor_motion import SensorMotion
 from lidar_completion_ros.status import SweepLabel
 
-STOP_TIMEOUT_S = 10.0  # for the current sweep when the node is deactivated
+STOP_TIMEOUT_S = 10.0  # time to finish the current sweep when the node is deactivated
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class SweepWorker:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Raises RuntimeError if the last sweep before `stop` is still being processed."""
+        """Start the thread. Raises RuntimeError if the last sweep before `stop` is still being processed."""
         if self.is_running:
             raise RuntimeError(
                 "a sweep received before the deactivation is still being processed; try again when it is done"
@@ -121,7 +121,7 @@ class SweepWorker:
     def receive(self, message: PointCloud2) -> None:
         """Put a sweep into the mailbox, unless nobody subscribes to the result."""
         if self._log.sweep_arrived(stamp_ns(message.header)):
-            self.time_jumped("the stamp of a sweep is earlier than the one before; the sweep is completed")
+            self.time_jumped("the stamp of a sweep is earlier than the previous one; it is completed nevertheless")
         if self._parameters.lazy and not self.publishers.subscribers():
             self._log.sweep_skipped()
         elif self._mailbox.put(Arrival(message, time.monotonic())):
@@ -132,7 +132,7 @@ class SweepWorker:
         self.forget_recent()
 
     def forget_recent(self) -> None:
-        """Drop latencies, twists and the temporal memory: they do not apply after a jump in time."""
+        """Drop latencies, twists, mountings and the temporal memory, which are invalid after a jump in time."""
         self._log.forget_recent()
         self._motion.clear()
         self._temporal.clear()
@@ -147,7 +147,7 @@ class SweepWorker:
                 fault = "nothing to complete" if isinstance(error, SweepError) else error.fault
                 self._log.sweep_refused(fault, str(error))
                 self._logger.warning(f"sweep refused: {error}", throttle_duration_sec=1.0)
-            except Exception as error:  # whatever it is, the next sweep may succeed
+            except Exception as error:  # the next sweep may succeed
                 self._log.inference_failed(f"{type(error).__name__}: {error}")
                 self._logger.error(f"inference failed: {type(error).__name__}: {error}")
 
@@ -206,7 +206,7 @@ def deskewed(sweep: MeasuredSweep, twist: Twist | None) -> np.ndarray:
 def complete_levelled(
     inference: Inference, points: np.ndarray, options: dict[str, Any], inspection: Inspection
 ) -> tuple[Completion, Workload]:
-    """The completion of points (N, 3) in their own frame; the network sees them levelled if the inspection says so."""
+    """The completion of points (N, 3) in their own frame; the network gets them levelled if there is a levelling."""
     levelling = inspection.levelling
     if levelling is None:
         return inference.complete(points, options)
@@ -246,7 +246,7 @@ def sweep_label(
 
 
 def mounting_label(label: SweepLabel, inspection: Inspection, completion: Completion, warning: str) -> SweepLabel:
-    """The label with what was found out about the mounting of the sensor."""
+    """The label with the result of the inspection of the mounting."""
     mounting = inspection.mounting
     label = replace(label, outside_percent=100 * outside_share(completion), levelled=inspection.levelling is not None)
     if mounting is None:

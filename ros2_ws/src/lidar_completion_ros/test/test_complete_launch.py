@@ -56,7 +56,7 @@ class TestCompleteLaunch(unittest.TestCase):
     def test_a_sweep_is_completed(self):
         completions, states = [], []
         self.node.create_subscription(PointCloud2, "/front/velodyne_points/completed", completions.append, 5)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", lambda told: states.append(told.status[0]), 5)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", lambda array: states.append(array.status[0]), 5)
         publisher = self.node.create_publisher(PointCloud2, "/front/velodyne_points", 5)
         until_s = time.monotonic() + WAIT_S
         while not completions and time.monotonic() < until_s:

@@ -1,7 +1,7 @@
 """Rigid transforms of the sensor, from tf2 or from the parameter `sensor_pose`.
 
-T_target_source takes points of the frame `source` into the frame `target`. Poses are scipy's RigidTransform. ROS's
-tf_transformations converts angles and quaternions where it is installed, scipy's Rotation elsewhere.
+T_target_source takes points of the frame `source` into the frame `target`. Poses are scipy's RigidTransform. Angles and
+quaternions are converted by ROS's tf_transformations if it is installed, otherwise by scipy's Rotation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.spatial.transform import RigidTransform, Rotation
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-TF_TIMEOUT_S = 0.05  # for a transform that arrives after its sweep
+TF_TIMEOUT_S = 0.05  # how long to wait for a transform that arrives after its sweep
 POSE_FORMAT = "6 numbers (x, y, z in metres; roll, pitch, yaw in radians) or 7 (x, y, z; quaternion x, y, z, w)"
 IDENTITY = RigidTransform.identity()
 

@@ -17,13 +17,11 @@ class TemporalPrior:
 
     points: np.ndarray | None = None  # (P, 3) float32 in the sensor frame; None: complete without a prior
     status: str = "off"  # as in SweepLabel.temporal
-    T_fixed_sensor: np.ndarray | None = (
-        None  # (4, 4) sensor pose to remember the completion with; None: do not remember
-    )
+    T_fixed_sensor: np.ndarray | None = None  # (4, 4) sensor pose to remember with the completion; None: forget it
 
 
 class TemporalMode:
-    """The previous completion. The sensor's pose is integrated from the twist, which is taken as constant between sweeps."""
+    """The previous completion. The sensor's pose is integrated from the twist, assumed constant between sweeps."""
 
     def __init__(self) -> None:
         self._temporal_memory: TemporalMemory | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import RigidTransform
 
 MAX_TWISTS = 200  # two seconds at 100 Hz
-MAX_AGE_S = 0.5  # a twist farther from the sweep's stamp is not used
+MAX_AGE_S = 0.5  # maximum difference between the stamps of twist and sweep
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TwistBuffer:
         return len(self._twists)
 
     def add(self, twist: Twist) -> None:
-        """Store a twist. One with an older stamp than the newest means that time jumped back, which clears the buffer."""
+        """Store a twist. If its stamp is older than the newest one, time has jumped back, and the buffer is cleared first."""
         if not (np.isfinite(twist.linear).all() and np.isfinite(twist.angular).all()):
             return
         with self._lock:

@@ -18,7 +18,7 @@ from lidar_completion_ros.scheduling.workload import WorkLimits, Workload, units
 
 TARGET = 0.95  # share of the budget that is planned for; the rest absorbs what the cost model does not capture
 HEADROOM = 1.1  # factor by which a larger workload must fit before it is taken
-LARGE_HEADROOM = 1.5  # factor at which the minimum patience suffices: the machine has become faster
+LARGE_HEADROOM = 1.5  # with this much headroom MIN_PATIENCE suffices: the machine has become faster
 MIN_PATIENCE = 3  # consecutive sweeps with headroom before a larger workload is taken
 MAX_PATIENCE = 60
 TRIAL = 10  # sweeps: an increase that is reverted sooner doubles the patience
@@ -28,8 +28,8 @@ SPEED_CHANGE = 1.5  # standard deviations by which the newest sweeps must differ
 Z99 = 2.6  # standard deviations to the 99th percentile, rounded up
 MIN_SPREAD = 0.02  # lower bound of the relative standard deviation of the prediction error
 UNTRIED = 1.3  # factor on predictions before the first real sweep
-LOAD_ENDED = 5  # consecutive sweeps, each faster than FASTER_THAN of the window before: a load on the machine has ended
-FASTER_THAN = 0.25  # quantile of the window before
+LOAD_ENDED = 5  # consecutive sweeps faster than the FASTER_THAN quantile of those before: a load has ended
+FASTER_THAN = 0.25  # quantile of the earlier sweeps in the window
 MIN_ERRORS = 10  # with fewer known errors, the missing ones are assumed to be INITIAL_SPREAD
 INITIAL_SPREAD = 0.1
 MISS_PENALTY = 0.05  # increase of the safety margin after a missed deadline
@@ -78,7 +78,7 @@ class Deadline:
     # ---- prediction ----
 
     def predicted_s(self, points: int, workload: Workload) -> float:
-        """Expected seconds of a sweep with so many points at the machine's current speed."""
+        """Expected seconds of a sweep with this many points at the machine's current speed."""
         return self._slowdown() * self._learned_s(points, workload)
 
     def predicted_p99_s(self, points: int, workload: Workload) -> float:
@@ -135,7 +135,7 @@ class Deadline:
     def _detect_end_of_load(self) -> None:
         """After a load on the machine has ended, drop the scatter and speed that were measured under it.
 
-        Otherwise the margin would stay wide until the window has been filled anew.
+        Otherwise the margin would stay wide until new sweeps have filled the window.
         """
         ratios = self._ratios(list(self._window))
         before, newest = ratios[:-LOAD_ENDED], ratios[-LOAD_ENDED:]
@@ -157,7 +157,7 @@ class Deadline:
     # ---- choice ----
 
     def choose(self, points: int) -> Workload:
-        """The workload for a sweep of so many points."""
+        """The workload for a sweep of this many points."""
         if not self._warm:
             self._level = 0
             return self.workloads[0]

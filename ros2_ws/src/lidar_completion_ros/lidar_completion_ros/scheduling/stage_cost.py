@@ -12,7 +12,7 @@ class StageCost:
     NOISE = 0.15  # relative error of a measurement
     MAX_UNCERTAINTY = 0.5  # relative standard deviation of a weight
     MAX_INNOVATION = 0.5  # relative error to which outliers are clipped
-    MIN_SHARE = 0.05  # of each weight in a stage's seconds, so that neither is ever predicted to be zero
+    MIN_SHARE = 0.05  # minimum share of each weight in a stage's seconds, so that neither becomes zero
 
     def __init__(self) -> None:
         self.fixed_s = 0.0
