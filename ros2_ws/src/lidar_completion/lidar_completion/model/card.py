@@ -39,7 +39,7 @@ class Pipeline:
     replication: int = between(1, 1000, 10)  # start points per point of the downsampled sweep
     sampler: str = "few_step"  # a key of samplers.SAMPLERS
     steps: int = between(1, 1000, 1)  # denoising steps
-    guidance: float = between(0.0, 100.0, 1.0)  # of classifier-free guidance; 1 costs one forward per step, others two
+    guidance: float = between(0.0, 100.0, 1.0)  # classifier-free guidance; 1: one forward pass per step, else two
     start_timestep: int = at_least(0, 999)  # our own models may start at a lower noise level
     start_noise: float = between(0.0, 100.0, 1.0)  # lambda of Eq. 19
     # Start noise that grows with range (diffusion.range_scale), not in the paper; 0 is the published uniform noise
@@ -47,16 +47,15 @@ class Pipeline:
     noise_min: float = between(0.0, 100.0, 0.15)
     noise_max: float = between(0.0, 100.0, 1.2)
     noise_vertical: float = between(0.0, 10.0, 0.4)
-    published_start: bool = (
-        False  # start at p* + lambda eps as in the published code, without Eq. 19's sqrt(1 - abar_T)
-    )
-    # Training target: "truth" is the forward process of Eq. 1; "scan", not in the paper, leads from the truth to the noised scan
+    # Start at p* + lambda eps as in the published code, without the factor sqrt(1 - abar_T) of Eq. 19
+    published_start: bool = False
+    # Forward process in training: "truth" is that of Eq. 1; "scan", not in the paper, leads from the truth to the noised scan
     noised_around: str = "truth"
     # Not in the paper: start points in holes of the scan (holes.py), and a threshold on confidence
     hole_starts: int = between(0, 1000, 0)  # start points per hole; 0: none
     hole_cell_m: float = between(1e-3, 100.0, 0.8)  # width of the grid cells in which holes are searched
-    min_confidence: float = between(0.0, 1.0, 0.0)  # less confident points are removed; TrustRules can raise it
-    # Completed points are thinned to one per voxel of this size, the most confident one; 0: off
+    min_confidence: float = between(0.0, 1.0, 0.0)  # points with lower confidence are removed; TrustRules can raise it
+    # Completed points are thinned to the most confident one per voxel of this size; 0: off
     output_voxel_m: float = between(0.0, 100.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -79,7 +78,7 @@ class Pipeline:
                 )
 
     def noise_scale(self, points: Tensor) -> Tensor:
-        """Scale (N, 3) of the noise that is added to start points (N, 3), as these settings say."""
+        """Scale (N, 3) in metres of the noise that is added to start points (N, 3)."""
         return range_scale(points, self.noise_per_metre, self.noise_min, self.noise_max, self.noise_vertical)
 
 
@@ -142,7 +141,7 @@ class ModelCard:
         return pipeline.start_noise * (1.0 if pipeline.published_start else float(self.schedule.sigma[timestep]))
 
     def sampling_timesteps(self, after_prior: bool = False) -> list[int]:
-        """The timesteps of pipeline.steps steps; after_prior: of steps + 1 steps without the first, which a prior replaces.
+        """Timesteps of a schedule with pipeline.steps steps; after_prior: with one more, without the first: a prior replaces it.
 
         Raises ValueError if the sampler cannot start from a prior.
         """
@@ -184,7 +183,7 @@ def load_card(folder: str | Path) -> ModelCard:
 
 
 def _check_confidence(table: Any, path: Path) -> None:
-    """The table is empty, or one that visibility.confidence reads; anything else would fail only at the first sweep."""
+    """ModelError unless the table is empty or visibility.confidence can read it, which would otherwise fail at a sweep."""
     if table == {}:
         return
     known = {"range_m", "distance_m", "probability"}

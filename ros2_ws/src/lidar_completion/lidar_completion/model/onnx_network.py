@@ -18,7 +18,7 @@ from lidar_completion.networks import Condition, VoxelisedCloud
 from lidar_completion.sparse.kernel_map import KernelMap, VoxelPyramid
 
 MANIFEST_NAME = "onnx.json"
-INPUTS_VERSION = 2  # of a graph's inputs; stored in the manifest to recognise graphs of other program versions
+INPUTS_VERSION = 2  # version of the graphs' inputs, stored in the manifest; graphs of other versions are refused
 BLOCK = 512  # rows of a neighbour table that a graph processes at once; tables are padded to a multiple
 
 
@@ -27,7 +27,8 @@ def load_onnx_networks(
 ) -> dict[str, Any]:
     """Encoder, denoiser (and refiner) of a model folder on onnxruntime, by name.
 
-    ModelError if they were not exported, or from other weights. or_cpu: without CUDA in onnxruntime, run on the CPU and warn.
+    ModelError if they were not exported, or were exported from other weights. or_cpu: if onnxruntime lacks CUDA, run on the
+    CPU and warn.
     """
     folder = Path(folder)
     manifest_path = folder / MANIFEST_NAME
@@ -124,7 +125,7 @@ class OnnxDenoiser(_OnnxNetwork):
         return self._run(cloud, {**nearest, **extra})
 
     def stem_features(self, cloud: VoxelisedCloud) -> None:
-        """Nothing: the exported graph computes its stem itself."""
+        """None, because the exported graph computes its own stem."""
 
 
 class OnnxUnionDenoiser(_OnnxNetwork):

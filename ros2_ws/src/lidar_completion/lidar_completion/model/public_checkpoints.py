@@ -30,7 +30,7 @@ PREFIXES = {
     "denoiser": ("generator.", "DiffModel.", "model."),
     "refiner": ("model_refine.",),
 }
-# What the published evaluation uses a checkpoint as: denoising steps and guidance weight
+# Denoising steps and guidance weight with which the published evaluation runs a checkpoint
 ROLES = {"teacher": (50, 6.0), "student": (8, 3.5)}
 # The role of a denoiser that is saved under a prefix. DiffModel is ambiguous: the released distillation script also loads its
 # teacher under this name.
@@ -186,7 +186,7 @@ def read_tensors(path: str | Path) -> Any:
 
 
 def _check_expansion(archive: zipfile.ZipFile, file_bytes: int) -> None:
-    """ModelError where reading the archive could take more memory than its file: torch.save stores without compression."""
+    """ModelError if reading the archive could take more memory than its file: torch.save stores without compression."""
     entries = archive.infolist()
     if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
         raise ModelError(
@@ -267,14 +267,14 @@ class _Reader(pickle.Unpickler):
         return torch.frombuffer(raw, dtype=kind.dtype, count=count) if count else torch.empty(0, dtype=kind.dtype)
 
     def _bytes(self, key: str) -> bytearray:
-        """A storage, read once however often it is referenced; a missing entry is a KeyError: damaged."""
+        """A storage, which is read only once. KeyError if the entry is missing; read_tensors reports it as damaged."""
         if key not in self._storages:
             self._storages[key] = bytearray(self._archive.read(f"{self._folder}data/{key}"))
         return self._storages[key]
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
-    """torch._utils._rebuild_tensor_v2, with its numbers checked against the storage; a view, so that it takes no memory."""
+    """As torch._utils._rebuild_tensor_v2, but checks the numbers against the storage. A view, so it takes no memory."""
     if not isinstance(storage, Tensor):
         return Placeholder()
     numbers = (offset, *size, *stride)

@@ -82,7 +82,7 @@ def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
 def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
     """Card and networks (eval mode, float32, CPU) of a model folder.
 
-    Raises ModelError if anything is missing, damaged or of another shape than the card says.
+    Raises ModelError if anything is missing or damaged, or if a shape differs from the card's architecture.
     """
     folder = Path(folder)
     card = load_card(folder)

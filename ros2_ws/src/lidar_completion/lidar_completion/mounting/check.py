@@ -10,12 +10,12 @@ import numpy as np
 from lidar_completion.model.card import Seen
 from lidar_completion.mounting.ground_plane import MAX_SENSOR_HEIGHT_M, ON_GROUND_M, SensorView
 
-WINDOW = 5  # sweeps whose median is judged
+WINDOW = 5  # sweeps whose median is compared
 TILT_MARGIN_DEG = 2.0  # roads bend, vehicles pitch, and the estimate has an error of 0.5 deg
 HEIGHT_MARGIN_M = 0.25
-MIN_SENSOR_HEIGHT_M = -1.0  # no origin of a frame on a vehicle is lower
-MAX_HIDDEN_SHARE = 0.3  # at most 0.1 in the frame of a sensor
-AXIS_SHARE = 0.9  # of the tilt that must be about one axis for the message to name it
+MIN_SENSOR_HEIGHT_M = -1.0  # no frame on a vehicle has a lower origin
+MAX_HIDDEN_SHARE = 0.3  # in a sensor's own frame the share is at most 0.1
+AXIS_SHARE = 0.9  # the message names an axis if at least this share of the tilt is about it
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,18 @@ class Finding:
 class Mounting:
     """The median of several views."""
 
-    up: (
-        np.ndarray | None
-    )  # (3,) float64 unit normal of the ground in the frame of the sweeps; None: no ground was found
-    height_m: float  # of the frame's origin above the ground; NaN if no ground was found
-    hidden_share: float
+    up: np.ndarray | None  # (3,) float64 unit normal of the ground in the sweeps' frame; None: no ground was found
+    height_m: float  # height of the frame's origin above the ground; NaN if no ground was found
+    hidden_share: float  # see SensorView
 
     @property
     def roll_deg(self) -> float:
-        """Of the sensor about the x axis of a level frame, as in a sensor pose; NaN if no ground was found."""
+        """Roll of the sensor about the x axis of a level frame, as in a sensor pose; NaN if no ground was found."""
         return float("nan") if self.up is None else float(np.degrees(np.arctan2(self.up[1], self.up[2])))
 
     @property
     def pitch_deg(self) -> float:
-        """Of the sensor about the y axis of a level frame; positive pitch looks down."""
+        """Pitch of the sensor about the y axis of a level frame; a sensor with positive pitch looks down."""
         return float("nan") if self.up is None else float(np.degrees(-np.arcsin(np.clip(self.up[0], -1.0, 1.0))))
 
     @property
@@ -53,13 +51,13 @@ class Mounting:
         return float("nan") if self.up is None else float(np.degrees(np.arccos(np.clip(self.up[2], -1.0, 1.0))))
 
     def rotated(self, R_level_sensor: np.ndarray) -> Self:
-        """The mounting as it appears after the sweep was rotated (3, 3)."""
+        """The mounting after the sweep is rotated by R_level_sensor (3, 3)."""
         return self if self.up is None else dataclasses.replace(self, up=R_level_sensor @ self.up)
 
 
 @dataclass
 class MountingCheck:
-    """The newest views of one sensor, and what is wrong with them."""
+    """The newest views of one sensor, and their median."""
 
     window: int = WINDOW
     _views: deque[SensorView] = field(init=False)
@@ -69,7 +67,7 @@ class MountingCheck:
 
     def add(self, view: SensorView) -> Mounting:
         """The median of the newest views, this one included."""
-        views = self._views  # `clear` may be called meanwhile
+        views = self._views  # `clear` may replace them meanwhile
         views.append(view)
         grounds = [each.ground for each in views if each.ground is not None]
         hidden = float(np.median([each.hidden_share for each in views]))
@@ -84,7 +82,7 @@ class MountingCheck:
 
 
 def findings(mounting: Mounting, seen: Seen) -> list[Finding]:
-    """What is wrong with a mounting, for a model that has seen these mountings."""
+    """What is wrong with a mounting, for a model whose training data had the mountings `seen`."""
     wrong_frame = _not_a_sensor_frame(mounting)
     if wrong_frame is not None:
         return [wrong_frame]

@@ -16,7 +16,7 @@ INLIER_M = 0.15
 OFF_PLANE_M = 0.5  # points farther from the plane than this stand on the ground
 MIN_SHARE, MAX_BELOW = 0.15, 0.1  # a plane with fewer inliers, or more points below it, is not the ground
 PLAUSIBLE_TILT_DEG = 50.0  # other orientations are tried only if no such plane is the ground
-MAX_DISTANCE_BESIDE_M = 3.0  # of the ground in other orientations
+MAX_DISTANCE_BESIDE_M = 3.0  # maximum distance of the ground in other orientations
 MIN_SIDES = 0.03  # difference between the shares above and below a plane that decides which side is up
 ON_GROUND_M, MAX_SENSOR_HEIGHT_M = 0.45, 6.0  # an origin at other heights does not decide which side is up
 # Hidden points: directions in bins of azimuth and elevation
@@ -29,18 +29,16 @@ class GroundPlane:
     """The plane {p: up · p + height_m = 0} in the frame of the sweep."""
 
     up: np.ndarray  # (3,) float64 unit normal, away from the ground
-    height_m: float  # of the frame's origin above the plane; negative below it
-    share: float  # of the voxels near the origin that lie on the plane
+    height_m: float  # height of the frame's origin above the plane; negative below it
+    share: float  # share of the voxels near the origin that lie on the plane
 
 
 @dataclass(frozen=True)
 class SensorView:
-    """What one sweep tells about the mounting of its sensor."""
+    """What one sweep shows about the mounting of its sensor."""
 
     ground: GroundPlane | None  # None: no plane was found
-    hidden_share: (
-        float  # of the points that lie behind others as seen from the frame's origin; small in a sensor's own frame
-    )
+    hidden_share: float  # share of points behind others, seen from the frame's origin; small in a sensor's own frame
 
     @classmethod
     def of(cls, points: np.ndarray) -> Self:
@@ -108,7 +106,7 @@ def hidden_share(points: np.ndarray, distance: np.ndarray) -> float:
 
 
 def candidates(voxels: np.ndarray) -> np.ndarray:
-    """Planes (P, 4), unit normal and offset, through random triples of points (V, 3). The same for the same points."""
+    """Planes (P, 4), unit normal and offset, through random triples of points (V, 3), with a fixed seed."""
     generator = np.random.default_rng(0)
     a, b, c = voxels[generator.integers(0, len(voxels), (3, PLANES))]
     normal = np.cross(b - a, c - a)
@@ -124,7 +122,7 @@ def votes_plain(voxels: np.ndarray, planes: np.ndarray, inlier_m: float) -> np.n
 
 
 def _one_per_voxel(points: np.ndarray) -> np.ndarray:
-    """One point in each voxel, at most VOXELS, in an order that does not depend on the place."""
+    """One point in each voxel, at most VOXELS, in random order with a fixed seed."""
     if not len(points):
         return points
     voxel = np.floor((points - points.min(axis=0)) / VOXEL_M).astype(np.int64)

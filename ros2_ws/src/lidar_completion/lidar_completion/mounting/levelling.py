@@ -15,7 +15,7 @@ class Levelling:
     R_level_sensor: np.ndarray  # (3, 3) float64
 
     def level(self, points: np.ndarray) -> np.ndarray:
-        """Points (N, 3) float32 of the sensor frame in the level frame, computed in float64."""
+        """Points (N, 3) float32 from the sensor frame to the level frame, computed in float64."""
         levelled: np.ndarray = (points.astype(np.float64) @ self.R_level_sensor.T).astype(np.float32)
         return levelled
 
@@ -24,8 +24,8 @@ class Levelling:
     ) -> Completion:
         """The completion of a levelled sweep in the sensor frame.
 
-        measured (N, 3): the sweep in the sensor frame, from which the measured points are taken bit for bit. ego_box_m: a box of
-        the sensor frame whose completed points are removed, because the completer knows only the level frame.
+        measured (N, 3): the sweep in the sensor frame, from which the measured points are taken bit for bit. ego_box_m: a box in
+        the sensor frame; completed points in it are removed here, because the completer works in the level frame.
         """
         n = len(completion.measured_rows)
         points = (completion.points.astype(np.float64) @ self.R_level_sensor).astype(np.float32)

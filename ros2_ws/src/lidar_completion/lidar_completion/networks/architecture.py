@@ -14,7 +14,7 @@ MAX_BLOCKS = 16  # per stage
 MIN_CHANNELS = 4  # with fewer, the timestep embedding has no frequencies
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "up1", "up2", "up3", "up4")
-# The level whose voxels a stage's input has; up1..up4 start at the level where stage4..stage1 end.
+# Level of the voxels at the input of each stage; up1..up4 start at the level where stage4..stage1 end.
 STAGE_LEVEL = {"stage1": 0, "stage2": 1, "stage3": 2, "stage4": 3, "up1": 4, "up2": 3, "up3": 2, "up4": 1}
 
 UNION_ONLY = ("ray_features", "offsets_per_point", "blocks", "stem_layers", "skips")
@@ -25,15 +25,13 @@ class Architecture:
     """Everything that determines the shapes of the tensors. The defaults are the published network."""
 
     width: float = between(0.0, 16.0, 1.0)  # factor on CHANNELS, truncated
-    voxel_size_m: float = between(1e-3, 100.0, 0.05)  # of the networks' grid
+    voxel_size_m: float = between(1e-3, 100.0, 0.05)  # voxel size of the networks' grid
     head_width: int = between(1, 4096, 20)  # hidden width of the per-point head
     # The entries below are not in the paper
-    point_offsets: bool = (
-        False  # the head also gets each point's offset within its voxel, so that points of a voxel can differ
-    )
+    point_offsets: bool = False  # the head also gets a point's offset in its voxel, so points of one voxel can differ
     own_channels: tuple[int, ...] = ()  # channel counts instead of width * CHANNELS
     local_features: bool = False  # voxel features as in VoxelisedCloud.from_points_and_scan
-    point_confidence: bool = False  # a fourth output per point: the logit of ending within 0.2 m of a surface
+    point_confidence: bool = False  # a fourth output per point: the logit of lying within 0.2 m of a surface
     # "encoder": published encoder, denoiser with gates; "union": one U-Net over start points and scan (networks/union.py)
     conditioning: str = "encoder"
     # The entries below need conditioning "union"
@@ -107,7 +105,7 @@ class Architecture:
     ) -> VoxelisedCloud:
         """Points (N, 3) as this architecture's input; scan (S, 3): the downsampled sweep that they complete.
 
-        ray_features: ClearSpace.ray_features of the sweep, where the architecture has them.
+        ray_features: ClearSpace.ray_features of the sweep, if the architecture has them.
         """
         if self.ray_features and ray_features is None:
             raise ValueError("this architecture has ray_features; pass ClearSpace.ray_features of the sweep")

@@ -21,7 +21,7 @@ class Condition:
     features: Tensor
 
     def nearest_tables(self, pyramid: VoxelPyramid) -> list[Tensor]:
-        """For each of the five levels, the condition row (V_level,) nearest to each voxel. Five tables serve eight gates."""
+        """For each of the five levels, the condition row (V_level,) nearest to each voxel. The eight gates share them."""
         keys = [level.keys for level in pyramid.levels]
         one_scan = (
             keys[0].device.type == "cpu" and len(keys[0]) > 0 and max(keys[0][-1], self.voxels.keys[-1]) < 1 << 54

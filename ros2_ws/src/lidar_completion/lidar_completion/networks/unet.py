@@ -33,7 +33,7 @@ class UNet(nn.Module):
         self.last = two_layers(c[8] + (3 if self.point_offsets else 0), architecture.head_width, outputs)
 
     def stem_features(self, cloud: VoxelisedCloud) -> Tensor:
-        """The stem's output (V, c0). It does not depend on condition and timestep: both branches of guidance can share it."""
+        """The stem's output (V, c0). It depends on neither condition nor timestep, so both branches of guidance can share it."""
         return self.stem(cloud.features, cloud.pyramid.neighbours(0))
 
     def trunk(self, cloud: VoxelisedCloud, stem: Tensor, gate: Gate) -> Tensor:

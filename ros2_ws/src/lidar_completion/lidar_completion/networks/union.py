@@ -56,7 +56,7 @@ class Blocks(nn.Sequential):
 
 
 class UnionDenoiser(nn.Module):
-    """Predicts clean points from noised start points and the scan (VoxelisedCloud.from_points_and_scan) and the timestep.
+    """Predicts clean points from noised start points, the scan (VoxelisedCloud.from_points_and_scan) and the timestep.
 
     L levels have 2 L - 1 channel counts: the stem, L - 1 encoder stages, L - 1 decoder stages.
     """

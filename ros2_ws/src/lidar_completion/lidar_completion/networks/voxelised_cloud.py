@@ -25,7 +25,7 @@ class VoxelisedCloud:
 
     @classmethod
     def from_points(cls, points: Tensor, voxel_size_m: float, batch: Tensor | None = None) -> "VoxelisedCloud":
-        """The published input of points (N, 3) float32 metres; batch (N,) int64: the scan that each point belongs to."""
+        """The published input for points (N, 3) float32 metres; batch (N,) int64: the scan that each point belongs to."""
         voxels, row = voxelise(points, voxel_size_m, batch)
         features = voxel_mean(points, row, len(voxels))
         return cls(VoxelPyramid.build(voxels), features, row, (points - features[row]) / voxel_size_m)
@@ -43,9 +43,10 @@ class VoxelisedCloud:
 
         Not in the paper. The position of a surface within its voxel is a matter of centimetres, which a network can
         hardly infer from absolute means of up to 50 m; where the scan measured the surface, its points are more precise
-        than the mean of the noised ones. Columns: mean offset of the points from the centre in half voxels (3), the same for the scan (3, zero where
-        it has no point), log of the number of points, 1 where the scan has points, height in units of 3 m, horizontal range
-        in units of 25 m; then those of ray_features at the voxels' centres, if given. depth: number of coarser levels.
+        than the mean of the noised ones. Columns: mean offset of the points from the centre in half voxels (3), the same for
+        the scan (3, zero if it has no point), log of the number of points, 1 if the scan has points, height in units of 3 m,
+        horizontal range in units of 25 m; then those of ray_features at the voxels' centres, if given. depth: number of
+        coarser levels.
         """
         voxels, row = voxelise(torch.cat([points, scan]), voxel_size_m)
         row, scan_row = row.split([len(points), len(scan)])
@@ -62,7 +63,7 @@ class VoxelisedCloud:
 def _offsets_of(points: Tensor, row: Tensor, centre: Tensor, size_m: float) -> tuple[Tensor, Tensor, Tensor]:
     """Offsets (N, 3) of points from their voxels' centres (V, 3), in voxels; their mean (V, 3); and the number of points (V, 1).
 
-    The mean is zero where a voxel has no point.
+    The mean is zero if a voxel has no point.
     """
     if points_cpu.usable(points, centre):
         offset, total, number = points_cpu.offset_sums(points, row, centre, size_m)

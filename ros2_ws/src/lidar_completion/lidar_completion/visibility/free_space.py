@@ -26,9 +26,7 @@ class FreeSpaceRules:
     """
 
     margin_m: float = 0.3  # the last part of a ray is not treated as free: range noise, beam footprint
-    near_m: float = (
-        0.25  # points nearer than this to a point of the downsampled sweep lie on a measured surface and are kept
-    )
+    near_m: float = 0.25  # points this near to the downsampled sweep lie on a measured surface and are kept
     azimuth_deg: float = 0.2  # width of a column; a column uses the nearest return of itself and both neighbours
     elevation_deg: float = 0.1  # height of a row; a ray covers its own row and one above and below (beam divergence)
     max_gap_deg: float = 0.6  # between two rays at most this far apart, space up to the nearer return was observed
@@ -38,7 +36,7 @@ class FreeSpaceRules:
 class ClearSpace:
     """The distance up to which each direction was observed to be free. Used by the free-space filter and for ray features."""
 
-    distance: Tensor  # (rows, columns) metres; 0 where no ray went
+    distance: Tensor  # (rows, columns) metres; 0 in directions without a ray
     lowest: float  # elevation in radians where the first row begins
     rules: FreeSpaceRules
 
@@ -61,7 +59,7 @@ class ClearSpace:
         return torch.stack([seen.to(points.dtype), near, far], dim=1)
 
     def in_direction_of(self, points: Tensor) -> Tensor:
-        """The distance (N,) in metres up to which the directions of points (N, 3) were observed to be free; 0 where no ray went."""
+        """The distance (N,) in metres up to which the directions of points (N, 3) were observed to be free; 0 without a ray."""
         rows, columns = self.distance.shape
         _, azimuth, elevation = polar(points)
         column, row = _bins(azimuth, elevation, self.lowest, columns, self.rules)
@@ -88,7 +86,8 @@ def before_returns(
     """Which completed points (N, 3) lie nearer to the sensor than what it measured in their direction, (N,) bool.
 
     measured (M, 3): returns. Both are finite, in the sensor frame in metres, in any order. A direction without a return
-    gives no information: it may be sky, glass or a black car. clear_space: of these returns, if it is known; used if it has these rules.
+    gives no information: it may be sky, glass or a black car. clear_space: that of these returns, if it is known; it is used
+    if it was computed with these rules.
     """
     rules = rules or FreeSpaceRules()
     if not len(points) or not len(measured):
@@ -104,7 +103,7 @@ def before_returns(
 
 
 def clear_space_for(measured: Tensor, rules: FreeSpaceRules, known: ClearSpace | None) -> ClearSpace | None:
-    """`known` if it has these rules, else that of returns (M, 3); None if there are none."""
+    """`known` if it has these rules, otherwise the clear space of returns (M, 3); None if there are no returns."""
     if not len(measured):
         return None
     return known if known is not None and known.rules == rules else ClearSpace.from_returns(measured, rules)
@@ -116,7 +115,8 @@ def bins_per_radian(clear_space: ClearSpace) -> tuple[np.float32, np.float32]:
 
 
 def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]:
-    """The free distance in each direction (rows, columns), from returns (M, 3), and the elevation in radians where its first row begins."""
+    """The free distance in each direction (rows, columns) in metres, from returns (M, 3), and the elevation in radians at
+    which its first row begins."""
     distance, azimuth, elevation = polar(measured)
     lowest = float(elevation.min())
     columns = round(360.0 / rules.azimuth_deg)
@@ -131,7 +131,7 @@ def clear_image(measured: Tensor, rules: FreeSpaceRules) -> tuple[Tensor, float]
 
 
 def clear_distance(image: Tensor, max_gap: int) -> Tensor:
-    """The free distance in each direction of a range image (rows, columns), metres; 0 where no ray went.
+    """The free distance in each direction of a range image (rows, columns), metres; 0 without a ray.
 
     image: nearest return of each bin, inf if there is none; rows by rising elevation, columns once around. A bin gets the
     smaller of the returns above and below it if these are at most `max_gap` rows apart, else a return at most one row away.

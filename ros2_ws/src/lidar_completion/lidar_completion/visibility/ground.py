@@ -8,16 +8,15 @@ from lidar_completion.sparse import points_cpu
 from lidar_completion.visibility import ground_compiled
 
 GROUND_CELL_M = 2.0
-Floor = tuple[
-    Tensor, Tensor
-]  # lowest height around each cell (X, Y) in metres, inf if unknown; x and y (2,) of the corner
+# Lowest height around each cell (X, Y) in metres, inf if unknown; x and y (2,) of the grid's corner.
+Floor = tuple[Tensor, Tensor]
 
 
 def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor:
     """Which completed points (N, 3) lie more than tolerance_m below the lowest measured point around them, (N,) bool.
 
-    "Around" means in the same 2 m cell or its eight neighbours, so that points on slopes and kerbs are kept. Points where nothing was measured
-    are never below ground.
+    "Around" means in the same 2 m cell or its eight neighbours, so that points on slopes and kerbs are kept. Points with no
+    measured point around them are never below ground.
     """
     compiled = points_cpu.usable(points, measured)
     floor = floor_compiled(points, measured) if compiled else floor_plain(points, measured)
@@ -61,7 +60,7 @@ def _lowest_around(lowest: Tensor) -> Tensor:
 
 
 def below_floor_plain(points: Tensor, floor: Tensor, corner: Tensor, tolerance_m: float) -> Tensor:
-    """The plain implementation, for any device: which points (N, 3) lie below their cell of the floor, (N,) bool."""
+    """The plain implementation, for any device: which points (N, 3) lie below the floor of their cell, (N,) bool."""
     width, height = floor.shape
     cell = ((points[:, :2] - corner) / GROUND_CELL_M).floor().long()
     inside = ((cell >= 0) & (cell < torch.tensor([width, height], device=points.device))).all(dim=1)
