@@ -56,14 +56,14 @@ function drawSweep(view, data) {
   }
 
   function threshold() {
-    const least = Number(find("min-confidence").value);
+    const minimum = Number(find("min-confidence").value);
     let low = 0, high = data.completed; // confidence falls: binary search for the first below the threshold
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (confidence[middle] / 255 >= least) low = middle + 1; else high = middle;
+      if (confidence[middle] / 255 >= minimum) low = middle + 1; else high = middle;
     }
     completed.geometry.setDrawRange(0, low);
-    find("min-confidence-value").textContent = least.toFixed(2);
+    find("min-confidence-value").textContent = minimum.toFixed(2);
     view.dataset.shown = low;
     find("shown").textContent = `${low.toLocaleString("en")} of ${data.completed.toLocaleString("en")} completed points` +
       (data.thinned ? `, ${data.thinned}` : "");
