@@ -1,6 +1,6 @@
 """Demonstration: play a bag through the running ROS 2 node, evaluate the completions, write a picture and a report.
 
-make demo                                 the shipped synthetic drive
+make demo                                 the shipped synthetic recording
 make demo BAG=my_bag                      any rosbag2 with a PointCloud2 topic
 make demo BAG=my_bag POSES=poses.txt      with poses (KITTI or TUM rows) the map of the bag is the ground truth
 """
@@ -60,7 +60,7 @@ def main() -> None:
         truth=truth_name(options.bag, options.poses),
         viewed=(completion, scene),
     )
-    print(f"\npicture   {output / 'birds_eye.png'}\nreport    {report}\nnew bag   {output / 'completed'}")
+    print(f"\npicture   {output / 'birds_eye.png'}\nreport    {report}\nbag       {output / 'completed'}")
 
 
 def arguments() -> argparse.Namespace:
@@ -105,12 +105,14 @@ def summary_table(evaluation: Evaluation) -> str:
     result = evaluation.result
     lines = [
         f"sweeps       {len(result.sweeps)} played, {result.completed} completed, {result.dropped} dropped",
-        f"latency      p50 {result.latency_ms(50):.0f} ms, p95 {result.latency_ms(95):.0f} ms, message to message",
+        f"latency      p50 {result.latency_ms(50):.0f} ms, p95 {result.latency_ms(95):.0f} ms, from sweep to completion",
         points_line(result),
     ]
     means = mean_figures(evaluation.quality)
     if not means:
-        return "\n".join([*lines, "quality      no poses beside the bag, so no ground truth: make demo BAG=… POSES=…"])
+        return "\n".join(
+            [*lines, "quality      not evaluated, because the bag has no pose file; add POSES=poses.txt or POSES=auto"]
+        )
     lines += ["", f"{'':22}{'CD, m':>8}{'vs raw':>9}{'F at 0.2 m':>12}"]
     for row in [*(row for row in means if row != "completion"), "completion"]:
         cd, f = means[row]["cd"], means[row]["f"]

@@ -65,7 +65,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "respawn_max_retries",
         default_value="10",
-        description="Restarts after which the node stays down and the launch, if nothing else runs, ends; -1: no limit",
+        description="Maximum number of restarts; then the node stays down, and the launch ends if nothing else runs; -1: no limit",
     ),
     DeclareLaunchArgument(
         "log_level",

@@ -31,9 +31,12 @@ OPTIONS = [
     ),
     DeclareLaunchArgument("report", default_value="", description="New folder for the report; empty: BAG_evaluation"),
     DeclareLaunchArgument(
-        "output", default_value="", description="New bag of all completions; empty: the evaluated ones only"
+        "output",
+        default_value="",
+        description="New bag of all completions; empty: only the evaluated ones are recorded",
     ),
-    DeclareLaunchArgument("judge_every", default_value="5", description="Evaluate every n-th sweep"),
+    DeclareLaunchArgument("evaluate_every", default_value="5", description="Evaluate every n-th sweep"),
+    DeclareLaunchArgument("judge_every", default_value="", description="Deprecated name of evaluate_every"),
     DeclareLaunchArgument(
         "show", default_value="3", description="Number of worst and slowest sweeps to show as pictures"
     ),

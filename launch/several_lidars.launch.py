@@ -23,7 +23,9 @@ ARGUMENTS = [
     DeclareLaunchArgument("target_frame", default_value="base_link", description="Frame of all completions"),
     DeclareLaunchArgument("merged_topic", default_value="lidars/completed", description="Topic of the merged cloud"),
     DeclareLaunchArgument(
-        "max_stamp_difference_s", default_value="0.06", description="Maximum difference of the stamps of merged clouds"
+        "max_stamp_difference_s",
+        default_value="0.06",
+        description="Maximum difference between the stamps of merged clouds",
     ),
     DeclareLaunchArgument("model", default_value="", description="Model of every node; empty: the default model"),
     DeclareLaunchArgument(
@@ -32,7 +34,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "respawn_max_retries",
         default_value="10",
-        description="Restarts after which a node stays down; -1: no limit",
+        description="Maximum number of restarts of a node; -1: no limit",
     ),
 ]
 

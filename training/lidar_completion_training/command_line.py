@@ -13,7 +13,7 @@ app = typer.Typer(
 )
 
 OBJECTIVES = {
-    "direct": "Train one or two passes from the noised scan with a Chamfer distance.",
+    "direct": "Train to complete the noised scan in one or two passes, with a Chamfer distance as loss.",
     "teacher": "Pre-train by noise prediction with condition dropout (LiDiff).",
     "refiner": "Train the refiner: six offsets per point, Chamfer loss.",
     "diffusion-dpo": "Fine-tune a teacher on pairs of its own completions (Eq. 10).",
@@ -22,7 +22,8 @@ OBJECTIVES = {
 }
 
 Recipe = Annotated[
-    Path | None, typer.Option(help="YAML recipe, or a shipped one such as small/1_direct.yaml; default: all defaults")
+    Path | None,
+    typer.Option(help="YAML recipe, or a shipped one such as small/1_direct.yaml; default: every entry at its default"),
 ]
 Run = Annotated[Path | None, typer.Option(help="folder of the run, resumed if it exists; default: runs/OBJECTIVE")]
 Output = Annotated[Path | None, typer.Option(help="write the model folder here at the end")]
@@ -113,7 +114,7 @@ def chain(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="folder of a run; or of a model, to add its .onnx files")],
+    source: Annotated[Path, typer.Argument(help="folder of a run, or of a model to add .onnx files to")],
     output: Annotated[Path | None, typer.Option(help="model folder to write; default: RUN/model")] = None,
     refiner: Annotated[Path | None, typer.Option(help="model folder whose refiner is added to the model")] = None,
     base: Annotated[
@@ -148,7 +149,7 @@ def curves(
     number: Annotated[list[str] | None, typer.Option(help="column to draw; may be repeated; default: all")] = None,
     smooth: Annotated[float, typer.Option(min=0, max=1, help="window of the running mean, as a share of rows")] = 0.02,
 ) -> None:
-    """Draw the logs of runs: one panel per number, one line per run."""
+    """Plot the logs of runs: one panel per column, one line per run."""
     from lidar_completion_training.curves import draw_curves
 
     with reported_errors():

@@ -33,7 +33,7 @@ MinConfidence = Annotated[float, typer.Option(min=0, max=1, help="remove complet
 OutputVoxel = Annotated[
     float | None,
     typer.Option(
-        min=0, max=100, help="thin completed points to one per voxel of this size in metres, the most confident one"
+        min=0, max=100, help="keep only the most confident completed point of each voxel of this size in metres"
     ),
 ]
 MaxPoints = Annotated[
@@ -106,7 +106,7 @@ def _complete_file(completer, scan: Path, target: Path, options) -> bool:  # typ
 
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="model folder")]) -> None:
-    """Print a model's card, after checking its weights against it."""
+    """Check a model's weights against its card, and print the card."""
     from lidar_completion.model.weights import load_model
 
     card, networks = _loaded(lambda: load_model(model))
@@ -124,11 +124,13 @@ def convert(
     name: Annotated[str, typer.Option(help="name on the card; default: that of the first file")] = "",
     role: Annotated[
         str,
-        typer.Option(help="teacher (50 steps, guidance 6), student (8 steps, 3.5), or auto: by the names in the file"),
+        typer.Option(
+            help="teacher (50 steps, guidance 6), student (8 steps, guidance 3.5), or auto: guessed from names in the file"
+        ),
     ] = "auto",
     family: Annotated[str, typer.Option(hidden=True, help="deprecated: use --role; lidiff is a teacher")] = "",
 ) -> None:
-    """Convert public checkpoints to a model folder, without executing their pickles."""
+    """Convert public checkpoints to a model folder, without executing code in them."""
     from lidar_completion.model.public_checkpoints import convert_public_checkpoints
 
     if family:

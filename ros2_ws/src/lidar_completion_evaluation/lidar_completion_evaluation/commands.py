@@ -28,7 +28,7 @@ Deskew = Annotated[bool, Option(help="deskew each sweep (raw drives only)")]
 
 
 def calibrate_command(model: Model, scenes: Scenes = 24) -> None:
-    """Check a model's confidence on held-out synthetic scenes, fit a table if it needs one, and write both to its card."""
+    """Measure a model's calibration on held-out synthetic scenes (fits a table first if it needs one); writes to the card."""
     from lidar_completion_evaluation.calibrate import calibrate
 
     with reported():

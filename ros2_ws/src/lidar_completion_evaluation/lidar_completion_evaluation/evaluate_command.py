@@ -31,7 +31,7 @@ Scenes = Annotated[int | None, Option(min=1, help="maximum number of scenes; def
 Every = Annotated[int | None, Option(min=1, help="evaluate every n-th sweep of a drive; default: 5")]
 Benchmark = Annotated[str, Option(help="published benchmark: semantic-kitti-08 or kitti-360; DATA is its root")]
 ProtocolName = Annotated[
-    str, Option("--protocol", help="default, or published: as the released script, without the node's filters")
+    str, Option("--protocol", help="default, or published: that of the released script, without the node's filters")
 ]
 Published = Annotated[str, Option(help="show published figures as well: semantic-kitti or kitti-360")]
 ViewCells = Annotated[
@@ -41,7 +41,7 @@ ViewCells = Annotated[
         help="restrict the truth to the 10 m cells that the sweep touches; default: for synthetic scenes only",
     ),
 ]
-Poses = Annotated[str | None, Option(help=f"of a folder or bag: {POSES_HELP}")]
+Poses = Annotated[str | None, Option(help=f"poses of a folder or bag: {POSES_HELP}")]
 Topic = Annotated[str | None, Option(help="PointCloud2 topic of a bag; default: the only one")]
 Odometry = Annotated[str | None, Option(help="odometry or pose topic of a bag, instead of --poses")]
 Kitti360Drive = Annotated[str | None, Option("--kitti-360-drive", help="drive of KITTI-360; default: the first")]
@@ -54,7 +54,7 @@ Tilt = Annotated[float, Option(help="tilt of the sensor in the synthetic scenes,
 EveryRing = Annotated[int, Option(min=1, help="keep every n-th ring in the synthetic scenes")]
 World = Annotated[str, Option(help="world recipe of the synthetic scenes: town or varied")]
 W1 = Annotated[bool, Option(help="also the true earth mover's distance: up to minutes per scene and row")]
-Pictures = Annotated[bool, Option(help="draw every scene for the report")]
+Pictures = Annotated[bool, Option(help="draw pictures of every scene for the report")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N")]
 Backend = Annotated[str, Option(help="torch or onnx")]
 Seed = Annotated[int, Option(help="seed of the models' noise and of the baselines")]

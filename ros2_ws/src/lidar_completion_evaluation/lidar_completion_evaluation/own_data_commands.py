@@ -10,9 +10,10 @@ from lidar_completion_evaluation.commands import reported
 
 def make_bag_command(
     folder: Annotated[
-        Path, typer.Argument(help="folder of .bin .ply .pcd .npy or .npz clouds, or with velodyne/ in it")
+        Path,
+        typer.Argument(help="folder of .bin .ply .pcd .npy or .npz clouds, or one with such a subfolder velodyne/"),
     ],
-    output: Annotated[Path | None, typer.Option(help="new bag; default: FOLDER_bag here")] = None,
+    output: Annotated[Path | None, typer.Option(help="new bag; default: FOLDER_bag in the working directory")] = None,
     times: Annotated[
         Path | None, typer.Option(help="one time per cloud, seconds or date and time; default: times.txt in the folder")
     ] = None,

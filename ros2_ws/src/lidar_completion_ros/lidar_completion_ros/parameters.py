@@ -91,7 +91,11 @@ class Parameters:
     )
     refine: bool = _parameter(True, "Apply the refiner, if the model has one: six points for each completed point")
     voxel_size_m: float = _parameter(
-        0.0, f"Voxel size of the downsampling before replication; 0: {CARD}", unit="m", low=0.0, high=5.0
+        0.0,
+        f"Voxel size to which a sweep is downsampled, not that of the network; 0: {CARD}",
+        unit="m",
+        low=0.0,
+        high=5.0,
     )
     min_range_m: float = _parameter(
         -1.0,
@@ -122,11 +126,11 @@ class Parameters:
         high=60_000.0,
     )
     free_space_filter: bool = _parameter(
-        True, "Remove completed points in space that a ray of the sensor has passed through"
+        True, "Remove completed points in space that a ray of the sensor passed through"
     )
     free_space_margin_m: float = _parameter(
         FreeSpaceRules().margin_m,
-        "Length at the end of each ray, before the measured point, that is not treated as free space",
+        "Length of the part of each ray before the measured point that is not treated as free space",
         unit="m",
         low=0.0,
         high=10.0,
@@ -147,7 +151,7 @@ class Parameters:
     min_confidence: float = _parameter(0.0, "Remove completed points with a lower confidence", low=0.0, high=1.0)
     output_voxel_m: float = _parameter(
         0.0,
-        "Voxel size to which completed points are thinned, keeping the most confident one; measured points stay; "
+        "Completed points are thinned to the most confident one per voxel of this size; measured points stay; "
         "0: the model card's value",
         unit="m",
         low=0.0,
@@ -187,18 +191,18 @@ class Parameters:
     )
     sensor_pose: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        f"Pose of the sensor in target_frame and in the frame of the ego-motion, if it does not come from tf: {POSE_FORMAT}",
+        f"Pose of the sensor in target_frame and in the frame of the ego-motion, if not taken from tf: {POSE_FORMAT}",
     )
 
     check_mounting: bool = _parameter(
         True,
-        "Estimate the height and tilt of the sensor from each sweep; warn if the model has not seen them in training, and "
+        "Estimate the height and tilt of the sensor from each sweep; warn if the model was not trained for them, and "
         "refuse clouds in a map frame",
     )
     level_sweep: str = _parameter(
         "off",
-        "Rotate each sweep upright before the network, and its completion back: pose (roll and pitch from the source of "
-        "transforms, to target_frame or, without one, base_link), estimate (from the ground in the newest sweeps), off",
+        "Rotate each sweep upright for the network, and its completion back. pose: roll and pitch of the transform to "
+        "target_frame (base_link if that is empty); estimate: roll and pitch of the ground in the newest sweeps; off",
         dynamic=False,
     )
 

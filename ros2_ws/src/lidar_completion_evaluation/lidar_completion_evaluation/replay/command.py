@@ -22,18 +22,24 @@ Topic = Annotated[str | None, Option(help="PointCloud2 topic to play; needed if 
 Rate = Annotated[
     float, Option(min=0.0, help="1 is real time; 0 plays each sweep once the previous one has been completed")
 ]
-Output = Annotated[Path | None, Option(help="new bag of all completions; default: BAG_completed in this folder")]
-Model = Annotated[str | None, Option(help="model of the node, if none is running")]
-Device = Annotated[str | None, Option(help="device of the node, if none is running")]
-Steps = Annotated[int | None, Option(min=1, max=8, help="denoising steps, if no node is running")]
+Output = Annotated[
+    Path | None, Option(help="new bag of all completions; default: BAG_completed in the working directory")
+]
+Model = Annotated[str | None, Option(help="model for the node that is started if none is running")]
+Device = Annotated[str | None, Option(help="device for the node that is started if none is running")]
+Steps = Annotated[
+    int | None, Option(min=1, max=8, help="denoising steps for the node that is started if none is running")
+]
 Storage = Annotated[str, Option(help="storage of the new bag: mcap or sqlite3")]
-Wait = Annotated[bool, Option("--wait-for-node", help="start no node; wait for the one of a launch file")]
+Wait = Annotated[bool, Option("--wait-for-node", help="do not start a node; wait for one from a launch file")]
 Evaluate = Annotated[
     bool, Option("--evaluate", help="write an HTML report: latency, drops, steps, diagnostics; quality with poses")
 ]
 Poses = Annotated[str | None, Option(help=f"compare completions with the map of the bag; {POSES_HELP}")]
 Odometry = Annotated[str | None, Option(help="odometry or pose topic of the bag, instead of --poses")]
-Report = Annotated[Path | None, Option(help="new folder for the report; default: BAG_evaluation in this folder")]
+Report = Annotated[
+    Path | None, Option(help="new folder for the report; default: BAG_evaluation in the working directory")
+]
 Every = Annotated[int, Option("--evaluate-every", "--judge-every", min=1, help="evaluate every n-th sweep")]
 LOST = 1  # exit code if DDS lost sweeps or completions
 Show = Annotated[int, Option(min=0, help="number of worst and of slowest sweeps shown with pictures")]

@@ -254,7 +254,7 @@ def _view(completion: RecordedCompletion, scene: Scene | None) -> dict[str, Any]
 
 def _pictures(sweep: ShownSweep) -> Iterator[tuple[str, bytes]]:
     clouds = (sweep.completion.measured, sweep.completion.completed, sweep.completion.confidence)
-    yield "Measured points white, imagined points by confidence; from behind", measured_and_imagined(*clouds, size=(900, 560))  # fmt: skip
+    yield "Measured points white, imagined points coloured by confidence; from behind", measured_and_imagined(*clouds, size=(900, 560))  # fmt: skip
     yield "The same from above, 50 m around the sensor", measured_and_imagined(*clouds, view="above", size=(560, 560))
     if sweep.scene is not None and sweep.result is not None:
         buffer, truth = io.BytesIO(), sweep.scene.truth

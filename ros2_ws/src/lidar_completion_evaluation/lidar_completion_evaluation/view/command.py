@@ -27,7 +27,7 @@ def view_command(
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(help="PointCloud2 topic; default: the only one of a bag, the output of the running node"),
+        typer.Option(help="PointCloud2 topic; default: of a bag its only one, of a running node its output"),
     ] = None,
     poses: Annotated[Path | None, typer.Option(help=POSES_HELP)] = None,
     odometry_topic: Annotated[str | None, typer.Option(help="odometry or pose topic of a bag")] = None,
@@ -44,7 +44,7 @@ def view_command(
         int, typer.Option(min=1, max=65535, help="port to serve at; the next free one if it is taken")
     ] = 8080,
 ) -> None:
-    """Show sweeps in the browser: measured points white, completed points by confidence or by distance to the truth."""
+    """Show sweeps in the browser: measured points white, completed points coloured by confidence or distance to the truth."""
     with reported():
         try:
             source = _source(paths, model, device, topic, poses, odometry_topic, truth, work) if paths else None
