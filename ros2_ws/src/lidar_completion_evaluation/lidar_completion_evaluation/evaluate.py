@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -31,7 +31,7 @@ from lidar_completion_evaluation.results import (
     stored_results,
     write_bytes,
 )
-from lidar_completion_evaluation.scenes import Scene, SceneSource
+from lidar_completion_evaluation.scenes import DriveScenes, Scene, SceneSource
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,26 @@ def evaluate(
         for index in range(shard[0], len(source.names), shard[1])
         if (missing := [method for method in methods if source.names[index] not in done[method.name]])
     ]
-    with tqdm(total=len(tasks), unit="scene", desc="evaluating", disable=not progress) as bar:
-        for _ in _run(tasks, processes):
-            bar.update(1)
+    count = sum(len(task.methods) for task in tasks)
+    if progress:
+        print(_cost(source, methods, count))
+    with tqdm(total=count, unit="result", desc="evaluating", disable=not progress) as bar:
+        for finished in _run(tasks, processes):
+            bar.update(finished)
 
 
-def _run(tasks: list[_Task], processes: int):  # type: ignore[no-untyped-def]
+def _cost(source: SceneSource, methods: Sequence[Method], count: int) -> str:
+    """What an evaluation has to compute, for the user to stop it or to ask for less."""
+    total = len(source.names) * len(methods)
+    baselines = sum(method.kind == "baseline" for method in methods)
+    return (
+        f"{len(source.names)} scenes x {len(methods)} rows ({baselines} of them baselines): {count} of {total} results to "
+        "compute, the others are stored; the bar shows the time left. Fewer: --scenes, --every, --baselines none"
+    )
+
+
+def _run(tasks: list[_Task], processes: int) -> Iterator[int]:
+    """Evaluate the tasks; yields the number of results of each finished one."""
     if processes <= 1:
         yield from map(_evaluate_task, tasks)
         return
@@ -89,7 +103,7 @@ def _share_cores(processes: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def _evaluate_task(task: _Task) -> None:
+def _evaluate_task(task: _Task) -> int:
     scene = task.source.load(task.index)
     if task.pictures:
         write_bytes(picture_file(task.output, "sweep", scene.name), errors_over_truth(scene.truth, scene.sweep))
@@ -100,6 +114,7 @@ def _evaluate_task(task: _Task) -> None:
             write_bytes(picture_file(task.output, method.name, scene.name), picture)
         settings = result_settings(task.source, method, task.settings)
         store_result(task.output, method.name, scene.name, {"settings": settings, **figures})
+    return len(task.methods)
 
 
 def _evaluate_method(
@@ -107,9 +122,10 @@ def _evaluate_method(
 ) -> tuple[dict[str, Any], SceneResult | None]:
     """The figures to store; or the reason for a failure, which the report lists and the means leave out."""
     try:
-        method.prepare(scene)
+        seen = scene.as_tilted()
+        method.prepare(seen)
         start = time.perf_counter()
-        completed = method.complete(scene, settings.protocol)
+        completed = scene.from_tilted(method.complete(seen, settings.protocol))
         seconds = time.perf_counter() - start
         result = evaluate_scene(scene, completed, settings)
         return {"seconds": seconds, **result.figures}, result
@@ -126,5 +142,7 @@ def _check_names(methods: Sequence[Method]) -> None:
 def _check_predictions(source: SceneSource, methods: Sequence[Method]) -> None:
     for method in methods:
         if isinstance(method, PredictionFolder):
+            if isinstance(source, DriveScenes) and source.tilt_deg:
+                raise ValueError("--tilt: expected upright sweeps beside --predictions, which were made of them")
             for name in source.names:
                 method.file_of(name)

@@ -49,9 +49,13 @@ BinColumns = Annotated[int, Option(min=3, help="float32 values per point of .bin
 Moving = Annotated[str, Option(help="how moving objects are removed from the truth: auto, labels, visibility, keep")]
 Deskew = Annotated[bool, Option(help="deskew the sweeps of the truth")]
 Sensor = Annotated[str, Option(help="sensor of the synthetic scenes: a name such as VLP-16, or a TOML file")]
+Map = Annotated[Path | None, Option("--map", help="existing map of the drive; default: built in the output folder")]
+Baselines = Annotated[str, Option(help="learning-free rows: all, none, or names such as raw,xy_jittered")]
 Height = Annotated[float | None, Option(help="height of the sensor in the synthetic scenes, metres")]
-Tilt = Annotated[float, Option(help="tilt of the sensor in the synthetic scenes, degrees")]
-EveryRing = Annotated[int, Option(min=1, help="keep every n-th ring in the synthetic scenes")]
+Tilt = Annotated[
+    float, Option(help="tilt of the sensor, degrees; of a drive: sweeps are rotated, truth and figures stay upright")
+]
+EveryRing = Annotated[int, Option(min=1, help="methods get every n-th ring alone; the truth stays that of all")]
 World = Annotated[str, Option(help="world recipe of the synthetic scenes: town or varied")]
 W1 = Annotated[bool, Option(help="also the true earth mover's distance: up to minutes per scene and row")]
 Pictures = Annotated[bool, Option(help="draw pictures of every scene for the report")]
@@ -87,6 +91,8 @@ def evaluate_command(
     tilt: Tilt = 0.0,
     every_ring: EveryRing = 1,
     world: World = "town",
+    map_file: Map = None,
+    baselines: Baselines = "all",
     w1: W1 = False,
     pictures: Pictures = True,
     device: Device = "auto",
@@ -108,10 +114,13 @@ def evaluate_command(
             )
         else:
             drive = DriveOptions(poses, topic, odometry_topic, kitti_360_drive, bin_columns)
-            source = made.DriveData(Path(data), drive, moving, deskew, bool(published_rules), every or 5, scenes)
+            source = made.DriveData(
+                Path(data), drive, moving, deskew, bool(published_rules), every or 5, scenes, every_ring, tilt, map_file
+            )
         methods = made.MethodOptions(
-            tuple(model or ()), _steps(steps), refinement, tuple(predictions or ()), device, backend, seed
-        )
+            tuple(model or ()), _steps(steps), refinement, tuple(predictions or ()), device, backend, seed,
+            baselines,
+        )  # fmt: skip
         run = made.RunOptions(output, protocol, published, w1, pictures, processes, _shard(shard))
         _evaluate(source, methods, run)
     except (ValueError, OSError) as error:

@@ -145,6 +145,10 @@ class PredictionFolder(Method):
         return {"predictions": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
 
 
-def baseline_methods(seed: int = 0) -> list[Method]:
-    """One row per baseline, which every table contains."""
-    return [BaselineMethod(name, seed) for name in BASELINES]
+def baseline_methods(seed: int = 0, chosen: str = "all") -> list[Method]:
+    """One row per baseline: "all", "none", or names separated by commas. Raises ValueError."""
+    names = {"all": list(BASELINES), "none": []}.get(chosen, [name.strip() for name in chosen.split(",")])
+    if unknown := [name for name in names if name not in BASELINES]:
+        known = ", ".join(BASELINES)
+        raise ValueError(f"--baselines: expected all, none, or some of {known}; found {unknown[0]!r}")
+    return [BaselineMethod(name, seed) for name in names]

@@ -66,6 +66,9 @@ class DriveData:
     view_cells: bool = False
     every: int = 5
     scenes: int | None = None
+    every_ring: int = 1
+    tilt_deg: float = 0.0
+    map_file: Path | None = None  # an existing map of this drive; default: built in `work`
 
     @property
     def name(self) -> str:
@@ -74,8 +77,10 @@ class DriveData:
     def open(self, work: Path) -> SceneSource:
         rules = PUBLISHED_RULES if self.view_cells else DRIVE_RULES
         drive = open_drive(self.path, replace(self.options, pose_cache=work / self.options.pose_cache))
-        truth = build_map(drive, work / "map.npz", rules, moving=self.moving, deskew=self.deskew)
-        return DriveScenes(drive, truth, rules, every=self.every, limit=self.scenes)
+        truth = self.map_file or build_map(drive, work / "map.npz", rules, moving=self.moving, deskew=self.deskew)
+        return DriveScenes(
+            drive, truth, rules, self.every, self.scenes, every_ring=self.every_ring, tilt_deg=self.tilt_deg
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class BenchmarkData:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Rows that are evaluated in addition to the baselines."""
+    """Which rows are evaluated."""
 
     models: tuple[Path, ...] = ()  # model folders, or public checkpoints (.ckpt; several files as A.ckpt+B.ckpt)
     steps: tuple[int, ...] = ()  # denoising steps of every model; empty: the model card's
@@ -112,6 +117,7 @@ class MethodOptions:
     device: str = "auto"
     backend: str = "torch"
     seed: int = 0
+    baselines: str = "all"  # none, or names separated by commas
 
     def __post_init__(self) -> None:
         if self.refinement not in REFINEMENT:
@@ -127,7 +133,10 @@ class MethodOptions:
             for steps in self.steps or (None,)
             for refine in (REFINEMENT[self.refinement] if "refiner" in load_card(folder).networks else (True,))
         ]
-        return [*baseline_methods(self.seed), *models, *map(PredictionFolder, self.predictions)]
+        rows = [*baseline_methods(self.seed, self.baselines), *models, *map(PredictionFolder, self.predictions)]
+        if not rows:
+            raise ValueError("--baselines none leaves nothing to evaluate; add --model or --predictions")
+        return rows
 
 
 @dataclass(frozen=True)

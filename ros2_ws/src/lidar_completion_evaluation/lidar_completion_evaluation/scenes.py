@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from lidar_completion_evaluation.drives.drive import Drive, transform
+from lidar_completion_evaluation.drives.rings import every_nth_ring
 from lidar_completion_evaluation.metrics import NearestDistances, nearest_distances
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, check_map, map_settings
 from lidar_completion_evaluation.truth.observed_space import ObservedSpace, RayRules, observe
@@ -35,7 +37,8 @@ class Scene:
 
     sweep (N, 3) float32: the measured points within the range limits; truth (M, 3) float32;
     rules: the limits within which truth exists;
-    returns (R, 3) float32: all measured points, also beyond the range limits, as the models get them; None: the sweep.
+    returns (R, 3) float32: all measured points, also beyond the range limits, as the models get them; None: the sweep;
+    tilt (3, 3): rotation from this frame to that of a tilted sensor, whose sweep the methods get; None: upright.
     """
 
     name: str
@@ -44,11 +47,34 @@ class Scene:
     observed: ObservedSpace
     rules: MapRules = DRIVE_RULES
     returns: np.ndarray | None = None
+    tilt: np.ndarray | None = None
+
+    def as_tilted(self) -> Scene:
+        """The scene as methods get it: sweep and returns in the frame of the tilted sensor."""
+        if self.tilt is None:
+            return self
+        returns = None if self.returns is None else _rotated(self.returns, self.tilt)
+        return replace(self, sweep=_rotated(self.sweep, self.tilt), returns=returns)
+
+    def from_tilted(self, points: np.ndarray) -> np.ndarray:
+        """Completed points (N, 3) of the tilted sensor in the frame of the scene."""
+        return points if self.tilt is None else _rotated(points, self.tilt.T)
 
     @cached_property
     def sweep_distances(self) -> NearestDistances:
         """Nearest distances between sweep and truth, the same for every method."""
         return nearest_distances(self.sweep, self.truth)
+
+
+def tilt_of(number: int, degrees: float) -> np.ndarray:
+    """Rotation (3, 3) by so many degrees about a horizontal axis whose direction depends on the number."""
+    direction = number * np.pi * (3.0 - np.sqrt(5.0))  # golden angle: neighbouring sweeps tilt in different directions
+    axis = np.array([np.cos(direction), np.sin(direction), 0.0])
+    return Rotation.from_rotvec(np.radians(degrees) * axis).as_matrix()
+
+
+def _rotated(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    return (points.astype(np.float64) @ rotation.T).astype(np.float32)
 
 
 def _in_view(surface: np.ndarray, sweep: np.ndarray, rules: MapRules) -> np.ndarray:
@@ -148,6 +174,9 @@ class DriveScenes(SceneSource):
     """Sweeps of a drive and the map of the whole drive (see truth/ground_truth_map.py).
 
     Raises DriveError if the map was built with other poses.
+
+    every_ring, tilt_deg: the methods get every n-th ring alone, from a sensor tilted by so many degrees in a direction that
+    changes from sweep to sweep. Truth, observed space and figures are those of the full, upright sweep.
     """
 
     drive: Drive
@@ -156,6 +185,8 @@ class DriveScenes(SceneSource):
     every: int = 5
     limit: int | None = None
     drop_moving_input: bool = True
+    every_ring: int = 1
+    tilt_deg: float = 0.0
     ray_sweeps: int = 10  # sweeps whose rays give the observed space
     rays: RayRules = field(default_factory=RayRules)
 
@@ -171,13 +202,18 @@ class DriveScenes(SceneSource):
         measured = self.drive.read(number)
         static = measured.static if self.drop_moving_input else None
         returns = measured.points if static is None else measured.points[static]
-        sweep = in_range(returns, self.rules)
+        seen = returns[self._kept(measured.points, number)[static if static is not None else slice(None)]]
+        sweep = in_range(seen, self.rules)
         self._map = self._map or GroundTruthMap(self.map_file)
         around = self._map.around(pose[:3, 3], self.rules.max_range_m)
         surface = truth_for_sweep(around, pose, replace(self.rules, view_cell_m=None))
-        observed = observe(self._rays(number), [surface, sweep], self.rays)
+        observed = observe(self._rays(number), [surface, in_range(returns, self.rules)], self.rays)
         truth = _in_view(surface, returns, self.rules)
-        return Scene(self.names[index], sweep, truth, observed, self.rules, returns)
+        tilt = tilt_of(number, self.tilt_deg) if self.tilt_deg else None
+        return Scene(self.names[index], sweep, truth, observed, self.rules, seen, tilt)
+
+    def _kept(self, points: np.ndarray, number: int) -> np.ndarray:
+        return every_nth_ring(points, self.every_ring, f"{self.drive.name}, sweep {self.drive.names[number]}")
 
     def _rays(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pose = self.drive.T_map_sensor[number]
@@ -195,13 +231,19 @@ class DriveScenes(SceneSource):
             "data": self.drive.name,
             "sweeps": len(self.drive),
             "every": self.every,
+            **self._changed(),
             "rules": asdict(self.rules),
         }
+
+    def _changed(self) -> dict[str, Any]:
+        options = {"every_ring": self.every_ring, "tilt_deg": self.tilt_deg}
+        return {name: value for name, value in options.items() if value != getattr(DriveScenes, name)}
 
     def settings(self) -> dict[str, Any]:
         return {
             "data": self.drive.name,
             "map": map_settings(self.map_file),
+            **self._changed(),
             "rules": asdict(self.rules),
             "drop_moving_input": self.drop_moving_input,
             "rays": [self.ray_sweeps, asdict(self.rays)],
