@@ -53,9 +53,9 @@ Map = Annotated[Path | None, Option("--map", help="existing map of the drive; de
 Baselines = Annotated[str, Option(help="learning-free rows: all, none, or names such as raw,xy_jittered")]
 Height = Annotated[float | None, Option(help="height of the sensor in the synthetic scenes, metres")]
 Tilt = Annotated[
-    float, Option(help="tilt of the sensor, degrees; of a drive: sweeps are rotated, truth and figures stay upright")
+    float, Option(help="tilt of the sensor in degrees; on drives the sweeps are rotated and the truth stays upright")
 ]
-EveryRing = Annotated[int, Option(min=1, help="methods get every n-th ring alone; the truth stays that of all")]
+EveryRing = Annotated[int, Option(min=1, help="give methods only every n-th ring; the truth is that of all rings")]
 World = Annotated[str, Option(help="world recipe of the synthetic scenes: town or varied")]
 W1 = Annotated[bool, Option(help="also the true earth mover's distance: up to minutes per scene and row")]
 Pictures = Annotated[bool, Option(help="draw pictures of every scene for the report")]
