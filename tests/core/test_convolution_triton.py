@@ -1,9 +1,11 @@
 """Triton kernels against the plain implementation: interpreted on tiny clouds, compiled on larger ones with -m gpu."""
 
+import json
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,6 +177,20 @@ assert "wgmma" in ptx and "cp.async" in ptx
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [80, 86, 89, 90])
+def test_kernels_fit_the_gpu(target, tmp_path):
+    """No spills, and no more registers and shared memory than a multiprocessor has. Needs no GPU."""
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu_kernels.py"
+    command = [sys.executable, script, "--layers", "few", "--targets", str(target), "--json", tmp_path / "kernels.json"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "kernels.json").read_text())
+    assert {each["kernel"].split(" ")[0] for each in found} == {"convolution", "kernel", "nearest"}
+    assert all(16 <= each["registers"] <= 255 and not each["faults"] for each in found)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
