@@ -4,15 +4,20 @@ Every process holds all networks and takes its own samples. Gradients are averag
 optimiser, so an objective may run its networks any number of times and need not know the number of processes.
 """
 
+from __future__ import annotations
+
 import atexit
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lidar_completion_training.errors import RecipeError, TrainingError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -24,6 +29,8 @@ def launch_fabric(device: str = "auto") -> Fabric:
     """
     if device not in DEVICES or (device == "cuda" and not torch.cuda.is_available()):
         raise RecipeError(f"--device is {device!r}; expected auto, cpu, or, where PyTorch finds a CUDA device, cuda")
+    from lightning_fabric import Fabric  # brings torch._dynamo, which takes three seconds
+
     processes = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if device == "auto":

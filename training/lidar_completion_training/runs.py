@@ -1,8 +1,9 @@
 """Train one run, train a chain of recipes, evaluate the result."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from lightning_fabric import Fabric
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lidar_completion.model.card import CARD_NAME, load_card
 from lidar_completion_training.configuration import Recipe
@@ -13,6 +14,9 @@ from lidar_completion_training.recipe_files import load_recipe, read_entries
 from lidar_completion_training.schedule import schedule_of
 from lidar_completion_training.state import load_state
 from lidar_completion_training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MODEL_NAME = "model"  # folder of a run's or a chain's exported model
 RECIPES = Path(__file__).parent / "recipes"  # shipped recipes

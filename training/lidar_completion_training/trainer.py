@@ -5,6 +5,8 @@ numbers are seeded by (seed, n). Every step takes the next `global_batch` sample
 starting at the r-th. So a killed run resumes exactly, and the steps do not depend on the number of processes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import math
@@ -13,10 +15,9 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from torch import nn
 from tqdm import tqdm
@@ -40,6 +41,9 @@ from lidar_completion_training.schedule import schedule_of
 from lidar_completion_training.state import STATE_NAME, TrainingState, changed_entries, load_state
 from lidar_completion_training.stream import Sample, samples
 from lidar_completion_training.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RECIPE_NAME = "recipe.yaml"
 # Entries that may change in a resumed run without a message.

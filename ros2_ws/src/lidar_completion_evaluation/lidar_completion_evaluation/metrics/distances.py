@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import simpson
 from scipy.spatial import cKDTree
 
 from lidar_completion_evaluation.metrics.clouds import MetricError, cloud
@@ -133,6 +132,8 @@ def precision_recall_curve(distances: NearestDistances, thresholds_m: Sequence[f
 
 def precision_recall_f_as_published(distances: NearestDistances) -> tuple[float, float, float]:
     """Areas under the three curves over thresholds 0.05 … 0.1 m as percentages (Simpson, normalised by the width)."""
+    from scipy.integrate import simpson  # takes half a second
+
     curve = precision_recall_curve(distances, PUBLISHED_F_THRESHOLDS_M)
     width = curve.thresholds_m[-1] - curve.thresholds_m[0]
     areas = [simpson(values, x=curve.thresholds_m) for values in (curve.precision, curve.recall, curve.f_score)]
