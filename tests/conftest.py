@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 os.environ["ROS_DOMAIN_ID"] = str(1 + (os.getppid() + int(WORKER[2:]) if WORKER else os.getpid()) % 100)
 
-from tiny_channels import TINY_CHANNELS  # noqa: E402 (needs the path above)
+import thread_count  # noqa: E402, F401 (needs the path above; records the number before any test)
+from tiny_channels import TINY_CHANNELS  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "core" / "golden"
 

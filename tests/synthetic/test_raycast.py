@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from thread_count import THREADS
 
 from lidar_completion_synthetic import objects, raycast
 from lidar_completion_synthetic.objects import Material
@@ -62,3 +64,11 @@ def test_rays_pass_see_through_solid_with_its_probability():
     directions = np.tile((1.0, 0.0, 0.0), (20_000, 1))
     _, hit, _ = raycast.cast(solids, empty_solids(), flat_ground(), np.zeros_like(directions), directions, 50.0, 9)
     assert (hit == raycast.MISS).mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_generator_keeps_the_number_of_torch_threads(pair):
+    """Numba's threads, which the generator starts, would set it to the number of cores."""
+    raycast.set_threads(2)
+    raycast.set_threads(None)
+    raycast.set_threads(1)
+    assert torch.get_num_threads() == THREADS

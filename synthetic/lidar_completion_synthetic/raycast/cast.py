@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numba
 import numpy as np
 
@@ -10,10 +12,16 @@ from .scene import Ground, Solids
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the number of threads of the compiled loops (1 in worker processes); None leaves it unchanged."""
-    if threads is not None:
-        available = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        numba.set_num_threads(max(1, min(threads, available)))
+    """Sets the number of threads of the compiled loops (1 in worker processes); None leaves it unchanged.
+
+    PyTorch keeps its number. Where both use OpenMP, numba's start sets it to the number of cores, whatever OMP_NUM_THREADS says.
+    """
+    torch = sys.modules.get("torch")
+    threads_of_torch = torch.get_num_threads() if torch else 0
+    available = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(max(1, min(threads or numba.get_num_threads(), available)))
+    if torch:
+        torch.set_num_threads(threads_of_torch)
 
 
 def cast(
