@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -209,6 +210,14 @@ def test_empty_cloud_has_no_points():
 def test_missing_returns_are_nan_infinite_or_the_origin():
     points = np.array([[1, 2, 3], [0, 0, 0], [np.nan, 0, 0], [0, np.inf, 0], [0, 0, 1e-6], [-0.0, 0, 0]], np.float32)
     assert returns(points).tolist() == [True, False, False, False, True, False]
+
+
+def test_signalling_nans_of_damaged_clouds_give_no_warning():
+    points = np.full((9, 3), 0x7F800001, np.uint32).view(np.float32)
+    points[0] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert returns(points).tolist() == [True] + 8 * [False]
 
 
 def test_output_layout_of_the_contract():

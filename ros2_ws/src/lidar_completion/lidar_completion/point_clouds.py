@@ -157,7 +157,7 @@ def point_times(cloud: PointCloud, stamp_ns: int, *, layout: DtypeFromFields = d
 
 def returns(points: np.ndarray) -> np.ndarray:
     """Mask (N,) of the points (N, 3) that are returns of the sensor; drivers encode a missing one as NaN or (0, 0, 0)."""
-    return np.isfinite(points).all(axis=1) & points.any(axis=1)
+    return np.isfinite(points).all(axis=1) & (points != 0).any(axis=1)
 
 
 def output_layout(output_fields: Sequence[str] = tuple(OUTPUT_FIELDS)) -> np.dtype:
