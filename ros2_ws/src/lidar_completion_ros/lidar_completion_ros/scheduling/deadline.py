@@ -83,8 +83,12 @@ class Deadline:
 
     def predicted_p99_s(self, points: int, workload: Workload) -> float:
         """Seconds within which 99 of 100 such sweeps are expected to finish."""
+        return self._margin() * self._learned_s(points, workload)
+
+    def _margin(self) -> float:
+        """Factor from the learned cost of a sweep to the 99th percentile of its seconds; the same for every workload."""
         untried = 1.0 if self._tried else UNTRIED
-        return self.predicted_s(points, workload) * math.exp(Z99 * self._spread()) * (1.0 + self._caution) * untried
+        return self._slowdown() * math.exp(Z99 * self._spread()) * (1.0 + self._caution) * untried
 
     def _learned_s(self, points: int, workload: Workload) -> float:
         return sum(self._costs[stage].seconds(units) for stage, units in units_of_work(points, workload).items())
@@ -162,7 +166,8 @@ class Deadline:
             self._level = 0
             return self.workloads[0]
         target = TARGET * self.budget_s
-        cost = [self.predicted_p99_s(points, each) for each in self.workloads]
+        margin = self._margin()
+        cost = [margin * self._learned_s(points, each) for each in self.workloads]
         fitting = _largest_within(cost, target)
         if self._level is None:
             self._level = fitting
