@@ -3,14 +3,13 @@
     python benchmarks/paper_tables.py [benchmarks/paper_tables.yaml] [--scenes 100] [--processes 2] [--tables-only]
 
 The YAML lists tables, each with rows: label, models (one folder a seed), steps, guidance, refined, min_confidence, and, to be
-shown beside, the published figures. Results are kept per row and scene, so a killed run goes on and a new model costs only itself. Rows
+shown beside, the published figures. Results are kept per row and scene, so a killed run goes on, torchrun shares the work, and a new model costs only itself. Rows
 whose model is missing are shown as such. Writes benchmarks/results/paper_tables.md. Drives: LIDAR_COMPLETION_SHARED.
 """
 
 import argparse
 import datetime
 import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.evaluate import evaluate
 from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method, ModelMethod, baseline_methods
+from lidar_completion_evaluation.process_group import is_first
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
 from lidar_completion_evaluation.statistics import mean_interval
 from lidar_completion_evaluation.summary import RowSummary, Summary, summarise
@@ -104,12 +104,15 @@ def main() -> None:
     for source, output in sources(options):
         if not options.tables_only:
             evaluate_all(tables, source, output, options)
-        shown = [markdown(table, summary_of(table, source, output, options.device), options.device) for table in tables]
-        parts.append(f"# {output.name}\n\n" + "\n\n".join(shown))
-        text = "\n\n".join(parts) + "\n"
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
-    print(text)
+        if is_first():
+            shown = [
+                markdown(table, summary_of(table, source, output, options.device), options.device) for table in tables
+            ]
+            parts.append(f"# {output.name}\n\n" + "\n\n".join(shown))
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text("\n\n".join(parts) + "\n")
+    if is_first():
+        print(options.output.read_text())
 
 
 def evaluate_all(tables: list[PaperTable], source: SceneSource, output: Path, options: argparse.Namespace) -> None:
@@ -128,7 +131,6 @@ def evaluate_all(tables: list[PaperTable], source: SceneSource, output: Path, op
             output,
             settings=SETTINGS,
             processes=options.processes,
-            shard=options.shard,
             pictures=False,
         )
 
@@ -233,17 +235,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="results by row and scene")
     parser.add_argument("--output", type=Path, default=HERE / "results/paper_tables.md")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--shard", type=shard, default=(0, 1), help="K/N: only every N-th scene, from the K-th")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tables-only", action="store_true", help="evaluate nothing, write the stored results")
     return parser.parse_args()
-
-
-def shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 0 to N-1, found {text!r}")
-    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":

@@ -162,7 +162,6 @@ def test_semantic_kitti_benchmark_on_real_sweeps(command, shared, tmp_path):
     ("arguments", "expected"),
     [
         (("--data", "nowhere"), "found nothing there"),
-        (("--shard", "4/4"), "--shard: expected K/N"),
         (("--steps", "many", "--model", "x"), "--steps: expected numbers"),
         (("--benchmark", "nuscenes"), "--benchmark: expected one of semantic-kitti-08"),
         (("--predictions", "nowhere"), "folder of predictions"),

@@ -23,6 +23,7 @@ from lidar_completion_evaluation.evaluate_scene import SceneResult, SceneSetting
 from lidar_completion_evaluation.methods import Method, PredictionFolder
 from lidar_completion_evaluation.metrics import MetricError
 from lidar_completion_evaluation.pictures import errors_over_truth
+from lidar_completion_evaluation.process_group import is_first, share_of, wait_for_all
 from lidar_completion_evaluation.results import (
     file_name,
     picture_file,
@@ -53,13 +54,12 @@ def evaluate(
     *,
     settings: SceneSettings | None = None,
     processes: int = 1,
-    shard: tuple[int, int] = (0, 1),
     pictures: bool = True,
     progress: bool = True,
 ) -> None:
     """Evaluate every method on every scene without a stored result, into output/results/ROW/SCENE.json.
 
-    shard (k, n): every n-th scene starting at the k-th, so that n machines can share one output folder.
+    Under torchrun, each process evaluates its share of the scenes and returns when all have finished.
     Raises ValueError for duplicate row names and missing predictions, before anything is computed.
     """
     settings = settings or SceneSettings()
@@ -68,20 +68,23 @@ def evaluate(
     done = {method.name: stored_results(source, method, output, settings) for method in methods}
     tasks = [
         _Task(source, index, missing, output, settings, pictures)
-        for index in range(shard[0], len(source.names), shard[1])
+        for index in share_of(range(len(source.names)))
         if (missing := [method for method in methods if source.names[index] not in done[method.name]])
     ]
     count = sum(len(task.methods) for task in tasks)
-    if progress:
-        print(_cost(source, methods, count))
-    with tqdm(total=count, unit="result", desc="evaluating", disable=not progress) as bar:
+    shown = progress and is_first()
+    if shown:
+        print(_cost(source, methods, done))
+    with tqdm(total=count, unit="result", desc="evaluating", disable=not shown) as bar:
         for finished in _run(tasks, processes):
             bar.update(finished)
+    wait_for_all()
 
 
-def _cost(source: SceneSource, methods: Sequence[Method], count: int) -> str:
+def _cost(source: SceneSource, methods: Sequence[Method], done: dict[str, dict]) -> str:
     """What an evaluation has to compute, for the user to stop it or to ask for less."""
     total = len(source.names) * len(methods)
+    count = total - sum(map(len, done.values()))
     baselines = sum(method.kind == "baseline" for method in methods)
     return (
         f"{len(source.names)} scenes x {len(methods)} rows ({baselines} of them baselines): {count} of {total} results to "

@@ -62,8 +62,7 @@ Pictures = Annotated[bool, Option(help="draw pictures of every scene for the rep
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N")]
 Backend = Annotated[str, Option(help="torch or onnx")]
 Seed = Annotated[int, Option(help="seed of the models' noise and of the baselines")]
-Processes = Annotated[int, Option(min=1, help="worker processes on this machine")]
-Shard = Annotated[str, Option(help="K/N: evaluate only part K (from 0) of N, to share the work between machines")]
+Processes = Annotated[int, Option(min=1, help="worker processes on this machine; torchrun also uses others")]
 
 
 def evaluate_command(
@@ -99,7 +98,6 @@ def evaluate_command(
     backend: Backend = "torch",
     seed: Seed = 0,
     processes: Processes = 1,
-    shard: Shard = "0/1",
 ) -> None:
     """Compare models, other methods' predictions and the baselines on the same scenes. An interrupted run resumes."""
     from lidar_completion_evaluation import options as made
@@ -121,7 +119,7 @@ def evaluate_command(
             tuple(model or ()), _steps(steps), refinement, tuple(predictions or ()), device, backend, seed,
             baselines,
         )  # fmt: skip
-        run = made.RunOptions(output, protocol, published, w1, pictures, processes, _shard(shard))
+        run = made.RunOptions(output, protocol, published, w1, pictures, processes)
         _evaluate(source, methods, run)
     except (ValueError, OSError) as error:
         typer.echo(f"lidar-completion evaluate: {error}", err=True)
@@ -130,20 +128,24 @@ def evaluate_command(
 
 def _evaluate(source: DataOptions, methods: MethodOptions, run: RunOptions) -> None:
     from lidar_completion_evaluation.evaluate import evaluate
+    from lidar_completion_evaluation.process_group import first_before_others, is_first
     from lidar_completion_evaluation.reports.evaluation import write_report
     from lidar_completion_evaluation.summary import summarise, text_table, write_csv
 
     output = run.output or Path("runs/evaluate") / source.name
-    scenes, rows, settings = source.open(output), methods.open(output), run.scene_settings
+    scenes, settings = source.open(output), run.scene_settings
+    with first_before_others():  # the first converts public checkpoints
+        rows = methods.open(output)
     evaluate(
         scenes,
         rows,
         output,
         settings=settings,
         processes=run.processes,
-        shard=run.shard,
         pictures=run.pictures,
     )
+    if not is_first():
+        return
     summary = summarise(scenes, rows, output, settings=settings, published=run.published_rows(source))
     typer.echo(f"\nprotocol: {settings.protocol.name}")
     for heading, section in (("Completed points", "completed"), ("With the measured points", "with_measured")):
@@ -157,10 +159,3 @@ def _steps(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError as error:
         raise ValueError(f"--steps: expected numbers such as 1,2,8, found {text!r}") from error
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, _, whole = text.partition("/")
-    if not (part.isdigit() and whole.isdigit() and int(part) < int(whole)):
-        raise ValueError(f"--shard: expected K/N with K from 0 to N-1, such as 0/4, found {text!r}")
-    return int(part), int(whole)

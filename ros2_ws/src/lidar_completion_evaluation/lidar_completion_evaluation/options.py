@@ -12,6 +12,7 @@ from lidar_completion_evaluation.benchmarks import BENCHMARKS, Benchmark
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
 from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method, ModelMethod, PredictionFolder, baseline_methods
+from lidar_completion_evaluation.process_group import device_of_process, first_before_others
 from lidar_completion_evaluation.protocols import DEFAULT, PROTOCOLS
 from lidar_completion_evaluation.published import PUBLISHED, PublishedRow
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
@@ -76,7 +77,8 @@ class DriveData:
 
     def open(self, work: Path) -> SceneSource:
         rules = PUBLISHED_RULES if self.view_cells else DRIVE_RULES
-        drive = open_drive(self.path, replace(self.options, pose_cache=work / self.options.pose_cache))
+        with first_before_others():  # the first estimates poses
+            drive = open_drive(self.path, replace(self.options, pose_cache=work / self.options.pose_cache))
         truth = self.map_file or build_map(drive, work / "map.npz", rules, moving=self.moving, deskew=self.deskew)
         return DriveScenes(
             drive, truth, rules, self.every, self.scenes, every_ring=self.every_ring, tilt_deg=self.tilt_deg
@@ -127,8 +129,9 @@ class MethodOptions:
 
     def open(self, work: Path) -> list[Method]:
         """One row per model, number of steps and refinement; public checkpoints are converted into `work` once."""
+        device = device_of_process(self.device)
         models = [
-            ModelMethod(folder, steps, refine, self.device, self.backend, self.seed)
+            ModelMethod(folder, steps, refine, device, self.backend, self.seed)
             for folder in (_model_folder(model, work / "converted") for model in self.models)
             for steps in self.steps or (None,)
             for refine in (REFINEMENT[self.refinement] if "refiner" in load_card(folder).networks else (True,))
@@ -149,7 +152,6 @@ class RunOptions:
     transport: bool = False
     pictures: bool = True
     processes: int = 1
-    shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         for option, value, known in (("protocol", self.protocol, PROTOCOLS), ("published", self.published, PUBLISHED)):
