@@ -118,15 +118,23 @@ def scalar_fields(cloud: PointCloud, *, layout: DtypeFromFields = dtype_from_fie
 
 def time_column(cloud: PointCloud, *, layout: DtypeFromFields = dtype_from_fields) -> np.ndarray | None:
     """Per-point times (N,) as the driver wrote them, of a cloud that `decode` accepts; None if it has none."""
+    return next(iter(first_column(cloud, TIME_FIELDS, layout=layout).values()), None)
+
+
+def first_column(
+    cloud: PointCloud, names: Sequence[str], *, layout: DtypeFromFields = dtype_from_fields
+) -> dict[str, np.ndarray]:
+    """The first of the named fields that a cloud has, (N,) in its own type and byte order, by name; of a cloud that `decode`
+    accepts. Empty if it has none of them, or if the first one is malformed."""
     fields = {field.name: field for field in cloud.fields}
-    name = next((each for each in TIME_FIELDS if each in fields), None)
+    name = next((each for each in names if each in fields), None)
     if name is None:
-        return None
+        return {}
     try:
         field = _checked_field(cloud, fields, name, tuple(NUMPY_TYPES))
     except PointCloudError:
-        return None
-    return _columns(cloud, [field], layout)[name].reshape(-1)
+        return {}
+    return {name: _columns(cloud, [field], layout)[name].reshape(-1)}
 
 
 def point_times(cloud: PointCloud, stamp_ns: int, *, layout: DtypeFromFields = dtype_from_fields) -> np.ndarray | None:

@@ -18,6 +18,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lidar_completion.model.card import MIN_OUTPUT_VOXEL_M
+from lidar_completion.occupancy import OccupancyRules
+from lidar_completion.output_layouts import LAYOUTS
 from lidar_completion.point_clouds import OUTPUT_FIELDS
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
 from lidar_completion_ros.motion.frames import POSE_FORMAT, pose
@@ -30,6 +32,8 @@ CHOICES = {
     "transforms": ("auto", "tf", "parameters"),
     "motion": ("none", "twist", "odometry"),
     "level_sweep": ("off", "pose", "estimate"),
+    "output_layout": LAYOUTS,
+    "occupancy_height_from": ("ground", "sensor"),
 }
 SCHEMA_NAME = "complete.schema.json"
 # Parameters that rclpy declares by itself, before or after ours.
@@ -113,6 +117,11 @@ class Parameters:
     output_fields: tuple[str, ...] = _parameter(
         tuple(OUTPUT_FIELDS), f"Output fields besides x, y, z: any of {', '.join(OUTPUT_FIELDS)}"
     )
+    output_layout: str = _parameter(
+        "fields",
+        "Layout of ~/points and ~/points_completed: fields (output_fields), pass_through (and ring, time and return type of "
+        "the measured points, in the sweep's own types), xyzirc (Autoware's PointXYZIRC; output_fields is ignored)",
+    )
     lazy: bool = _parameter(True, "Skip sweeps while nobody subscribes to ~/points or ~/points_completed")
     max_input_points: int = _parameter(
         1_000_000, "Sweeps with more points are refused", unit="points", low=1, high=10_000_000
@@ -145,7 +154,7 @@ class Parameters:
     ego_box_m: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         "Box around the vehicle in the sensor frame (x, y, z of the minimum corner, then of the maximum corner) in which "
-        "completed points are removed; all 0: off",
+        "completed points are removed, and measured ones do not count for ~/occupancy; all 0: off",
         unit="m",
     )
     min_confidence: float = _parameter(0.0, "Remove completed points with a lower confidence", low=0.0, high=1.0)
@@ -206,6 +215,33 @@ class Parameters:
         dynamic=False,
     )
 
+    marking_min_confidence: float = _parameter(
+        0.5,
+        "Minimum confidence of the completed points that mark obstacles: those of ~/points_confident and ~/occupancy",
+        low=0.0,
+        high=1.0,
+    )
+    occupancy_resolution_m: float = _parameter(
+        OccupancyRules().resolution_m, "Size of the cells of ~/occupancy", unit="m", low=0.05, high=5.0
+    )
+    occupancy_size_m: float = _parameter(
+        OccupancyRules().size_m, "Size of the square of ~/occupancy around the sensor", unit="m", low=1.0, high=400.0
+    )
+    occupancy_min_height_m: float = _parameter(
+        OccupancyRules().min_height_m, "Height above which a point occupies its cell", unit="m", low=-50.0, high=50.0
+    )
+    occupancy_max_height_m: float = _parameter(
+        OccupancyRules().max_height_m,
+        "Height above which points occupy no cell and rays free none, as the vehicle passes below",
+        unit="m",
+        low=-50.0,
+        high=50.0,
+    )
+    occupancy_height_from: str = _parameter(
+        "ground",
+        "What the heights of ~/occupancy are above: ground (around each cell, from the measured points), sensor",
+    )
+
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -231,6 +267,10 @@ class Parameters:
             self.trust_rules()
         except ValueError as error:
             raise ParameterError(str(error)) from error
+        try:
+            self.occupancy_rules()
+        except ValueError as error:
+            raise ParameterError(f"occupancy_{error}") from error
 
     def completion_options(self) -> dict[str, Any]:
         """Arguments of `SceneCompleter.complete` besides steps and replication; None: the model card's value."""
@@ -245,6 +285,16 @@ class Parameters:
             "max_points": self.max_points or None,
             "seed": self.seed,
         }
+
+    def occupancy_rules(self) -> OccupancyRules:
+        """The grid ~/occupancy."""
+        return OccupancyRules(
+            resolution_m=self.occupancy_resolution_m,
+            size_m=self.occupancy_size_m,
+            min_height_m=self.occupancy_min_height_m,
+            max_height_m=self.occupancy_max_height_m,
+            above_ground=self.occupancy_height_from == "ground",
+        )
 
     def trust_rules(self) -> TrustRules:
         """Which completed points are removed."""

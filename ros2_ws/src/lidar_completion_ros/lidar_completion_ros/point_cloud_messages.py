@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import array
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,8 @@ from std_msgs.msg import Header
 
 from lidar_completion import point_clouds
 from lidar_completion.completer import Completion
-from lidar_completion.point_clouds import OUTPUT_FIELDS, DtypeFromFields, encode, fields_of, output_layout
+from lidar_completion.output_layouts import laid_out, sweep_columns
+from lidar_completion.point_clouds import OUTPUT_FIELDS, DtypeFromFields, encode, fields_of
 
 try:
     from sensor_msgs_py.point_cloud2 import dtype_from_fields as _ros_dtype_from_fields
@@ -26,6 +27,7 @@ else:
     LAYOUT = _ros_dtype_from_fields
 
 decode = partial(point_clouds.decode, layout=LAYOUT)
+passed_on_columns = partial(sweep_columns, layout=LAYOUT)
 
 
 def point_times(message: PointCloud2) -> np.ndarray | None:
@@ -51,15 +53,18 @@ def completion_columns(completion: Completion) -> dict[str, np.ndarray]:
 def completion_message(
     header: Header,
     points: np.ndarray,
-    columns: dict[str, np.ndarray],
+    columns: Mapping[str, np.ndarray],
     output_fields: Sequence[str] = tuple(OUTPUT_FIELDS),
+    output_layout: str = "fields",
+    sweep: Mapping[str, np.ndarray] | None = None,
 ) -> PointCloud2:
     """The node's output: points (M, 3) float32 metres in the header's frame, and the columns named in output_fields.
 
-    columns (M,): intensity and confidence float32, provenance uint8. See `output_layout` for the layout.
+    columns (M,): intensity and confidence float32, provenance uint8. output_layout: see output_layouts.laid_out; sweep (n,):
+    the columns of the first n points that it passes on.
     """
-    layout = output_layout(output_fields)
-    return cloud_message(header, encode(points, columns, layout), layout)
+    layout, wanted = laid_out(output_layout, output_fields, columns, sweep or {})
+    return cloud_message(header, encode(points, wanted, layout), layout)
 
 
 def cloud_message(header: Header, buffer: array.array, layout: np.dtype) -> PointCloud2:

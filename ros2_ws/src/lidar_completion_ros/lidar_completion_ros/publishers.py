@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from nav_msgs.msg import OccupancyGrid
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
@@ -17,12 +19,15 @@ from std_msgs.msg import Float64, Header
 from lidar_completion.completer import Completion
 from lidar_completion_ros import qos
 from lidar_completion_ros.motion import frames
+from lidar_completion_ros.occupancy_message import confident_rows, occupancy_message, occupancy_of
 from lidar_completion_ros.parameters import Parameters
 from lidar_completion_ros.point_cloud_messages import completion_columns, completion_message, stamp_ns
 from lidar_completion_ros.status import SweepLabel, diagnostic_status
 
 OUTPUT_TOPIC = "~/points"
 COMPLETED_TOPIC = "~/points_completed"
+CONFIDENT_TOPIC = "~/points_confident"
+OCCUPANCY_TOPIC = "~/occupancy"
 SWEEP_TOPIC = "~/debug/sweep"
 STAGES = ("preprocess", "denoise", "postprocess", "total")
 
@@ -38,8 +43,11 @@ class Publishers:
             on_missed_deadlines(event.total_count_change)
 
         deadline = PublisherEventCallbacks(deadline=on_deadline)
-        self._completions = self._cloud_publisher(OUTPUT_TOPIC, deadline)
-        self._completed_only = self._cloud_publisher(COMPLETED_TOPIC, None)
+        self._completions = self._output(PointCloud2, OUTPUT_TOPIC, deadline)
+        self._completed_only = self._output(PointCloud2, COMPLETED_TOPIC)
+        self._confident = self._output(PointCloud2, CONFIDENT_TOPIC)
+        self._occupancy = self._output(OccupancyGrid, OCCUPANCY_TOPIC)
+        self._outputs = (self._completions, self._completed_only, self._confident, self._occupancy)
         self._labels = node.create_lifecycle_publisher(DiagnosticArray, SWEEP_TOPIC, 10)
         values = [f"processing_time/{stage}_ms" for stage in STAGES] + ["pipeline_latency_ms", "cyclic_time_ms"]
         self._debug = {
@@ -53,21 +61,35 @@ class Publishers:
         return str(self._completions.topic_name)
 
     def subscribers(self) -> int:
-        """Number of subscribers of both cloud topics."""
-        return int(self._completions.get_subscription_count() + self._completed_only.get_subscription_count())
+        """Number of subscribers of all outputs."""
+        return sum(int(each.get_subscription_count()) for each in self._outputs)
 
     def publish_completion(
-        self, header: Header, completion: Completion, T_target_sensor: RigidTransform, parameters: Parameters
+        self,
+        header: Header,
+        completion: Completion,
+        T_target_sensor: RigidTransform,
+        parameters: Parameters,
+        sweep: Mapping[str, np.ndarray],
     ) -> None:
-        """Publish the cloud, measured points first; and a cloud of only the completed points if somebody subscribes to it."""
-        points = frames.apply(T_target_sensor, completion.points)
-        columns, fields = completion_columns(completion), parameters.output_fields
+        """Publish the cloud, measured points first, and what somebody subscribes to of the other outputs.
+
+        sweep (n,): columns of the measured points that output_layout passes on.
+        """
+        measured, points = len(completion.measured_rows), frames.apply(T_target_sensor, completion.points)
+        columns, layout = completion_columns(completion), (parameters.output_fields, parameters.output_layout)
         if self._completions.get_subscription_count() or not parameters.lazy:
-            self._completions.publish(completion_message(header, points, columns, fields))
+            self._completions.publish(completion_message(header, points, columns, *layout, sweep))
+        columns, completed = {name: column[measured:] for name, column in columns.items()}, points[measured:]
         if self._completed_only.get_subscription_count():
-            measured = len(completion.measured_rows)
-            completed = {name: column[measured:] for name, column in columns.items()}
-            self._completed_only.publish(completion_message(header, points[measured:], completed, fields))
+            empty = {name: column[:0] for name, column in sweep.items()}
+            self._completed_only.publish(completion_message(header, completed, columns, *layout, empty))
+        if self._confident.get_subscription_count():
+            rows = confident_rows(completion, parameters.marking_min_confidence)
+            columns = {name: column[rows] for name, column in columns.items()}
+            self._confident.publish(completion_message(header, completed[rows], columns, ("intensity",)))
+        if self._occupancy.get_subscription_count():
+            self._occupancy.publish(occupancy_message(header, occupancy_of(completion, T_target_sensor, parameters)))
 
     def publish_label(self, header: Header, label: SweepLabel) -> None:
         """Publish how a sweep was completed, under the sweep's stamp."""
@@ -87,10 +109,10 @@ class Publishers:
                 publisher.publish(Float64(data=value))
 
     def destroy(self) -> None:
-        for publisher in (self._completions, self._completed_only, self._labels, *self._debug.values()):
+        for publisher in (*self._outputs, self._labels, *self._debug.values()):
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _cloud_publisher(self, topic: str, events: PublisherEventCallbacks | None) -> Publisher:
+    def _output(self, kind: Any, topic: str, events: PublisherEventCallbacks | None = None) -> Publisher:
         return self._node.create_lifecycle_publisher(
-            PointCloud2, topic, qos.output_qos(), qos_overriding_options=qos.overrides(), event_callbacks=events
+            kind, topic, qos.output_qos(), qos_overriding_options=qos.overrides(), event_callbacks=events
         )

@@ -24,7 +24,7 @@ from lidar_completion_ros.motion.temporal_mode import TemporalMode, TemporalPrio
 from lidar_completion_ros.motion.twist import Twist
 from lidar_completion_ros.mounting_monitor import Inspection, MountingError, MountingMonitor, outside_share
 from lidar_completion_ros.parameters import Parameters
-from lidar_completion_ros.point_cloud_messages import decode, point_times, stamp_ns
+from lidar_completion_ros.point_cloud_messages import decode, passed_on_columns, point_times, stamp_ns
 from lidar_completion_ros.publishers import Publishers
 from lidar_completion_ros.scheduling.mailbox import Mailbox
 from lidar_completion_ros.scheduling.workload import Workload
@@ -59,6 +59,12 @@ class MeasuredSweep:
         """Seconds (N,) from the stamp to each point; None if the message has no usable times."""
         times = point_times(self.message)
         return None if times is None else times[self.rows]
+
+    def passed_on(self, measured_rows: np.ndarray, output_layout: str) -> dict[str, np.ndarray]:
+        """The columns that the layout passes on, for measured points (n,) of these rows of `points`."""
+        if output_layout == "fields":
+            return {}
+        return passed_on_columns(self.message, np.flatnonzero(self.rows)[measured_rows])
 
 
 class SweepWorker:
@@ -168,7 +174,8 @@ class SweepWorker:
         options = parameters.completion_options() | {"intensity": sweep.intensity, "prior": prior.points}
         completion, done = complete_levelled(inference, points, options, inspection)
         self._temporal.remember(completion, prior, stamp_ns(message.header) / 1e9)
-        self.publishers.publish_completion(header, completion, T_target_sensor, parameters)
+        passed_on = sweep.passed_on(completion.measured_rows, parameters.output_layout)
+        self.publishers.publish_completion(header, completion, T_target_sensor, parameters, passed_on)
         finished_s = time.monotonic()
         latency_s = finished_s - arrival.time_s
         inference.observe(len(points), done, completion, finished_s - started_s, latency_s)

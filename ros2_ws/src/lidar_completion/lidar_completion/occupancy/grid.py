@@ -13,6 +13,7 @@ from lidar_completion.occupancy import loops_compiled
 from lidar_completion.occupancy.ground_heights import ground_heights
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
+MAX_CELLS = 4000  # along each side
 BELOW_GROUND_M = 0.5  # a ray deeper than this under the ground ends in a reflection
 
 
@@ -25,6 +26,14 @@ class OccupancyRules:
     min_height_m: float = 0.3  # lower points are ground
     max_height_m: float = 2.0  # the vehicle passes under higher points; rays above this height free nothing
     above_ground: bool = True  # heights are those above the ground around each cell; False: above the sensor
+
+    def __post_init__(self) -> None:
+        if self.min_height_m >= self.max_height_m:
+            raise ValueError(
+                f"max_height_m: expected more than min_height_m = {self.min_height_m:g}, found {self.max_height_m:g}"
+            )
+        if self.cells > MAX_CELLS:
+            raise ValueError(f"size_m: expected at most {MAX_CELLS} cells, found {self.cells}")
 
     @property
     def cells(self) -> int:

@@ -13,7 +13,8 @@ def third_lowest(points, corner, cell_m, count):  # type: ignore[no-untyped-def]
 
 def mark_points(points, geometry, heights, value, values):  # type: ignore[no-untyped-def]
     """As loops_plain.mark_points."""
-    _mark_points(_contiguous(points), *geometry, *map(float, heights), value, values)
+    low, high = heights
+    _mark_points(_contiguous(points), *geometry, float(low), float(high), value, values)
 
 
 def lowest_ends(points, sensor, geometry):  # type: ignore[no-untyped-def]
@@ -23,7 +24,8 @@ def lowest_ends(points, sensor, geometry):  # type: ignore[no-untyped-def]
 
 def mark_rays(ends, sensor, geometry, heights, value, values):  # type: ignore[no-untyped-def]
     """As loops_plain.mark_rays."""
-    _mark_rays(ends, sensor, *geometry, *map(float, heights), value, values)
+    low, high = heights
+    _mark_rays(ends, sensor, *geometry, float(low), float(high), value, values)
 
 
 def _contiguous(points: np.ndarray) -> np.ndarray:
@@ -86,7 +88,7 @@ def _mark_rays(ends, sensor, corner, resolution, cells, floor, low, high, value,
     per_metre = 1.0 / resolution
     for end in ends:
         length = np.hypot(end[0] - sensor[0], end[1] - sensor[1])
-        steps = max(np.int64(np.ceil(length / resolution * STEPS_PER_CELL)), 1)
+        steps = max(np.int64(np.ceil(length / resolution * STEPS_PER_CELL)), np.int64(1))
         dx, dy, dz = (end[0] - sensor[0]) / steps, (end[1] - sensor[1]) / steps, (end[2] - sensor[2]) / steps
         for step in range(steps + 1):
             x = (sensor[0] + step * dx - corner[0]) * per_metre

@@ -1,0 +1,52 @@
+"""The occupancy grid of a completed sweep as nav_msgs/OccupancyGrid."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+from geometry_msgs.msg import Point, Pose
+from nav_msgs.msg import MapMetaData
+from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
+from scipy.spatial.transform import RigidTransform
+from std_msgs.msg import Header
+
+from lidar_completion.completer import Completion
+from lidar_completion.occupancy import OccupancyGrid, occupancy_grid
+from lidar_completion_ros.motion import frames
+from lidar_completion_ros.parameters import Parameters
+
+
+def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parameters: Parameters) -> OccupancyGrid:
+    """The grid around the sensor in the output's frame. Completed points count from marking_min_confidence on."""
+    measured = completion.points[: len(completion.measured_rows)]
+    if any(parameters.ego_box_m):
+        low, high = parameters.ego_box_m[:3], parameters.ego_box_m[3:]
+        measured = measured[~((measured >= low) & (measured <= high)).all(axis=1)]
+    confident = completion.completed_points[confident_rows(completion, parameters.marking_min_confidence)]
+    return occupancy_grid(
+        frames.apply(T_target_sensor, measured),
+        frames.apply(T_target_sensor, confident),
+        T_target_sensor.translation,
+        parameters.occupancy_rules(),
+    )
+
+
+def confident_rows(completion: Completion, min_confidence: float) -> np.ndarray:
+    """Which completed points (C,) have at least this confidence."""
+    rows: np.ndarray = completion.confidence[len(completion.measured_rows) :] >= min_confidence
+    return rows
+
+
+def occupancy_message(header: Header, grid: OccupancyGrid) -> OccupancyGridMessage:
+    """The grid under the header of the completion."""
+    rows, columns = grid.values.shape
+    corner = Point(x=float(grid.corner[0]), y=float(grid.corner[1]), z=0.0)
+    info = MapMetaData(
+        map_load_time=header.stamp,
+        resolution=grid.resolution_m,
+        width=columns,
+        height=rows,
+        origin=Pose(position=corner),
+    )
+    return OccupancyGridMessage(header=header, info=info, data=array.array("b", grid.values.tobytes()))
