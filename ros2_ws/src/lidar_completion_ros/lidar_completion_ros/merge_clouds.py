@@ -1,6 +1,6 @@
 """Merges the completions of several LiDARs into one cloud: `lidar_completion_merge`, or python -m.
 
-Each LiDAR has its own completion node, all with the same target_frame and output_fields, so that the points can be
+Each LiDAR has its own completion node, all with the same target_frame, output_fields and output_layout, so that the points can be
 concatenated byte by byte. Only clouds with nearly equal stamps are merged; motion between the sweeps is not compensated.
 """
 
@@ -85,7 +85,7 @@ def merged(clouds: list[PointCloud2]) -> PointCloud2:
         if (cloud.fields, cloud.point_step, cloud.is_bigendian) != (first.fields, first.point_step, first.is_bigendian):
             raise ValueError(
                 f"layouts differ: {[each.name for each in first.fields]} and {[each.name for each in cloud.fields]}; "
-                "give all nodes the same output_fields"
+                "give all nodes the same output_fields and output_layout"
             )
     newest = max(clouds, key=_stamp_s)
     data = array.array("B")
