@@ -71,11 +71,11 @@ def shares_of_crossed_cells(clouds: Observations) -> dict[str, float]:
     return shares
 
 
-def completed_drive(path: Path, completer: SceneCompleter) -> list[Observations]:
-    """The clouds of each sweep in the map frame."""
+def completed_drive(path: Path, completer: SceneCompleter, sweeps: int) -> list[Observations]:
+    """The clouds of each of the first sweeps in the map frame."""
     drive = open_drive(path, DriveOptions(poses=str(path / "poses.txt")))
     first, check, found = np.linalg.inv(drive.T_map_sensor[0]), MountingCheck(), []
-    for index in range(len(drive)):
+    for index in range(min(len(drive), sweeps)):
         points = drive.read(index).points
         height_m = check.add(SensorView.of(points)).height_m
         clouds, pose = clouds_of(points, completer, height_m), first @ drive.T_map_sensor[index]
@@ -87,28 +87,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "edge")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "clearing.txt")
+    parser.add_argument("--sweeps", type=int, default=10, help="of each drive")
     arguments = parser.parse_args()
     completer = SceneCompleter.load(arguments.model, device="cpu")
-    lines = [f"{datetime.date.today()}, model {arguments.model.name}"]
+    lines = [
+        f"{datetime.date.today()}, model {arguments.model.name}, cells of {CELL_M} m, obstacles within {RANGE_M:.0f} m"
+    ]
     paths = {"samples/street": ROOT / "samples" / "street"}
     paths |= {f"drive {name}": SHARED / "data" / "sequences" / name for name in ("90", "91")}
     for name, path in paths.items():
-        if not path.exists():
-            continue
-        drive = completed_drive(path, completer)
-        shares = [shares_of_crossed_cells(clouds) for clouds in drive]
-        lines += [
-            "",
-            f"{name}, {len(drive)} sweeps, {np.mean([each.pop('obstacle cells') for each in shares]):.0f} obstacle cells a sweep",
-        ]
-        lines += [
-            f"crossed by rays to {row}: {100 * np.mean([each[row] for each in shares]):.0f} %" for row in shares[0]
-        ]
-        for title, sources in CONFIGURATIONS.items():
-            cells, lost = lost_obstacles(sources, drive, MEASURED, LATE, MAP_M)
-            lines.append(f"{title}: {lost} of {cells} measured obstacle cells cleared without a ray through them")
+        if path.exists():
+            lines += figures(name, completed_drive(path, completer, arguments.sweeps))
+            print("\n".join(lines), flush=True)
     arguments.results.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+
+
+def figures(name: str, drive: list[Observations]) -> list[str]:
+    """The lines of one drive."""
+    shares = [shares_of_crossed_cells(clouds) for clouds in drive]
+    cells = np.mean([each.pop("obstacle cells") for each in shares])
+    lines = ["", f"{name}, {len(drive)} sweeps, {cells:.0f} cells with a measured obstacle in a sweep"]
+    for row in shares[0]:
+        lines.append(f"crossed by rays to {row} points: {100 * np.mean([each[row] for each in shares]):.0f} %")
+    for title, sources in CONFIGURATIONS.items():
+        obstacles, lost = lost_obstacles(sources, drive, MEASURED, LATE, MAP_M)
+        lines.append(f"{title}: {lost} of {obstacles} cells with a measured obstacle cleared without a measured ray")
+    return lines
 
 
 if __name__ == "__main__":

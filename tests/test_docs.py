@@ -39,3 +39,17 @@ def test_cited_paths_exist(page):
 def test_links_between_pages_exist(page):
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
     assert not {link for link in links if not (page.parent / link).exists()} - PENDING
+
+
+def test_every_case_of_the_node_page_has_a_test():
+    """The rows of tables whose last column is `test`."""
+    rows, collecting = [], False
+    for line in (ROOT / "docs" / "node.md").read_text().splitlines():
+        if line.endswith("| test |"):
+            collecting = True
+        elif not line.startswith("|"):
+            collecting = False
+        elif collecting and not line.startswith("|---"):
+            rows.append(line)
+    assert len(rows) > 40
+    assert [row for row in rows if not cited_tests(row.split("|")[-2])] == []

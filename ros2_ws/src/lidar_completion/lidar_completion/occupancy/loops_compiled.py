@@ -13,8 +13,9 @@ def third_lowest(points, corner, cell_m, count):  # type: ignore[no-untyped-def]
 
 def mark_points(points, geometry, heights, value, values):  # type: ignore[no-untyped-def]
     """As loops_plain.mark_points."""
-    low, high = heights
-    _mark_points(_contiguous(points), *geometry, float(low), float(high), value, values)
+    corner, resolution, cells, floor = geometry
+    low, high = map(float, heights)
+    _mark_points(_contiguous(points), corner, resolution, cells, floor, low, high, value, values)
 
 
 def lowest_ends(points, sensor, geometry):  # type: ignore[no-untyped-def]
@@ -24,8 +25,9 @@ def lowest_ends(points, sensor, geometry):  # type: ignore[no-untyped-def]
 
 def mark_rays(ends, sensor, geometry, heights, value, values):  # type: ignore[no-untyped-def]
     """As loops_plain.mark_rays."""
-    low, high = heights
-    _mark_rays(ends, sensor, *geometry, float(low), float(high), value, values)
+    corner, resolution, cells, floor = geometry
+    low, high = map(float, heights)
+    _mark_rays(ends, sensor, corner, resolution, cells, floor, low, high, value, values)
 
 
 def _contiguous(points: np.ndarray) -> np.ndarray:
