@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 from nav2_layer import Observations, ObstacleLayer, Source, in_map, lost_obstacles  # noqa: E402 (needs the path above)
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", ROOT.parent / "shared"))
-RANGE_M, CELL_M, MAP_M = 30.0, 0.2, 200.0
+RANGE_M, CELL_M, MAP_M = 30.0, 0.2, 120.0
 LIMITS = {
     "min_obstacle_height": 0.3,
     "max_obstacle_height": 2.0,
@@ -64,7 +64,7 @@ def shares_of_crossed_cells(clouds: Observations) -> dict[str, float]:
     obstacles = layer.marked(MEASURED, *clouds["measured"])
     shares = {"obstacle cells": float(obstacles.sum())}
     for name in ("measured", "completed", "confident 0.5", "confident 0.9"):
-        points, sensor = clouds[name]
+        points, sensor = layer.buffered(MEASURED, clouds[name][0]), clouds[name][1]
         distance = np.maximum(np.hypot(*(points[:, :2] - sensor[:2]).T), 1e-6)
         shortened = sensor + (points - sensor) * np.clip(1.0 - 1.5 * CELL_M / distance, 0.0, 1.0)[:, None]
         shares[name] = float(layer.crossed(shortened, sensor, RANGE_M)[obstacles].mean())
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "edge")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "clearing.txt")
-    parser.add_argument("--sweeps", type=int, default=10, help="of each drive")
+    parser.add_argument("--sweeps", type=int, default=6, help="of each drive")
     arguments = parser.parse_args()
     completer = SceneCompleter.load(arguments.model, device="cpu")
     lines = [
