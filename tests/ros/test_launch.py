@@ -148,6 +148,15 @@ def test_launched_node_completes_and_is_respawned(make_peer, tiny_model, street,
 
 @needs_launch
 @pytest.mark.slow
+def test_a_node_that_keeps_failing_ends_the_launch(ros, tmp_path):
+    log, arguments = tmp_path / "log", {"respawn_delay_s": 0.1, "respawn_max_retries": 2}
+    with launched("complete.launch.py", log, model="/no/such/model", respawn="true", **arguments) as launch:
+        launch.wait(400)
+        assert log.read_text().count("process has died") == 3
+
+
+@needs_launch
+@pytest.mark.slow
 def test_topics_are_remapped_by_arguments(make_peer, tiny_model, street, cloud, tmp_path):
     topics = {"input_topic": "/roof/points", "output_topic": "dense"}
     log = tmp_path / "log"
