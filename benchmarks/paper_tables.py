@@ -23,7 +23,7 @@ from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.evaluate import evaluate
 from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method, ModelMethod, baseline_methods
-from lidar_completion_evaluation.process_group import is_first
+from lidar_completion_evaluation.process_group import of_torchrun
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
 from lidar_completion_evaluation.statistics import mean_interval
 from lidar_completion_evaluation.summary import RowSummary, Summary, summarise
@@ -104,14 +104,14 @@ def main() -> None:
     for source, output in sources(options):
         if not options.tables_only:
             evaluate_all(tables, source, output, options)
-        if is_first():
+        if of_torchrun().is_first:
             shown = [
                 markdown(table, summary_of(table, source, output, options.device), options.device) for table in tables
             ]
             parts.append(f"# {output.name}\n\n" + "\n\n".join(shown))
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text("\n\n".join(parts) + "\n")
-    if is_first():
+    if of_torchrun().is_first:
         print(options.output.read_text())
 
 
@@ -131,6 +131,7 @@ def evaluate_all(tables: list[PaperTable], source: SceneSource, output: Path, op
             output,
             settings=SETTINGS,
             processes=options.processes,
+            group=of_torchrun(),
             pictures=False,
         )
 

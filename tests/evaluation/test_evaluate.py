@@ -14,6 +14,7 @@ from lidar_completion_evaluation.evaluate import evaluate
 from lidar_completion_evaluation.evaluate_scene import evaluate_scene
 from lidar_completion_evaluation.methods import BaselineMethod, ModelMethod, PredictionFolder, baseline_methods
 from lidar_completion_evaluation.metrics import MetricError, nearest_distances
+from lidar_completion_evaluation.process_group import ProcessGroup
 from lidar_completion_evaluation.reports.evaluation import write_report
 from lidar_completion_evaluation.results import result_file
 from lidar_completion_evaluation.scenes import Scene, SyntheticScenes
@@ -157,12 +158,10 @@ def test_ignores_results_of_other_settings(source, evaluated):
 
 
 def test_each_process_evaluates_its_share(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("lidar_completion_evaluation.process_group.wait_for_all", lambda: None)
-    monkeypatch.setattr("lidar_completion_evaluation.evaluate.wait_for_all", lambda: None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ProcessGroup, "wait_for_all", lambda self: None)
     for rank in (0, 1):
-        monkeypatch.setenv("RANK", str(rank))
-        evaluate(source, [BaselineMethod("raw")], tmp_path, pictures=False, progress=False)
+        group = ProcessGroup(rank, 2)
+        evaluate(source, [BaselineMethod("raw")], tmp_path, group=group, pictures=False, progress=False)
         assert len(list((tmp_path / "results/raw").iterdir())) == (2, 3)[rank]
 
 

@@ -9,13 +9,7 @@ from two_processes import run_twice
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.evaluate import evaluate
 from lidar_completion_evaluation.methods import BaselineMethod
-from lidar_completion_evaluation.process_group import (
-    device_of_process,
-    first_before_others,
-    is_first,
-    share_of,
-    wait_for_all,
-)
+from lidar_completion_evaluation.process_group import ALONE, ProcessGroup, of_torchrun
 from lidar_completion_evaluation.scenes import DriveScenes
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
 
@@ -32,13 +26,12 @@ map_and_results(Path(sys.argv[1]), Path(sys.argv[2]))
 
 def map_and_results(drive_folder, output):
     """The map of a drive in batches of two sweeps, and two baselines on every second sweep."""
-    drive = open_folder(drive_folder)
-    file = build_map(drive, output / "map.npz", moving="keep", batch_sweeps=2, progress=False)
-    evaluate(
-        DriveScenes(drive, file, every=2), [BaselineMethod("raw"), BaselineMethod("jittered")], output, progress=False
-    )
-    with first_before_others():
-        (output / "order.txt").open("a").write("first" if is_first() else ", second")
+    drive, group = open_folder(drive_folder), of_torchrun()
+    file = build_map(drive, output / "map.npz", moving="keep", batch_sweeps=2, progress=False, group=group)
+    rows = [BaselineMethod("raw"), BaselineMethod("jittered")]
+    evaluate(DriveScenes(drive, file, every=2), rows, output, group=group, progress=False)
+    with group.first_before_others():
+        (output / "order.txt").open("a").write("first" if group.is_first else ", second")
 
 
 def results(output):
@@ -65,20 +58,24 @@ def test_two_processes_write_the_files_of_one(tmp_path):
 def test_one_process_does_everything_and_waits_for_nobody(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    wait_for_all()
-    assert is_first()
-    assert share_of([1, 2, 3]) == [1, 2, 3]
+    group = of_torchrun()
+    assert group == ALONE
+    group.wait_for_all()
+    assert group.is_first
+    assert group.share_of([1, 2, 3]) == [1, 2, 3]
+
+
+def test_processes_of_torchrun_share_the_items(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert share_of([1, 2, 3]) == [2]
+    assert of_torchrun().share_of([1, 2, 3]) == [2]
+    assert not of_torchrun().is_first
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert device_of_process("auto") == "auto"
-    monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert device_of_process("auto") == "cuda:1"
-    assert device_of_process("cpu") == "cpu"
+    assert ALONE.device("auto") == "auto"
+    assert ProcessGroup(3, 4).device("auto") == "cuda:1"
+    assert ProcessGroup(3, 4).device("cpu") == "cpu"

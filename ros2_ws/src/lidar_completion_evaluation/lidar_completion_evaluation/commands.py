@@ -48,15 +48,16 @@ def map_command(
 ) -> None:
     """Build the ground-truth map of a drive of any length. An interrupted run resumes."""
     from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
-    from lidar_completion_evaluation.process_group import first_before_others
+    from lidar_completion_evaluation.process_group import of_torchrun
     from lidar_completion_evaluation.truth.ground_truth_map import build_map
 
     cache = output.with_name("poses_auto.txt")
     options = DriveOptions(poses, kitti_360_drive=kitti_360_drive, bin_columns=bin_columns, pose_cache=cache)
     with reported():
-        with first_before_others():  # the first estimates poses
+        group = of_torchrun()
+        with group.first_before_others():  # the first estimates poses
             opened = open_drive(drive, options)
-        typer.echo(build_map(opened, output, moving=moving, deskew=deskew))
+        typer.echo(build_map(opened, output, moving=moving, deskew=deskew, group=group))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from lidar_completion_evaluation.evaluate_scene import SceneResult, SceneSetting
 from lidar_completion_evaluation.methods import Method, PredictionFolder
 from lidar_completion_evaluation.metrics import MetricError
 from lidar_completion_evaluation.pictures import errors_over_truth
-from lidar_completion_evaluation.process_group import is_first, share_of, wait_for_all
+from lidar_completion_evaluation.process_group import ALONE, ProcessGroup
 from lidar_completion_evaluation.results import (
     file_name,
     picture_file,
@@ -54,12 +54,13 @@ def evaluate(
     *,
     settings: SceneSettings | None = None,
     processes: int = 1,
+    group: ProcessGroup = ALONE,
     pictures: bool = True,
     progress: bool = True,
 ) -> None:
     """Evaluate every method on every scene without a stored result, into output/results/ROW/SCENE.json.
 
-    Under torchrun, each process evaluates its share of the scenes and returns when all have finished.
+    Each process of the group evaluates its share of the scenes, with `processes` workers, and returns when all have finished.
     Raises ValueError for duplicate row names and missing predictions, before anything is computed.
     """
     settings = settings or SceneSettings()
@@ -68,17 +69,17 @@ def evaluate(
     done = {method.name: stored_results(source, method, output, settings) for method in methods}
     tasks = [
         _Task(source, index, missing, output, settings, pictures)
-        for index in share_of(range(len(source.names)))
+        for index in group.share_of(range(len(source.names)))
         if (missing := [method for method in methods if source.names[index] not in done[method.name]])
     ]
     count = sum(len(task.methods) for task in tasks)
-    shown = progress and is_first()
+    shown = progress and group.is_first
     if shown:
         print(_cost(source, methods, done))
     with tqdm(total=count, unit="result", desc="evaluating", disable=not shown) as bar:
         for finished in _run(tasks, processes):
             bar.update(finished)
-    wait_for_all()
+    group.wait_for_all()
 
 
 def _cost(source: SceneSource, methods: Sequence[Method], done: dict[str, dict]) -> str:

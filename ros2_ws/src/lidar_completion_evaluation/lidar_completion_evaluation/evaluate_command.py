@@ -128,13 +128,14 @@ def evaluate_command(
 
 def _evaluate(source: DataOptions, methods: MethodOptions, run: RunOptions) -> None:
     from lidar_completion_evaluation.evaluate import evaluate
-    from lidar_completion_evaluation.process_group import first_before_others, is_first
+    from lidar_completion_evaluation.process_group import of_torchrun
     from lidar_completion_evaluation.reports.evaluation import write_report
     from lidar_completion_evaluation.summary import summarise, text_table, write_csv
 
     output = run.output or Path("runs/evaluate") / source.name
-    scenes, settings = source.open(output), run.scene_settings
-    with first_before_others():  # the first converts public checkpoints
+    group, settings = of_torchrun(), run.scene_settings
+    scenes = source.open(output)
+    with group.first_before_others():  # the first converts public checkpoints
         rows = methods.open(output)
     evaluate(
         scenes,
@@ -142,9 +143,10 @@ def _evaluate(source: DataOptions, methods: MethodOptions, run: RunOptions) -> N
         output,
         settings=settings,
         processes=run.processes,
+        group=group,
         pictures=run.pictures,
     )
-    if not is_first():
+    if not group.is_first:
         return
     summary = summarise(scenes, rows, output, settings=settings, published=run.published_rows(source))
     typer.echo(f"\nprotocol: {settings.protocol.name}")

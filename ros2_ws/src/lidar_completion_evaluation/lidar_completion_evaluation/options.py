@@ -12,7 +12,7 @@ from lidar_completion_evaluation.benchmarks import BENCHMARKS, Benchmark
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
 from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method, ModelMethod, PredictionFolder, baseline_methods
-from lidar_completion_evaluation.process_group import device_of_process, first_before_others
+from lidar_completion_evaluation.process_group import of_torchrun
 from lidar_completion_evaluation.protocols import DEFAULT, PROTOCOLS
 from lidar_completion_evaluation.published import PUBLISHED, PublishedRow
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
@@ -77,9 +77,12 @@ class DriveData:
 
     def open(self, work: Path) -> SceneSource:
         rules = PUBLISHED_RULES if self.view_cells else DRIVE_RULES
-        with first_before_others():  # the first estimates poses
+        group = of_torchrun()
+        with group.first_before_others():  # the first estimates poses
             drive = open_drive(self.path, replace(self.options, pose_cache=work / self.options.pose_cache))
-        truth = self.map_file or build_map(drive, work / "map.npz", rules, moving=self.moving, deskew=self.deskew)
+        truth = self.map_file or build_map(
+            drive, work / "map.npz", rules, moving=self.moving, deskew=self.deskew, group=group
+        )
         return DriveScenes(
             drive, truth, rules, self.every, self.scenes, every_ring=self.every_ring, tilt_deg=self.tilt_deg
         )
@@ -101,7 +104,7 @@ class BenchmarkData:
     def open(self, work: Path) -> SceneSource:
         chosen = self.benchmark
         drive = chosen.open(self.root)
-        truth = build_map(drive, work / "map.npz", chosen.rules, moving=chosen.moving)
+        truth = build_map(drive, work / "map.npz", chosen.rules, moving=chosen.moving, group=of_torchrun())
         every = self.every or chosen.every
         return DriveScenes(
             drive, truth, chosen.rules, every=every, limit=self.scenes, drop_moving_input=chosen.drop_moving_input
@@ -129,7 +132,7 @@ class MethodOptions:
 
     def open(self, work: Path) -> list[Method]:
         """One row per model, number of steps and refinement; public checkpoints are converted into `work` once."""
-        device = device_of_process(self.device)
+        device = of_torchrun().device(self.device)
         models = [
             ModelMethod(folder, steps, refine, device, self.backend, self.seed)
             for folder in (_model_folder(model, work / "converted") for model in self.models)

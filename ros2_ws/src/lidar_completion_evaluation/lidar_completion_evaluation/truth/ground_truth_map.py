@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lidar_completion.files import atomic_write
 from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep
-from lidar_completion_evaluation.process_group import first_before_others, is_first, share_of, wait_for_all
+from lidar_completion_evaluation.process_group import ALONE, ProcessGroup
 from lidar_completion_evaluation.truth.deskewed_drive import deskewed
 from lidar_completion_evaluation.truth.moving import VisibilityCheck, VisibilityRules
 from lidar_completion_evaluation.truth.rules import DRIVE_RULES, MapRules, first_per_voxel, map_points
@@ -35,6 +35,7 @@ def build_map(
     batch_sweeps: int = 50,
     visibility: VisibilityRules | None = None,
     progress: bool = True,
+    group: ProcessGroup = ALONE,
 ) -> Path:
     """Write the map of a drive to `file` (.npz, one array per tile) and return its path. Raises DriveError.
 
@@ -43,7 +44,7 @@ def build_map(
     moving: how points on moving objects are removed: "labels" drops points labelled as moving or unlabelled, "visibility"
     drops points that other sweeps see through, "keep" keeps all points; "auto" uses labels if the drive has them, else visibility.
     deskew: deskew each sweep (for raw drives; KITTI odometry sweeps are deskewed already).
-    Under torchrun, the processes share the batches and the first one merges them; all return when the map is written.
+    The processes of the group share the batches, and the first one merges them; all return when the map is written.
     """
     if moving not in MOVING:
         raise DriveError(f"moving: expected one of {', '.join(MOVING)}, found {moving!r}; choose one of them")
@@ -53,24 +54,24 @@ def build_map(
     settings = _map_settings(drive, rules, moving, deskew, batch_sweeps, visibility)
     if file.exists() and map_settings(file) == settings:
         return file
-    wait_for_all()  # so that all processes have looked for the file before one writes it
-    with first_before_others():
+    group.wait_for_all()  # so that all processes have looked for the file before one writes it
+    with group.first_before_others():
         work = _work_folder(file, settings)
     check = VisibilityCheck(drive, visibility, read) if moving == "visibility" else None
     starts = range(0, len(drive), batch_sweeps)
-    shown = progress and is_first()
+    shown = progress and group.is_first
     with tqdm(total=len(drive), unit="sweep", desc=f"map of {drive.name}", disable=not shown) as bar:
-        for start in share_of(starts):
+        for start in group.share_of(starts):
             batch = range(start, min(start + batch_sweeps, len(drive)))
             if not _batch_file(work, start).exists():
                 _write_batch(_batch_file(work, start), _batch_points(drive, batch, read, rules, check, bar), rules)
             else:
                 bar.update(len(batch))
-    wait_for_all()
-    if is_first():
+    group.wait_for_all()
+    if group.is_first:
         _merge_batches([_batch_file(work, start) for start in starts], file, settings, rules, progress)
         shutil.rmtree(work)
-    wait_for_all()
+    group.wait_for_all()
     return file
 
 
