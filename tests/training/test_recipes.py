@@ -1,5 +1,6 @@
 """Recipes: the shipped ones load, build their objectives and form chains; invalid ones are rejected."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,62 @@ def test_recipe_builds_its_objective(path, model):
     recipe = load_recipe(path, starts or TINY)
     assert path.stem.split("_", 1)[1] in (recipe.objective, "student")
     assert objective_of(recipe).card.name == recipe.name
+
+
+def differing(first, second, place=""):
+    """Names of the entries in which two recipes differ."""
+    for name in sorted(first.keys() | second.keys()):
+        mine, other = first.get(name), second.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            yield from differing(mine, other, f"{place}{name}.")
+        elif mine != other:
+            yield place + name
+
+
+@pytest.mark.parametrize(
+    ("ablation", "entry"),
+    [
+        ("lambda_1.05", "distillation.second_start_noise"),
+        ("lambda_1.2", "distillation.second_start_noise"),
+        ("lambda_1.5", "distillation.second_start_noise"),
+        ("lambda_2.0", "distillation.second_start_noise"),
+        ("student_of_lidiff_star", None),
+        ("preference_jsd", "distillation.metric"),
+        ("one_auxiliary_model", "distillation.auxiliary_models"),
+        ("sign_of_equation_18", "distillation.sign"),
+    ],
+)
+def test_ablation_changes_one_entry_of_the_published_recipe(ablation, entry, model):
+    start = [f"start_from={model('paper')}"]
+    published, changed = (
+        dataclasses.asdict(load_recipe(RECIPES / file, start))
+        for file in ("paper/5_distillation_dpo.yaml", f"ablations/{ablation}.yaml")
+    )
+    assert set(differing(published, changed)) == {"name", "export.description", *([entry] if entry else [])}
+
+
+def test_every_ablation_is_tested():
+    cases = test_ablation_changes_one_entry_of_the_published_recipe.pytestmark[0].args[1]
+    assert {path.stem for path in names("ablations")} == {name for name, _ in cases}
+
+
+def test_extended_recipe_is_overridden_entry_by_entry(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/base.yaml").write_text("name: base\noptimiser: {learning_rate: 1.0e-3, gradient_clip: 2.0}\n")
+    (tmp_path / "middle.yaml").write_text("extends: base/base.yaml\nname: middle\n")
+    (tmp_path / "own.yaml").write_text("extends: middle.yaml\noptimiser: {learning_rate: 5.0e-4}\n")
+    recipe = load_recipe(tmp_path / "own.yaml")
+    assert (recipe.name, recipe.optimiser.learning_rate, recipe.optimiser.gradient_clip) == ("middle", 5e-4, 2.0)
+
+
+def test_recipe_that_extends_itself_or_nothing_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(RecipeError, match=r"a\.yaml: extends itself"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("extends: missing.yaml\n")
+    with pytest.raises(RecipeError, match=r"missing\.yaml: no such recipe"):
+        load_recipe(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize("chain", CHAINS)

@@ -42,8 +42,14 @@ def load_recipe(path: Path | None = None, overrides: list[str] | None = None) ->
     return recipe
 
 
-def read_entries(path: Path) -> DictConfig:
-    """The entries of a recipe file, unchecked; RecipeError if the file is missing or not YAML."""
+def read_entries(path: Path, readers: tuple[Path, ...] = ()) -> DictConfig:
+    """The entries of a recipe file, unchecked, on top of those of the file that its entry `extends` names.
+
+    `extends` is relative to the recipe. RecipeError if a file is missing, is not YAML, or extends itself; readers: the files that
+    extend this one.
+    """
+    if path.resolve() in readers:
+        raise RecipeError(f"{path}: extends itself; remove one `extends` of {', '.join(each.name for each in readers)}")
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe")
     try:
@@ -52,7 +58,13 @@ def read_entries(path: Path) -> DictConfig:
         raise RecipeError(f"{path}: expected YAML, found something else ({' '.join(str(error).split())})") from error
     if not isinstance(entries, DictConfig):
         raise RecipeError(f"{path}: expected entries (name: value), found a list")
-    return with_current_names(entries)
+    entries = with_current_names(entries)
+    extended = entries.pop("extends", None)
+    if extended is None:
+        return entries
+    merged = OmegaConf.merge(read_entries(path.parent / str(extended), (*readers, path.resolve())), entries)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def with_current_names(entries: DictConfig) -> DictConfig:
