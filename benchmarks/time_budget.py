@@ -19,10 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from lidar_completion import completer, crop, denoiser, diffusion, downsample, measured, networks, samplers, starts
-from lidar_completion.networks import unet, voxelised_cloud
+from lidar_completion import (
+    completer,
+    crop,
+    denoiser,
+    diffusion,
+    downsample,
+    holes,
+    measured,
+    networks,
+    samplers,
+    starts,
+)
+from lidar_completion.networks import unet, union, voxelised_cloud
 from lidar_completion.point_cloud_files import read_points
-from lidar_completion.sparse import convolution, kernel_map, points_cpu, search_cpu, tiles_cpu
+from lidar_completion.sparse import convolution, heads, kernel_map, points_cpu, search_cpu, tiles_cpu
 from lidar_completion.visibility import free_space, output_filter, output_filter_compiled
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +41,11 @@ ROOT = Path(__file__).parents[1]
 STAGES: list[tuple[str, Any, str]] = [
     ("sweep: finite, range", measured, "finite_points"),
     ("sweep: finite, range", measured, "within_range"),
+    ("sweep: finite, range", measured.MeasuredPoints, "rays"),
+    ("sweep: rows of the scan", measured.MeasuredPoints, "at"),
     ("sweep: downsampling", downsample, "downsample_rows"),
     ("start points: copies", starts, "start_points"),
+    ("start points: holes", holes, "hole_points"),
     ("start points: random numbers", diffusion, "noise_like"),
     ("start points: scale, sum", starts, "add_start_noise"),
     ("voxels", voxelised_cloud, "voxelise"),
@@ -44,12 +58,21 @@ STAGES: list[tuple[str, Any, str]] = [
     ("convolutions", tiles_cpu, "convolve_tiled"),
     ("convolutions: calls", convolution, "convolve"),
     ("rest of the networks", unet.UNet, "trunk"),
+    ("rest of the networks", union.UnionDenoiser, "trunk"),
     ("head", unet.UNet, "point_outputs"),
+    ("head: first layer of voxels", union.UnionDenoiser, "point_outputs"),
+    ("head", heads, "point_estimates"),
     ("denoiser: rest", denoiser, "scan_denoiser"),
+    ("denoiser: rest", denoiser.UnionScanDenoiser, "__call__"),
     ("clean estimate", samplers, "clean_estimate"),
     ("refined points", completer, "refined_points"),
     ("scene crop", crop, "scene_rows"),
-    ("output filter: clear space", free_space, "clear_space_for"),
+    ("scene crop", crop.SceneLimits, "of"),
+    ("rows inside the scene", completer.CompletedPoints, "at"),
+    ("clear space", free_space, "clear_image"),
+    ("ray features", free_space.ClearSpace, "ray_features"),
+    ("refiner: rest", networks.Refiner, "forward"),
+    ("denoiser: rest", networks.Denoiser, "forward"),
     ("output filter: loop", output_filter_compiled, "reasons"),
     ("output filter: rest", output_filter, "trusted_rows"),
     ("confidence", completer, "point_confidence"),

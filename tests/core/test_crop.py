@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from lidar_completion.crop import crop_range, finite_rows, remove_invalid, scene_rows, scene_rows_plain
+from lidar_completion.crop import (
+    SceneLimits,
+    bounds_inside_plain,
+    crop_range,
+    finite_rows,
+    remove_invalid,
+    scene_rows,
+    scene_rows_plain,
+)
+from lidar_completion.crop_compiled import bounds_inside
 
 
 def test_removes_invalid_points_and_keeps_the_order():
@@ -21,16 +30,22 @@ def test_scene_limits_follow_the_heights_of_the_sweep():
     sweep = torch.tensor([[10.0, 0, -1.0], [10, 0, 0], [10, 0, 1]])
     lowest = -2 * float(torch.tensor([-1.0, 0, 1]).std(correction=0))
     completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
-    assert scene_rows(completed, sweep, 20.0).tolist() == [1, 2]
+    assert scene_rows(completed, SceneLimits.of(sweep, 20.0)).tolist() == [1, 2]
 
 
 def test_compiled_and_plain_scene_crop_agree():
     generator = torch.Generator().manual_seed(0)
     sweep, completed = (8 * torch.randn(count, 3, generator=generator) for count in (500, 20_000))
     completed[:3] = torch.tensor([[torch.nan, 0, 0], [0, 0, torch.nan], [torch.inf, 0, 0]])
-    height = sweep[:, 2]
-    limits = (height.mean() - 2.0 * height.std(correction=0), height.max())
-    rows = scene_rows(completed, sweep, 15.0)
-    assert torch.equal(rows, scene_rows_plain(completed, 15.0, *limits))
+    limits = SceneLimits.of(sweep, 15.0)
+    rows = scene_rows(completed, limits)
+    assert torch.equal(rows, scene_rows_plain(completed, limits))
     assert 0 < len(rows) < len(completed)
-    assert scene_rows(completed[:0], sweep, 15.0).tolist() == []
+    for ours, plain in zip(
+        bounds_inside(completed, limits.as_array()), bounds_inside_plain(completed, limits), strict=True
+    ):
+        assert torch.equal(ours, plain)
+    for ours, plain in zip(bounds_inside(sweep, None), bounds_inside_plain(sweep, None), strict=True):
+        assert torch.equal(ours, plain)
+    assert scene_rows(completed[:0], limits).tolist() == []
+    assert bounds_inside(completed[:0], limits.as_array())[0].tolist() == 3 * [float("inf")]

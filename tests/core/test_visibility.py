@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lidar_completion.crop import SceneLimits
+from lidar_completion.sparse.points_cpu import bounds
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
 from lidar_completion.visibility.confidence import calibrated_confidence
 from lidar_completion.visibility.free_space import (
@@ -142,7 +144,7 @@ def test_compiled_and_plain_ground_filter_agree(monkeypatch: pytest.MonkeyPatch)
     points = 15 * torch.randn(20_000, 3, generator=generator)
     ours, (floor, corner), plain = (
         below_ground(points, ground, 0.2),
-        floor_compiled(points, ground),
+        floor_compiled(bounds(points), ground),
         floor_plain(points, ground),
     )
     assert torch.equal(floor, plain[0])
@@ -181,7 +183,7 @@ def test_removed_points_count_once_and_rules_can_be_disabled():
     box = (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0)
     rows, removed = trusted_rows(points, scan, confidence, sweep, TrustRules(ego_box_m=box, min_confidence=0.5))
     assert rows.tolist() == [1, 3]
-    assert removed == {"free_space": 2, "below_ground": 0, "ego_box": 0, "low_confidence": 1}
+    assert removed == {"outside": 0, "free_space": 2, "below_ground": 0, "ego_box": 0, "low_confidence": 1}
     off = TrustRules(free_space=None, below_ground_m=None)
     assert trusted_rows(points, scan, confidence, sweep, off)[0].tolist() == [0, 1, 2, 3, 4]
 
@@ -199,11 +201,12 @@ def test_compiled_and_plain_output_filter_agree(azimuth_deg: float):
     confidence = torch.rand(len(points), generator=generator)
     space = FreeSpaceRules(azimuth_deg=azimuth_deg)
     rules = TrustRules(space, 0.2, (-2.0, -1.0, -2.0, 2.0, 1.0, 0.5), 0.1)
-    rows, removed = trusted_rows(points, sweep[::7], confidence, sweep, rules)
-    expected, counts = trusted_rows_plain(points, sweep[::7], confidence, sweep, rules)
-    assert torch.equal(rows, expected)
-    assert removed == counts
-    assert min(counts.values()) > 0
+    for limits in (SceneLimits(25.0, torch.tensor(-4.0), torch.tensor(2.5)), None):
+        rows, removed = trusted_rows(points, sweep[::7], confidence, sweep, rules, limits=limits)
+        expected, counts = trusted_rows_plain(points, sweep[::7], confidence, sweep, rules, limits=limits)
+        assert torch.equal(rows, expected)
+        assert removed == counts
+        assert min(count for reason, count in counts.items() if limits or reason != "outside") > 0
 
 
 def test_compiled_and_plain_output_filter_agree_on_empty_clouds():

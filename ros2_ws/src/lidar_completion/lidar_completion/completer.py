@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.crop import scene_rows
+from lidar_completion.crop import SceneLimits, scene_rows
 from lidar_completion.denoiser import scan_denoiser
 from lidar_completion.device import StageClock, choose_device
 from lidar_completion.downsample import downsample_rows, every_nth_rows
@@ -63,7 +63,7 @@ class Completion:
     # (M,) float32 if the input had one; a completed point has that of the measured point that it started from
     intensity: np.ndarray | None = None
     sampled: int = 0  # points that the sampler returned, before any was removed or refined
-    # Number of points removed by each rule: outside (crop.scene_rows), those of output_filter.trusted_rows, output_voxel, max_points
+    # Number of points removed by each rule: those of output_filter.REASONS, max_points, output_voxel
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -162,15 +162,19 @@ class SceneCompleter:
         noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
-        inside = denoised.at(scene_rows(denoised.points, near.points, card.pipeline.max_range_m))
+        limits: SceneLimits | None = SceneLimits.of(near.points, card.pipeline.max_range_m)
+        inside, limits = self.crop(denoised, limits, settings.refine)
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
-        kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, clear_space)
+        kept, removed = trusted_rows(
+            completed.points, scan.points, confidence, rays, settings.trust, clear_space, limits
+        )
         kept, thinned = thinned_to_voxels(completed.points, confidence, kept, card.pipeline.output_voxel_m)
         measured, kept, removed["max_points"] = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
-        removed = {"outside": len(denoised.points) - len(inside.points), **removed, "output_voxel": thinned}
+        removed["outside"] += len(denoised.points) - len(inside.points)
+        removed["output_voxel"] = thinned
         counts: dict[str, Any] = {"steps": card.pipeline.steps, "sampled": len(denoised.points)}
         return Completion(**arrays, **counts, timings=clock.timings(), removed=removed)
 
@@ -194,6 +198,18 @@ class SceneCompleter:
         sampler = SAMPLERS[card.pipeline.sampler].sample
         sample = sampler(predict, starts.points, noised, timesteps, card.schedule, generator, scale)
         return CompletedPoints(sample.points, sample.logit, starts.source, card.architecture.offsets_per_point)
+
+    def crop(
+        self, denoised: CompletedPoints, limits: SceneLimits | None, refine: bool
+    ) -> tuple[CompletedPoints, SceneLimits | None]:
+        """The points inside the limits, and no limits for the output filter.
+
+        If no stage comes before that filter, it crops in the same pass: then all points, and the limits.
+        """
+        refined = refine and "refiner" in self.networks
+        if limits is None or (denoised.logit is not None and not refined):
+            return denoised, limits
+        return denoised.at(scene_rows(denoised.points, limits)), None
 
     def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
         """Six points for each completed point, if the model has a refiner; scan (S, 3)."""

@@ -4,6 +4,9 @@ All clouds are (N, 3) float32 metres in the sensor frame, on any device. Functio
 in the order of the input.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,26 +35,39 @@ def crop_range(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor
     return points[range_rows(points, min_range_m, max_range_m)]
 
 
-def scene_rows(completed: Tensor, sweep: Tensor, max_range_m: float) -> Tensor:
-    """Rows of the completed points (N, 3) inside the scene that the cropped sweep (M, 3) spans.
+class SceneLimits(NamedTuple):
+    """The scene that a cropped sweep spans: finite points nearer than max_range_m, between two heights (metres, exclusive)."""
 
-    These are finite, nearer than max_range_m, and between mean - 2 std and max of the sweep's heights (the rule of the
-    published code).
-    """
-    lowest, highest = _heights(sweep)
+    max_range_m: float
+    lowest: Tensor
+    highest: Tensor
+
+    @classmethod
+    def of(cls, sweep: Tensor, max_range_m: float) -> "SceneLimits":
+        """Between mean - 2 std and max of the heights of the sweep (M, 3), the rule of the published code."""
+        height = sweep[:, 2]
+        return cls(max_range_m, height.mean() - 2.0 * height.std(correction=0), height.max())
+
+    def as_array(self) -> np.ndarray:
+        """(3,) float32: squared range, lowest and highest z, for compiled loops."""
+        return np.array([self.max_range_m**2, float(self.lowest), float(self.highest)], np.float32)
+
+
+def scene_rows(completed: Tensor, limits: SceneLimits) -> Tensor:
+    """Rows of the completed points (N, 3) within the limits."""
     if points_cpu.usable(completed):
-        return crop_compiled.scene_rows(completed, max_range_m, float(lowest), float(highest))
-    return scene_rows_plain(completed, max_range_m, lowest, highest)
+        return crop_compiled.scene_rows(completed, limits.as_array())
+    return scene_rows_plain(completed, limits)
 
 
-def scene_rows_plain(completed: Tensor, max_range_m: float, lowest: Tensor, highest: Tensor) -> Tensor:
-    """The plain implementation, for any device; lowest and highest: limits of z."""
+def scene_rows_plain(completed: Tensor, limits: SceneLimits) -> Tensor:
+    """The plain implementation, for any device."""
     z = completed[:, 2]
-    inside = completed.square().sum(dim=1) < max_range_m**2
-    return (inside & (z > lowest) & (z < highest)).nonzero().squeeze(1)
+    inside = completed.square().sum(dim=1) < limits.max_range_m**2
+    return (inside & (z > limits.lowest) & (z < limits.highest)).nonzero().squeeze(1)
 
 
-def _heights(sweep: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean - 2 std, and the maximum, of a sweep's heights."""
-    height = sweep[:, 2]
-    return height.mean() - 2.0 * height.std(correction=0), height.max()
+def bounds_inside_plain(points: Tensor, limits: SceneLimits | None) -> tuple[Tensor, Tensor]:
+    """The plain implementation of crop_compiled.bounds_inside, of at least one point inside."""
+    inside = points if limits is None else points[scene_rows_plain(points, limits)]
+    return inside.amin(0), inside.amax(0)

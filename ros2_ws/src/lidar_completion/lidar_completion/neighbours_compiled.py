@@ -15,6 +15,7 @@ from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 COLUMN_M = 0.3
 MAX_COLUMNS = 1 << 21  # a larger grid gets wider columns
+Box = tuple[Tensor, Tensor]  # smallest and largest coordinates (3,) of some points
 
 
 def nearest_within(queries: Tensor, reference: Tensor, max_distance_m: float) -> tuple[Tensor, Tensor]:
@@ -46,14 +47,18 @@ def _in_columns(search: Any, queries: Tensor, reference: Tensor, max_distance_m:
 
 
 def _reachable(queries: Tensor, reference: Tensor, max_distance_m: float) -> Tensor:
-    """Rows of reference (M, 3) inside the queries' bounding box, grown by max_distance_m.
+    """Rows of reference (M, 3) that can be nearer than max_distance_m to one of the queries (N, 3)."""
+    if not len(queries) or not len(reference):
+        return torch.zeros(0, dtype=torch.int64)
+    return _rows_around(points_cpu.bounds(queries.float()), reference, max_distance_m)
+
+
+def _rows_around(box: Box, reference: Tensor, max_distance_m: float) -> Tensor:
+    """Rows of reference (M, 3) inside a box that is grown by max_distance_m.
 
     A grid that reached out to a stray return at 1e5 m would have columns so wide that one holds everything.
     """
-    if not len(queries) or not len(reference):
-        return torch.zeros(0, dtype=torch.int64)
-    low, high = points_cpu.bounds(queries.float())
-    low, high = low - max_distance_m, high + max_distance_m
+    low, high = box[0] - max_distance_m, box[1] + max_distance_m
     return ((reference >= low) & (reference <= high)).all(dim=1).nonzero().squeeze(1)
 
 
@@ -67,9 +72,9 @@ class Columns(NamedTuple):
     width: np.float32  # metres
 
 
-def near_columns(queries: Tensor, reference: Tensor, max_distance_m: float) -> Columns | None:
-    """Columns of the reference (M, 3), without points that are far from all queries (N, 3); None if none is left."""
-    reachable = _reachable(queries, reference, max_distance_m)
+def near_columns(box: Box, reference: Tensor, max_distance_m: float) -> Columns | None:
+    """Columns of the points of reference (M, 3) within max_distance_m of a box around the queries; None if there is none."""
+    reachable = _rows_around(box, reference, max_distance_m)
     return _columns(reference[reachable].float().numpy()) if len(reachable) else None
 
 

@@ -20,6 +20,7 @@ AHEAD = 12  # points: their voxels' rows are prefetched this far ahead, because 
 MAP_BITS = 256  # cells per key up to which a box is marked in a bit map, which fits the caches
 WORTH_SHARING = 1 << 13  # points: with fewer, waking another thread costs more than it saves
 HEAD_OUTPUTS = 4  # maximum for `head`
+LANES = 32  # points whose coordinates are compared together
 DIGIT_BITS = 11  # per pass of the radix sort: 2048 counters fit the first-level cache
 
 
@@ -72,17 +73,20 @@ def bounds(points: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest coordinates (3,) of points (N, 3) float32, N > 0: points.amin(0), points.amax(0)."""
     array = points.detach().contiguous().numpy()
     found = in_parallel(_bounds, [(array, *share) for share in _shares(len(array))])
-    low, high = (np.array(each) for each in zip(*found, strict=True))
+    low, high = (np.concatenate(each) for each in zip(*found, strict=True))
     return torch.from_numpy(low.min(0)), torch.from_numpy(high.max(0))
 
 
 @compiled
 def _bounds(points, first, last):  # type: ignore[no-untyped-def]
-    low, high = points[first].copy(), points[first].copy()
-    for i in range(first, last):
-        for axis in range(3):
-            low[axis], high[axis] = min(low[axis], points[i, axis]), max(high[axis], points[i, axis])
-    return low, high
+    flat, width = points[first:last].reshape(-1), 3 * LANES
+    low, high = np.full(width, np.float32(np.inf)), np.full(width, np.float32(-np.inf))
+    for start in range(0, len(flat), width):
+        values = flat[start : start + width]
+        for i in range(len(values)):  # NaN are ignored
+            low[i] = values[i] if values[i] < low[i] else low[i]
+            high[i] = values[i] if values[i] > high[i] else high[i]
+    return low.reshape(LANES, 3), high.reshape(LANES, 3)
 
 
 def sorted_unique(keys: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:

@@ -19,7 +19,7 @@ def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor
     measured point around them are never below ground.
     """
     compiled = points_cpu.usable(points, measured)
-    floor = floor_compiled(points, measured) if compiled else floor_plain(points, measured)
+    floor = floor_compiled(points_cpu.bounds(points), measured) if compiled else floor_plain(points, measured)
     if floor is None:
         return torch.zeros_like(points[:, 0], dtype=torch.bool)
     if compiled:
@@ -47,11 +47,11 @@ def floor_plain(points: Tensor, measured: Tensor) -> Floor | None:
     return _lowest_around(lowest.view(width, height)), corner
 
 
-def floor_compiled(points: Tensor, measured: Tensor) -> Floor | None:
-    """As floor_plain, on the CPU."""
-    if not len(points) or not len(measured):
+def floor_compiled(box: tuple[Tensor, Tensor], measured: Tensor) -> Floor | None:
+    """As floor_plain, on the CPU; box: smallest and largest coordinates (3,) of the completed points."""
+    if not len(measured):
         return None
-    found = ground_compiled.lowest_returns(points, measured, GROUND_CELL_M)
+    found = ground_compiled.lowest_returns(box, measured, GROUND_CELL_M)
     return None if found is None else (_lowest_around(found[0]), found[1])
 
 

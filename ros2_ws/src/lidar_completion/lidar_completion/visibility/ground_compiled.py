@@ -4,17 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
 
-def lowest_returns(points: Tensor, measured: Tensor, cell_m: float) -> tuple[Tensor, Tensor] | None:
+def lowest_returns(box: tuple[Tensor, Tensor], measured: Tensor, cell_m: float) -> tuple[Tensor, Tensor] | None:
     """The lowest return (X, Y) in each cell, inf if there is none, and the grid's corner (2,); None without returns.
 
-    Only returns of measured (M, 3) around the completed points (N, 3) count; neither may be empty.
+    Only returns of measured (M, 3) near the box around the completed points count; its corners are (3,).
     """
     returns, margin, cell = measured.contiguous().numpy(), np.float32(2 * cell_m), np.float32(cell_m)
-    low, high = (each[:2].numpy() for each in points_cpu.bounds(points))
+    low, high = (each[:2].numpy() for each in box)
     first, last = _bounds_within(returns, low - margin, high + margin)
     if first[0] > last[0]:
         return None

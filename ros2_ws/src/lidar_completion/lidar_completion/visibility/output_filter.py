@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.neighbours_compiled import near_columns
+from lidar_completion import crop_compiled
+from lidar_completion.crop import SceneLimits, scene_rows_plain
+from lidar_completion.neighbours_compiled import Box, near_columns
 from lidar_completion.sparse import points_cpu
 from lidar_completion.sparse.rows_cpu import rows_with
 from lidar_completion.visibility import output_filter_compiled
@@ -44,7 +46,7 @@ class TrustRules:
             raise ValueError(f"ego_box_m is {box!r}; expected minimum x, y, z, then maximum x, y, z")
 
 
-REASONS = ("free_space", "below_ground", "ego_box", "low_confidence")
+REASONS = ("outside", "free_space", "below_ground", "ego_box", "low_confidence")
 
 
 def trusted_rows(
@@ -54,16 +56,17 @@ def trusted_rows(
     measured: Tensor,
     rules: TrustRules,
     clear_space: ClearSpace | None = None,
+    limits: SceneLimits | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
     """Rows (K,) int64 of the completed points (N, 3) that are kept, and the number removed by each rule.
 
     A point that several rules remove counts for the first. scan (S, 3): the downsampled sweep; confidence (N,); measured (M, 3):
-    all returns; clear_space: that of the returns, if it is known.
+    all returns; clear_space: that of the returns, if it is known; limits: of the scene, unless the points were cropped to them.
     """
     if not points_cpu.usable(points, scan, confidence, measured):
-        return trusted_rows_plain(points, scan, confidence, measured, rules, clear_space)
+        return trusted_rows_plain(points, scan, confidence, measured, rules, clear_space, limits)
     space = None if rules.free_space is None else clear_space_for(measured, rules.free_space, clear_space)
-    arrays = _rule_arrays(points, scan, measured, rules, space)
+    arrays = _rule_arrays(points, scan, measured, rules, space, limits)
     found = _reasons(points.contiguous(), confidence.contiguous(), arrays, space)
     removed = {reason: int(np.count_nonzero(found == code)) for code, reason in enumerate(REASONS, start=1)}
     return rows_with(output_filter_compiled.KEPT, found), removed
@@ -76,11 +79,17 @@ def trusted_rows_plain(
     measured: Tensor,
     rules: TrustRules,
     clear_space: ClearSpace | None = None,
+    limits: SceneLimits | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
     """The plain implementation, one rule after the other, for any device."""
+    if limits is not None:
+        inside = scene_rows_plain(points, limits)
+        rows, removed = trusted_rows_plain(points[inside], scan, confidence[inside], measured, rules, clear_space)
+        return inside[rows], {**removed, "outside": len(points) - len(inside)}
     nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
     by_reason = (
+        nothing,
         nothing if space is None else in_free_space(points, measured, scan, space, clear_space),
         nothing if ground is None else below_ground(points, measured, ground),
         nothing if box is None else inside_box(points, box),
@@ -108,27 +117,46 @@ def _reasons(points: Tensor, confidence: Tensor, rules: RuleArrays, space: Clear
 
 
 def _rule_arrays(
-    points: Tensor, scan: Tensor, measured: Tensor, rules: TrustRules, space: ClearSpace | None
+    points: Tensor,
+    scan: Tensor,
+    measured: Tensor,
+    rules: TrustRules,
+    space: ClearSpace | None,
+    limits: SceneLimits | None,
 ) -> RuleArrays:
     """The rules as the compiled loop takes them."""
+    within = None if limits is None else limits.as_array()
+    box = crop_compiled.bounds_inside(points, within)
     arrays: dict[str, Any] = {"min_confidence": np.float32(rules.min_confidence)}
+    if within is not None:
+        arrays["limits"] = within
     if space is not None:
-        across, up = bins_per_radian(space)
-        error = np.float32(output_filter_compiled.ANGLE_ERROR_RAD * max(float(across), 1 / float(up)))
-        arrays |= {"clear": space.distance.contiguous().numpy(), "lowest": np.float32(space.lowest)}
-        arrays |= {"columns_per_radian": across, "radians_per_row": up, "bin_error": error}
-        arrays["margin_m"] = np.float32(space.rules.margin_m)
-        columns = near_columns(points, scan, space.rules.near_m)
-        if columns is not None:
-            arrays |= {"scan": columns.points, "first": np.ascontiguousarray(columns.first)}
-            arrays |= {"corner": columns.corner, "width": columns.width, "near_m": np.float32(space.rules.near_m)}
-    floor = None if rules.below_ground_m is None else floor_compiled(points, measured)
+        arrays |= _clear_arrays(space) | _scan_arrays(box, scan, space.rules.near_m)
+    floor = None if rules.below_ground_m is None else floor_compiled(box, measured)
     if floor is not None and rules.below_ground_m is not None:
         arrays |= {"floor": floor[0].contiguous().numpy(), "floor_corner": floor[1].numpy()}
         arrays |= {"cell_m": np.float32(GROUND_CELL_M), "tolerance_m": np.float32(rules.below_ground_m)}
     if rules.ego_box_m is not None:
         arrays["ego_box_m"] = np.array(rules.ego_box_m, np.float32)
     return RuleArrays(**arrays)
+
+
+def _clear_arrays(space: ClearSpace) -> dict[str, Any]:
+    across, up = bins_per_radian(space)
+    error = np.float32(output_filter_compiled.ANGLE_ERROR_RAD * max(float(across), 1 / float(up)))
+    image = {"clear": space.distance.contiguous().numpy(), "lowest": np.float32(space.lowest)}
+    bins = {"columns_per_radian": across, "radians_per_row": up, "bin_error": error}
+    return {**image, **bins, "margin_m": np.float32(space.rules.margin_m)}
+
+
+def _scan_arrays(box: Box, scan: Tensor, near_m: float) -> dict[str, Any]:
+    columns = near_columns(box, scan, near_m)
+    if columns is None:
+        return {}
+    grid = {"first": np.ascontiguousarray(columns.first), "corner": columns.corner, "width": columns.width}
+    by_axis = np.full((3, len(columns.points) + output_filter_compiled.TOGETHER), np.inf, np.float32)
+    by_axis[:, : len(columns.points)] = columns.points.T
+    return {**grid, "scan": by_axis, "near_m": np.float32(near_m)}
 
 
 def inside_box(points: Tensor, box_m: Sequence[float]) -> Tensor:

@@ -1,6 +1,7 @@
 """All rules of the output filter in one pass over the points, on CPUs. The plain implementation is in output_filter.py.
 
-Directions are computed with polynomials that the compiler vectorises. Where their error could change a result, the point
+The loop works on chunks of points, in short loops that the compiler vectorises: those that compute a point's place in a grid are
+separate from those that read the grid. Directions are computed with polynomials. Where their error could change a result, the point
 is marked UNDECIDED and the caller decides with exact directions.
 """
 
@@ -8,20 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lidar_completion.crop_compiled import by_axis
 from lidar_completion.sparse.compiled import compiled, compiled_sums, in_parallel
 from lidar_completion.sparse.rows_cpu import shares_of
 
 # Codes in the order of output_filter.REASONS: a point that several rules remove counts for the first.
-KEPT, FREE_SPACE, BELOW_GROUND, EGO_BOX, LOW_CONFIDENCE = np.arange(5, dtype=np.uint8)
+KEPT, OUTSIDE, FREE_SPACE, BELOW_GROUND, EGO_BOX, LOW_CONFIDENCE = np.arange(6, dtype=np.uint8)
 UNDECIDED = np.uint8(255)
-CHUNK = 256  # points whose directions are held at once; they stay in the first-level cache
+TOGETHER = 8  # points of the scan that are compared with a completed point at once
+CHUNK = 256  # points that are worked on at once; they stay in the first-level cache
 ANGLE_ERROR_RAD = 7e-6  # more than ten times the error of the polynomials and of the rounding of bins
 RANGE_ERROR = np.float32(2e-6)  # relative, of a distance that was summed in another order
+INFINITY = np.float32(np.inf)
 
 
 class RuleArrays(NamedTuple):
     """The rules in the order in which the loop takes them. The defaults disable each rule."""
 
+    # Scene: (3,) squared range in metres, lowest and highest z; see crop.SceneLimits
+    limits: np.ndarray = np.zeros(0, np.float32)
     # Free space: the free distance in each direction (rows, columns) in metres; see free_space.ClearSpace
     clear: np.ndarray = np.zeros((0, 0), np.float32)
     lowest: np.float32 = np.float32(0)  # elevation in radians where the first row begins
@@ -30,7 +36,7 @@ class RuleArrays(NamedTuple):
     bin_error: np.float32 = np.float32(0)  # of a direction, in bins
     margin_m: np.float32 = np.float32(0)
     # Points near the downsampled sweep are not in free space: the sweep in columns, see neighbours_compiled.Columns
-    scan: np.ndarray = np.zeros((0, 3), np.float32)
+    scan: np.ndarray = np.zeros((3, 0), np.float32)  # by axis, followed by TOGETHER points at infinity
     first: np.ndarray = np.zeros((0, 1), np.int32)
     corner: np.ndarray = np.zeros(2, np.float32)
     width: np.float32 = np.float32(1)
@@ -53,49 +59,73 @@ def reasons(points: np.ndarray, confidence: np.ndarray, rules: RuleArrays) -> np
 
 @compiled
 def _reasons(  # type: ignore[no-untyped-def]
-    points, confidence, clear, lowest, across, up, bin_error, margin, scan, first_of, corner, width, near,
+    points, confidence, limits, clear, lowest, across, up, bin_error, margin, scan, first_of, corner, width, near,
     floor, floor_corner, cell, tolerance, box, min_confidence, out, begin, end,
 ):  # fmt: skip
-    xyz, directions, codes = (
-        np.empty((3, CHUNK), np.float32),
-        np.empty((3, CHUNK), np.float32),
-        np.empty(CHUNK, np.uint8),
-    )
+    xyz, values, codes = np.empty((3, CHUNK), np.float32), np.empty((4, CHUNK), np.float32), np.empty(CHUNK, np.uint8)
+    inside, place = np.empty(CHUNK, np.bool_), np.empty(CHUNK, np.int32)
     for first in range(begin, end, CHUNK):
-        chunk, trust, found = points[first:end][:CHUNK], confidence[first:end][:CHUNK], out[first:end][:CHUNK]
-        x, y, z = xyz[0, : len(chunk)], xyz[1, : len(chunk)], xyz[2, : len(chunk)]
-        for i in range(len(chunk)):
-            x[i], y[i], z[i] = chunk[i, 0], chunk[i, 1], chunk[i, 2]
+        n = min(CHUNK, end - first)
+        found, x, y, z = out[first : first + n], xyz[0, :n], xyz[1, :n], xyz[2, :n]
+        by_axis(points[first : first + n], limits, xyz, inside)  # type: ignore[call-arg]
         # the rules in reverse order: the first one that removes a point writes last
-        for i in range(len(chunk)):
-            found[i] = LOW_CONFIDENCE if trust[i] < min_confidence else KEPT
+        _mark_unlikely(confidence[first : first + n], min_confidence, found)
         if len(box):
-            for i in range(len(chunk)):
-                inside = box[0] <= x[i] <= box[3] and box[1] <= y[i] <= box[4] and box[2] <= z[i] <= box[5]
-                found[i] = EGO_BOX if inside else found[i]
+            _mark_in_box(x, y, z, box, found)
         if len(floor):
-            _mark_below_ground(x, y, z, floor, floor_corner, cell, tolerance, found)
+            _mark_below_ground(x, y, z, floor, floor_corner, cell, tolerance, place, values[3], found)
         if len(clear):
-            distance, column, row = directions[0], directions[1], directions[2]
+            distance, column, row = values[0, :n], values[1, :n], values[2, :n]
             _directions(x, y, z, lowest, across, np.float32(1) / up, distance, column, row)
-            _look_up(clear, distance, column, row, margin, bin_error, codes[: len(chunk)])
-            for i in range(len(chunk)):
+            _look_up(clear, distance, column, row, margin, bin_error, place, values[3], codes)
+            count = 0
+            for i in range(n):  # always written: a branch would often be mispredicted
+                place[count] = i
+                count += codes[i] != KEPT
+            for i in place[:count]:
                 code = codes[i]
                 if code == UNDECIDED:
                     code = _in_all_bins(clear, distance[i], column[i], row[i], margin, bin_error)
                 if code != KEPT and not _near_scan(x[i], y[i], z[i], scan, first_of, corner, width, near):
                     found[i] = code
+        for i in range(n):
+            found[i] = found[i] if inside[i] else OUTSIDE
 
 
 @compiled
-def _mark_below_ground(x, y, z, floor, corner, cell, tolerance, found):  # type: ignore[no-untyped-def]
-    across, along = np.float32(floor.shape[0]), np.float32(floor.shape[1])
-    for i in range(len(x)):
-        own_x, own_y = np.floor((x[i] - corner[0]) / cell), np.floor((y[i] - corner[1]) / cell)
-        if (own_x >= 0) & (own_x < across) & (own_y >= 0) & (own_y < along):
-            here = floor[np.int32(own_x), np.int32(own_y)]
-            if (z[i] < here - tolerance) & (here < np.float32(np.inf)):
-                found[i] = BELOW_GROUND
+def _mark_unlikely(confidence, minimum, found):  # type: ignore[no-untyped-def]
+    for i in range(len(found)):
+        found[i] = LOW_CONFIDENCE if confidence[i] < minimum else KEPT
+
+
+@compiled
+def _mark_in_box(x, y, z, box, found):  # type: ignore[no-untyped-def]
+    for i in range(len(found)):
+        inside = (box[0] <= x[i]) & (x[i] <= box[3]) & (box[1] <= y[i]) & (y[i] <= box[4])
+        inside &= (box[2] <= z[i]) & (z[i] <= box[5])
+        found[i] = EGO_BOX if inside else found[i]
+
+
+@compiled
+def _bin(value, count):  # type: ignore[no-untyped-def]
+    """The bin 0 to count - 1 nearest to a place in bins; 0 for NaN."""
+    value = value if value > np.float32(0) else np.float32(0)
+    return np.int32(value if value < np.float32(count - 1) else np.float32(count - 1))
+
+
+@compiled
+def _mark_below_ground(x, y, z, floor, corner, cell, tolerance, place, here, found):  # type: ignore[no-untyped-def]
+    rows, columns = np.int32(floor.shape[0]), np.int32(floor.shape[1])
+    corner_x, corner_y, flat = corner[0], corner[1], floor.reshape(-1)
+    for i in range(len(found)):
+        place[i] = _bin((x[i] - corner_x) / cell, rows) * columns + _bin((y[i] - corner_y) / cell, columns)
+    for i in range(len(found)):
+        here[i] = flat[place[i]]
+    for i in range(len(found)):
+        own_x, own_y = (x[i] - corner_x) / cell, (y[i] - corner_y) / cell
+        inside = (own_x >= 0) & (own_x < np.float32(rows)) & (own_y >= 0) & (own_y < np.float32(columns))
+        below = inside & (z[i] < here[i] - tolerance) & (here[i] < INFINITY)
+        found[i] = BELOW_GROUND if below else found[i]
 
 
 @compiled_sums
@@ -134,18 +164,20 @@ def _directions(x, y, z, lowest, across, per_row, distance, column, row):  # typ
 
 
 @compiled
-def _look_up(clear, distance, column, row, margin, bin_error, codes):  # type: ignore[no-untyped-def]
-    """FREE_SPACE, KEPT, or UNDECIDED where the error of direction or distance matters; without branches."""
+def _look_up(clear, distance, column, row, margin, bin_error, place, limit, codes):  # type: ignore[no-untyped-def]
+    """FREE_SPACE, KEPT, or UNDECIDED where the error of direction or distance matters."""
     rows, columns, one = np.int32(clear.shape[0]), np.int32(clear.shape[1]), np.float32(1)
-    for i in range(len(codes)):
-        low, left = np.floor(row[i]), np.floor(column[i])
-        r, c = np.int32(low), np.int32(left)
-        inside = (r >= 0) & (r < rows)
-        limit = clear[min(max(r, np.int32(0)), rows - 1), min(max(c, np.int32(0)), columns - 1)] - margin
-        up, across = row[i] - low, column[i] - left
+    flat = clear.reshape(-1)
+    for i in range(len(row)):
+        place[i] = _bin(row[i], rows) * columns + _bin(column[i], columns)
+    for i in range(len(row)):
+        limit[i] = flat[place[i]]
+    for i in range(len(row)):
+        up, across, free = row[i] - np.floor(row[i]), column[i] - np.floor(column[i]), limit[i] - margin
+        inside = (row[i] >= 0) & (row[i] < np.float32(rows))
         unsure = (min(up, across) < bin_error) | (max(up, across) > one - bin_error)
-        unsure |= inside & (abs(distance[i] - limit) <= RANGE_ERROR * distance[i])
-        codes[i] = UNDECIDED if unsure else (FREE_SPACE if inside & (distance[i] < limit) else KEPT)
+        unsure |= inside & (abs(distance[i] - free) <= RANGE_ERROR * distance[i])
+        codes[i] = UNDECIDED if unsure else (FREE_SPACE if inside & (distance[i] < free) else KEPT)
 
 
 @compiled
@@ -174,14 +206,18 @@ def _in_all_bins(clear, distance, column, row, margin, bin_error):  # type: igno
 def _near_scan(x, y, z, scan, first_of, corner, width, near):  # type: ignore[no-untyped-def]
     """Whether a point of the scan is nearer than `near`; as neighbours_compiled.any_within."""
     across, along = first_of.shape[0], first_of.shape[1] - 1
-    rings = int(np.ceil(near / width))
+    rings, xs, ys, zs = int(np.ceil(near / width)), scan[0], scan[1], scan[2]
     own_x, own_y = int(np.floor((x - corner[0]) / width)), int(np.floor((y - corner[1]) / width))
     low, high = max(own_y - rings, 0), min(own_y + rings, along - 1)
     if low > high:
         return False
     for ix in range(max(own_x - rings, 0), min(own_x + rings, across - 1) + 1):
-        for k in range(first_of[ix, low], first_of[ix, high + 1]):  # columns with the same ix are contiguous
-            dx, dy, dz = scan[k, 0] - x, scan[k, 1] - y, scan[k, 2] - z
-            if dx * dx + dy * dy + dz * dz < near * near:
+        # columns with the same ix are contiguous; points of the next column do no harm
+        for first in range(first_of[ix, low], first_of[ix, high + 1], TOGETHER):
+            hit = False
+            for k in range(first, first + TOGETHER):
+                dx, dy, dz = xs[k] - x, ys[k] - y, zs[k] - z
+                hit |= dx * dx + dy * dy + dz * dz < near * near
+            if hit:
                 return True
     return False
