@@ -162,19 +162,16 @@ class SceneCompleter:
         noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
-        limits: SceneLimits | None = SceneLimits.of(near.points, card.pipeline.max_range_m)
-        inside, limits = self.crop(denoised, limits, settings.refine)
+        inside, limits = self.crop(denoised, SceneLimits.of(near.points, card.pipeline.max_range_m), settings.refine)
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
-        kept, removed = trusted_rows(
-            completed.points, scan.points, confidence, rays, settings.trust, clear_space, limits
-        )
+        evidence = (scan.points, confidence, rays, settings.trust, clear_space, limits)
+        kept, removed = trusted_rows(completed.points, *evidence)
         kept, thinned = thinned_to_voxels(completed.points, confidence, kept, card.pipeline.output_voxel_m)
         measured, kept, removed["max_points"] = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed, kept, confidence, scan)
         clock.stop("postprocess")
-        removed["outside"] += len(denoised.points) - len(inside.points)
-        removed["output_voxel"] = thinned
+        removed |= {"outside": removed["outside"] + len(denoised.points) - len(inside.points), "output_voxel": thinned}
         counts: dict[str, Any] = {"steps": card.pipeline.steps, "sampled": len(denoised.points)}
         return Completion(**arrays, **counts, timings=clock.timings(), removed=removed)
 
@@ -200,14 +197,14 @@ class SceneCompleter:
         return CompletedPoints(sample.points, sample.logit, starts.source, card.architecture.offsets_per_point)
 
     def crop(
-        self, denoised: CompletedPoints, limits: SceneLimits | None, refine: bool
+        self, denoised: CompletedPoints, limits: SceneLimits, refine: bool
     ) -> tuple[CompletedPoints, SceneLimits | None]:
         """The points inside the limits, and no limits for the output filter.
 
         If no stage comes before that filter, it crops in the same pass: then all points, and the limits.
         """
         refined = refine and "refiner" in self.networks
-        if limits is None or (denoised.logit is not None and not refined):
+        if denoised.logit is not None and not refined:
             return denoised, limits
         return denoised.at(scene_rows(denoised.points, limits)), None
 
