@@ -12,7 +12,12 @@ from lidar_completion.errors import ModelError
 from lidar_completion.model.card import ModelCard, Pipeline, load_card
 from lidar_completion.model.weights import build_networks, save_model
 from lidar_completion.networks import Architecture, UnionDenoiser, fold_batch_norm
-from lidar_completion.sparse.heads import point_estimates, point_estimates_plain
+from lidar_completion.sparse.heads import (
+    point_estimates,
+    point_estimates_plain,
+    point_outputs,
+    point_outputs_plain,
+)
 from lidar_completion.visibility import ClearSpace, TrustRules
 
 UNION = Architecture(
@@ -55,20 +60,22 @@ def saved(folder, **changes):
     return folder
 
 
-@pytest.mark.parametrize("width", [8, 32])
-@pytest.mark.parametrize(("estimates", "outputs"), [(3, 12), (2, 6), (1, 4)])
+@pytest.mark.parametrize("width", [8, 20, 32])
+@pytest.mark.parametrize(("estimates", "outputs"), [(3, 12), (2, 6), (1, 4), (4, 16), (6, 24), (16, 64), (20, 80)])
 def test_compiled_and_plain_head_agree(width: int, estimates: int, outputs: int):
     generator = torch.Generator().manual_seed(0)
     hidden, by_offset, last, bias = (
         torch.randn(*shape, generator=generator) for shape in ((50, width), (width, 3), (outputs, width), (outputs,))
     )
-    row, offset = torch.randint(50, (20_000,), generator=generator), torch.rand(20_000, 3, generator=generator)
+    row, offset = torch.randint(50, (20_003,), generator=generator), torch.rand(20_003, 3, generator=generator)
     arguments = (hidden, row, offset, by_offset, last, bias, estimates)
     compiled, plain = point_estimates(*arguments), point_estimates_plain(*arguments)
-    shapes = ((20_000, estimates, 3), (20_000, outputs - 3 * estimates))
+    shapes = ((20_003, estimates, 3), (20_003, outputs - 3 * estimates))
     for one, other, shape in zip(compiled, plain, shapes, strict=True):
         assert one.shape == shape
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    joined = point_outputs(*arguments[:-1])
+    torch.testing.assert_close(joined, point_outputs_plain(*arguments[:-1]), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lidar_completion.diffusion import guide
 from lidar_completion.model.card import ModelCard
-from lidar_completion.networks import Architecture, Condition
+from lidar_completion.networks import Architecture, Condition, moved_points
 from lidar_completion.samplers import Denoise, Prediction
 
 
@@ -80,7 +80,10 @@ class UnionScanDenoiser:
         """The prediction for points (N, 3) at timestep t, with estimates (N * M, 3)."""
         cloud = self.card.architecture.cloud(points, self.scan, self.ray_features)
         offsets, logit = self.network(cloud, torch.tensor([t], device=points.device))  # (N, M, 3), (N, M)
-        continued = torch.cat([part[:, m] for m, part in enumerate(offsets.tensor_split(offsets.shape[1]))])
-        noise = continued / (-float(self.card.schedule.sigma[t]) * self.scale)
-        estimates = (points[:, None] + offsets).flatten(0, 1)
+
+        def noise() -> Tensor:
+            continued = torch.cat([part[:, m] for m, part in enumerate(offsets.tensor_split(offsets.shape[1]))])
+            return continued / (-float(self.card.schedule.sigma[t]) * self.scale)
+
+        estimates = moved_points(points, offsets).flatten(0, 1)
         return Prediction(noise, logit.flatten() if logit.shape[1] else None, estimates)

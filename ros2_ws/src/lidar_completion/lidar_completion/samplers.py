@@ -24,15 +24,22 @@ from torch import Tensor
 from lidar_completion.diffusion import NoiseSchedule, add_scaled_noise, clean_estimate, noise_like
 
 
-class Prediction(NamedTuple):
+class Prediction:
     """A denoiser's output: the noise (N, 3), and the logit (N,) of each point ending near a surface, if it has one.
 
-    A network with M clean estimates per point (networks/union.py) also gives these, (N * M, 3), and logits (N * M,).
+    A network with M clean estimates per point (networks/union.py) also gives these, (N * M, 3), and logits (N * M,). Its
+    noise is computed if a further step needs it.
     """
 
-    noise: Tensor
-    logit: Tensor | None = None
-    estimates: Tensor | None = None
+    def __init__(
+        self, noise: Tensor | Callable[[], Tensor], logit: Tensor | None = None, estimates: Tensor | None = None
+    ) -> None:
+        self._noise, self.logit, self.estimates = noise, logit, estimates
+
+    @property
+    def noise(self) -> Tensor:
+        """The predicted noise (N, 3)."""
+        return self._noise if isinstance(self._noise, Tensor) else self._noise()
 
 
 class SampledPoints(NamedTuple):
@@ -136,9 +143,12 @@ def _clean_and_noise(
     points, prediction = start, Prediction(start)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         prediction = denoise(points, t)
-        points = clean_estimate(points, scale, prediction.noise, float(schedule.sigma[t]))
+        if t_next is None and prediction.estimates is not None:
+            break
+        noise = prediction.noise
+        points = clean_estimate(points, scale, noise, float(schedule.sigma[t]))
         if t_next is not None:
-            points = add_scaled_noise(points, scale, next_noise(prediction.noise), float(schedule.sigma[t_next]))
+            points = add_scaled_noise(points, scale, next_noise(noise), float(schedule.sigma[t_next]))
     return SampledPoints.of(points, prediction)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from lidar_completion.networks.architecture import CHANNELS, STAGE_LEVEL, Architecture
 from lidar_completion.networks.encoder import Condition, ConditionEncoder
 from lidar_completion.networks.folding import fold_batch_norm
-from lidar_completion.networks.unet import Denoiser, Refiner, refined_points, timestep_embedding
+from lidar_completion.networks.unet import Denoiser, Refiner, moved_points, refined_points, timestep_embedding
 from lidar_completion.networks.union import UnionDenoiser
 from lidar_completion.networks.voxelised_cloud import RAY_FEATURES, VoxelisedCloud
 
@@ -36,6 +36,7 @@ __all__ = [
     "UnionDenoiser",
     "VoxelisedCloud",
     "fold_batch_norm",
+    "moved_points",
     "new_network",
     "refined_points",
     "timestep_embedding",

@@ -1,4 +1,4 @@
-"""Refined points on CPUs, in one pass. The plain implementation is unet.refined_points."""
+"""Refined points on CPUs, in one pass. The plain implementation is in unet.moved_points."""
 
 import torch
 from torch import Tensor

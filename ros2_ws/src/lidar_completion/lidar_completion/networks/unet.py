@@ -14,6 +14,7 @@ from lidar_completion.networks.blocks import DecoderStage, EncoderStage, Stem, t
 from lidar_completion.networks.encoder import Condition
 from lidar_completion.networks.voxelised_cloud import VoxelisedCloud
 from lidar_completion.sparse import points_cpu
+from lidar_completion.sparse.heads import point_outputs
 
 Gate = Callable[[str, Tensor], Tensor]  # (stage, features (V, c)) -> gated features (V, c)
 
@@ -54,12 +55,12 @@ class UNet(nn.Module):
         if not self.point_offsets:  # all points of a voxel have the same output
             return self.last(features).index_select(0, row)
         first, last = cast(nn.Linear, self.last[0]), cast(nn.Linear, self.last[2])
-        few = last.out_features <= points_cpu.HEAD_OUTPUTS
-        if not (few and points_cpu.usable(features, offset, *self.last.parameters())):
+        if not points_cpu.usable(features, offset, *self.last.parameters()):
             return self.last(torch.cat([features.index_select(0, row), offset], dim=1))
         # exact: the first layer is linear, so voxel and offset contribute separate summands
         of_voxel, of_place = first.weight.split([features.shape[1], 3], dim=1)
-        return points_cpu.head(F.linear(features, of_voxel, first.bias), row, offset, of_place, last.weight, last.bias)
+        hidden = F.linear(features, of_voxel, first.bias)
+        return point_outputs(hidden, row, offset, of_place, last.weight, last.bias)
 
 
 class Denoiser(UNet):
@@ -137,17 +138,24 @@ class Refiner(UNet):
         features = self.trunk(cloud, self.stem_features(cloud), lambda stage, features: features)
         outputs = self.point_outputs(features, cloud).unflatten(1, (self.OFFSETS, -1))
         # all columns, as tanh of three columns of four takes ten times as long
+        if points_cpu.usable(outputs):
+            logit = outputs[..., 3:].clone()
+            outputs.tanh_()[..., 3:] = logit
+            return outputs
         return torch.where(torch.arange(outputs.shape[2], device=outputs.device) < 3, torch.tanh(outputs), outputs)
 
 
 def refined_points(points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
     """The refined cloud (6N, 3) of points (N, 3) from a refiner's outputs (N, 6, 3 or 4), and its logits (6N,) if there are any."""
     logit = outputs[..., 3].flatten() if outputs.shape[2] > 3 else None
+    return moved_points(points, outputs).flatten(0, 1), logit
+
+
+def moved_points(points: Tensor, outputs: Tensor) -> Tensor:
+    """(N, M, 3) points[:, None] + outputs[..., :3], of points (N, 3) and outputs (N, M, 3 or more)."""
     if points_cpu.usable(points, outputs):
-        refined = refined_compiled.add_offsets(points, outputs)
-    else:
-        refined = points[:, None] + outputs[..., :3]
-    return refined.flatten(0, 1), logit
+        return refined_compiled.add_offsets(points, outputs)
+    return points[:, None] + outputs[..., :3]
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loops over points and voxels on CPUs, compiled: points to keys, keys to sorted voxels, sums per voxel, gates, heads.
+"""Loops over points and voxels on CPUs, compiled: points to keys, keys to sorted voxels, sums per voxel, gates.
 
 A step has half a million points, so each loop passes over them once. The plain implementations are in coordinates.py and
 networks/.
@@ -8,18 +8,14 @@ import math
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, compiled_sums, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
 
-AHEAD = 12  # points: their voxels' rows are prefetched this far ahead, because they are scattered in memory
 MAP_BITS = 256  # cells per key up to which a box is marked in a bit map, which fits the caches
 WORTH_SHARING = 1 << 13  # points: with fewer, waking another thread costs more than it saves
-HEAD_OUTPUTS = 4  # maximum for `head`
 LANES = 32  # points whose coordinates are compared together
 DIGIT_BITS = 11  # per pass of the radix sort: 2048 counters fit the first-level cache
 
@@ -303,63 +299,6 @@ def _times_rows(features, table, row, out, first, last):  # type: ignore[no-unty
     for i in range(first, last):
         for c in range(out.shape[1]):
             out[i, c] = features[i, c] * table[row[i], c]
-
-
-def head(hidden: Tensor, row: Tensor, offset: Tensor, by_offset: Tensor, last: Tensor, bias: Tensor) -> Tensor:
-    """leaky_relu(hidden[row] + offset @ by_offset.T, 0.1) @ last.T + bias for each point: (N, outputs), at most HEAD_OUTPUTS outputs.
-
-    hidden (V, H): output of the first layer for each voxel's features, bias included; row (N,) int64, offset (N, 3), by_offset (H, 3),
-    last (outputs, H), bias (outputs,).
-    """
-    out = torch.empty(len(row), len(last))
-    weights = torch.zeros(3 + HEAD_OUTPUTS, hidden.shape[1])
-    weights[:3], weights[3 : 3 + len(last)] = by_offset.T, last
-    arrays = [each.detach().contiguous().numpy() for each in (hidden, row, offset, weights, bias)]
-    in_parallel(_head, [(*arrays, out.numpy(), first, end) for first, end in _shares(len(row))])
-    return out
-
-
-@compiled_sums
-def _head(hidden, row, offset, weights, bias, out, first, end):  # type: ignore[no-untyped-def]
-    leak, outputs = np.float32(0.1), out.shape[1]
-    answer = np.empty(HEAD_OUTPUTS, np.float32)
-    for i in range(first, end):
-        _prefetch_row(hidden, row[min(i + AHEAD, end - 1)])  # type: ignore[call-arg]
-        voxel = hidden[row[i]]
-        x, y, z = offset[i, 0], offset[i, 1], offset[i, 2]
-        a = b = c = d = np.float32(0)
-        for h in range(len(voxel)):
-            value = voxel[h] + x * weights[0, h] + y * weights[1, h] + z * weights[2, h]
-            value = max(value, leak * value)
-            a += value * weights[3, h]
-            b += value * weights[4, h]
-            c += value * weights[5, h]
-            d += value * weights[6, h]
-        answer[0], answer[1], answer[2], answer[3] = a, b, c, d
-        for o in range(outputs):
-            out[i, o] = answer[o] + bias[o]
-
-
-@intrinsic
-def _prefetch_row(typing, array, row):  # type: ignore[no-untyped-def]
-    """Prefetch a row of a contiguous array (V, H) float32, in lines of 64 bytes."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        made, int32, int64 = (
-            context.make_array(signature.args[0])(context, builder, args[0]),
-            ir.IntType(32),
-            ir.IntType(64),
-        )
-        width = cgutils.unpack_tuple(builder, made.shape)[1]
-        start, byte = builder.gep(made.data, [builder.mul(args[1], width)]), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        with cgutils.for_range_slice(builder, int64(0), width, int64(16), int64) as (place, _):
-            address = builder.bitcast(builder.gep(start, [place]), byte)
-            builder.call(prefetch, [address, int32(0), int32(3), int32(1)])  # to read, into the nearest cache, data
-        return context.get_dummy_value()
-
-    return types.void(array, row), generate
 
 
 def _shares(count: int) -> list[tuple[int, int]]:
