@@ -265,7 +265,7 @@ def test_tilted_synthetic_scene_keeps_its_ground():
 
 
 def test_evaluates_synthetic_scenes():
-    scene = SyntheticScenes(1).load(0)
+    scene = SyntheticScenes(1, "VLP-16").load(0)
     figures = evaluate_scene(scene, scene.sweep).completed
     assert figures["precision_0.2"] > 0.9
     assert figures["violations"] < 0.01

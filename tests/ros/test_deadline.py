@@ -67,7 +67,7 @@ def test_workloads_ascend_to_the_maximum():
     assert workloads(Workload(1, 1)) == [Workload(1, 1)]
 
 
-@pytest.mark.parametrize("noise", [0.02, 0.05, 0.15])
+@pytest.mark.parametrize("noise", [0.02, 0.15])
 @pytest.mark.parametrize("budget_s", [0.2, 0.3, 0.5, 1.0, 2.0])
 def test_99_percent_of_sweeps_meet_the_budget_without_oscillation(budget_s, noise):
     levels, seconds = drive(budget_s, 500, noise=noise)

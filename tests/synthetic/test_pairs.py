@@ -51,7 +51,7 @@ def test_worlds_are_independent_of_worker_count():
     assert not np.array_equal(alone[0].sweep[:100], alone[1].sweep[:100])
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("start", [pytest.param("spawn", marks=pytest.mark.slow), "fork", "forkserver"])
 def test_worker_processes_generate_identical_scenes(start):
     program = [sys.executable, synthetic_worker.__file__, start, "5", "6", "5"]
     made = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)

@@ -187,10 +187,14 @@ def test_winner_has_lower_cost(teachers, metric):
         assert numbers["winner_cost"] == pytest.approx(best)
 
 
+@pytest.fixture(scope="module")
+def step(teachers) -> Step:
+    return first_step(distillation(teachers["truth"]), 0)
+
+
 @pytest.mark.parametrize("metric", METRICS)
-def test_metrics_prefer_points_near_truth(teachers, metric):
-    step = first_step(distillation(teachers["truth"]), 0)
-    truth, generator = step.sweep.truth, step.generator
+def test_metrics_prefer_points_near_truth(step, metric):
+    truth, generator = step.sweep.truth, torch.Generator().manual_seed(0)
     good = truth + 0.02 * torch.randn(truth.shape, generator=generator)
     bad = truth + torch.randn(truth.shape, generator=generator)
     for metric_points in (0, 500):
