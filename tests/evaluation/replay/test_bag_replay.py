@@ -65,7 +65,7 @@ def assert_same_sweeps(source, result):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_completes_and_records_every_sweep(storage, make_bag, tiny_model, tmp_path):
+def test_completes_and_records_every_sweep(storage, make_bag, no_running_node, tiny_model, tmp_path):
     source, played = make_bag(storage), []
     result = replay(
         source,
@@ -108,7 +108,7 @@ def test_rejects_truncated_message(tmp_path):
         play(player, BagSweeps(bag, None), 0.0, None)
 
 
-def test_reports_node_that_does_not_start(make_bag, tmp_path):
+def test_reports_node_that_does_not_start(make_bag, no_running_node, tmp_path):
     with pytest.raises(ReplayError, match="exited with code 2"):
         replay(make_bag(), tmp_path / "out", model="/no/such/model")
 

@@ -55,7 +55,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_evaluates_replay_and_writes_report(drive, tiny_model, tmp_path, monkeypatch):
+def test_evaluates_replay_and_writes_report(drive, no_running_node, tiny_model, tmp_path, monkeypatch):
     # a domain of its own: nodes that earlier tests killed stay visible until their lease ends
     monkeypatch.setenv("ROS_DOMAIN_ID", str(201 + os.getpid() % 30))
     (bag, poses), folder, app = drive, tmp_path / "report", Typer()
