@@ -5,13 +5,18 @@
 One node process; the minutes are divided into rounds of all variants, a few seconds each and in turn, so that other work on the
 machine affects all of them alike. Prints a table and writes it to benchmarks/results/output_costs.txt. The CPU time is that of
 the whole node process, network threads included, divided by the sweeps that it completed.
+
+    python benchmarks/output_costs.py --messages-only
+
+measures, without a node, the CPU time of one thread for making each message of a completed sweep; publishing comes on top. It
+hardly depends on what else runs. Results: benchmarks/results/output_messages.txt.
 """
 
 import argparse
 import datetime
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -25,8 +30,14 @@ from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
 
+from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion_ros.installed_files import use_shared_memory_profile
+from lidar_completion_ros.motion.frames import IDENTITY
+from lidar_completion_ros.occupancy_message import confident_rows, occupancy_message, occupancy_of
+from lidar_completion_ros.parameters import Parameters
+from lidar_completion_ros.point_cloud_messages import completion_columns, completion_message, decode, passed_on_columns
 
 ROOT = Path(__file__).parents[1]
 PERIOD_S, PHASE_S, SETTLE_S = 0.1, 5.0, 1.0
@@ -54,6 +65,17 @@ class Cost:
 def main() -> None:
     options = arguments()
     sweeps = node_soak.sweeps_to_play(options)
+    if options.messages_only:
+        chosen = sweeps[:: max(1, len(sweeps) // 4)]
+        conditions = f"load {os.getloadavg()[0]:.1f}" + (f"; {options.conditions}" if options.conditions else "")
+        lines = [
+            f"{datetime.date.today()}, {os.cpu_count()} cores, {conditions}",
+            f"model {options.model.name}, sweeps of {np.mean([each.width for each in chosen]):,.0f} points",
+            *message_table(chosen, options.model),
+        ]
+        print("\n".join(lines))
+        options.results.with_name("output_messages.txt").write_text("\n".join(lines) + "\n")
+        return
     head = node_soak.heading(options, sweeps)
     costs = measure(sweeps, options.minutes * 60, {"model": options.model})
     load = os.getloadavg()
@@ -72,6 +94,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--drive", type=Path, help="folder of .bin sweeps (SemanticKITTI layout)")
     parser.add_argument("--bag", type=Path, help="rosbag2 with one PointCloud2 topic")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "edge")
+    parser.add_argument(
+        "--messages-only", action="store_true", help="time the making of each message instead, without a node"
+    )
     parser.add_argument("--conditions", default="", help="what else ran on the machine, for the results")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "output_costs.txt")
     return parser.parse_args()
@@ -161,6 +186,49 @@ def table(costs: dict[str, Cost]) -> list[str]:
             f"{np.percentile(latencies, 99):.0f} | {received}"
         )
     return lines
+
+
+def message_table(sweeps: list[PointCloud2], model: Path, repeats: int = 9) -> list[str]:
+    """Median CPU time of one thread for each message, over these sweeps; the messages in turn."""
+    completer, parameters, header = SceneCompleter.load(model, device="cpu"), Parameters(), Header()
+    times: dict[str, list[float]] = {}
+    for sweep in sweeps:
+        cloud = decode(sweep)
+        completion = completer.complete(cloud.points, intensity=cloud.intensity)
+        makers = message_makers(sweep, completion, parameters, header)
+        for _ in range(repeats):
+            for name, make in makers.items():
+                began_s = time.thread_time()
+                make()
+                times.setdefault(name, []).append(1e3 * (time.thread_time() - began_s))
+    lines = [f"message | CPU ms, median of {len(sweeps)} sweeps x {repeats} | 90th percentile"]
+    return lines + [f"{name} | {np.median(each):.1f} | {np.percentile(each, 90):.1f}" for name, each in times.items()]
+
+
+def message_makers(
+    sweep: PointCloud2, completion: Completion, parameters: Parameters, header: Header
+) -> dict[str, Callable[[], object]]:
+    """What makes each message, by name."""
+    columns, measured = completion_columns(completion), len(completion.measured_rows)
+    completed = {name: column[measured:] for name, column in columns.items()}
+
+    def confident() -> PointCloud2:
+        rows = confident_rows(completion, parameters.marking_min_confidence)
+        intensity = {"intensity": completed["intensity"].take(rows)}
+        return completion_message(header, completion.completed_points.take(rows, axis=0), intensity, ("intensity",))
+
+    def laid_out(layout: str) -> PointCloud2:
+        passed_on = passed_on_columns(sweep, completion.measured_rows)
+        return completion_message(header, completion.points, columns, parameters.output_fields, layout, passed_on)
+
+    return {
+        "points": lambda: completion_message(header, completion.points, columns),
+        "points, output_layout pass_through": lambda: laid_out("pass_through"),
+        "points, output_layout xyzirc": lambda: laid_out("xyzirc"),
+        "points_completed": lambda: completion_message(header, completion.completed_points, completed),
+        "points_confident": confident,
+        "occupancy": lambda: occupancy_message(header, occupancy_of(completion, IDENTITY, parameters)),
+    }
 
 
 if __name__ == "__main__":

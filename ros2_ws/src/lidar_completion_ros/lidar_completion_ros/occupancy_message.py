@@ -23,7 +23,7 @@ def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parame
     if any(parameters.ego_box_m):
         low, high = parameters.ego_box_m[:3], parameters.ego_box_m[3:]
         measured = measured[~((measured >= low) & (measured <= high)).all(axis=1)]
-    confident = completion.completed_points[confident_rows(completion, parameters.marking_min_confidence)]
+    confident = completion.completed_points.take(confident_rows(completion, parameters.marking_min_confidence), axis=0)
     return occupancy_grid(
         frames.apply(T_target_sensor, measured),
         frames.apply(T_target_sensor, confident),
@@ -33,9 +33,8 @@ def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parame
 
 
 def confident_rows(completion: Completion, min_confidence: float) -> np.ndarray:
-    """Which completed points (C,) have at least this confidence."""
-    rows: np.ndarray = completion.confidence[len(completion.measured_rows) :] >= min_confidence
-    return rows
+    """Rows (n,) of the completed points that have at least this confidence."""
+    return np.flatnonzero(completion.confidence[len(completion.measured_rows) :] >= min_confidence)
 
 
 def occupancy_message(header: Header, grid: OccupancyGrid) -> OccupancyGridMessage:

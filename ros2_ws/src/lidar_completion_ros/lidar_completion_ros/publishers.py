@@ -86,8 +86,8 @@ class Publishers:
             self._completed_only.publish(completion_message(header, completed, columns, *layout, empty))
         if self._confident.get_subscription_count():
             rows = confident_rows(completion, parameters.marking_min_confidence)
-            columns = {name: column[rows] for name, column in columns.items()}
-            self._confident.publish(completion_message(header, completed[rows], columns, ("intensity",)))
+            chosen, intensity = completed.take(rows, axis=0), {"intensity": columns["intensity"].take(rows)}
+            self._confident.publish(completion_message(header, chosen, intensity, ("intensity",)))
         if self._occupancy.get_subscription_count():
             self._occupancy.publish(occupancy_message(header, occupancy_of(completion, T_target_sensor, parameters)))
 
