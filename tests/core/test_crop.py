@@ -1,5 +1,7 @@
 """Which points of a cloud are kept."""
 
+import math
+
 import pytest
 import torch
 
@@ -31,6 +33,20 @@ def test_scene_limits_follow_the_heights_of_the_sweep():
     lowest = -2 * float(torch.tensor([-1.0, 0, 1]).std(correction=0))
     completed = torch.tensor([[0, 0, lowest - 0.01], [0, 0, lowest + 0.01], [0, 0, 0.99], [0, 0, 1.0], [20, 0, 0.0]])
     assert scene_rows(completed, SceneLimits.of(sweep, 20.0)).tolist() == [1, 2]
+
+
+def test_measured_floor_keeps_the_ground_around_a_tilted_sensor():
+    """Ground 1.7 m below a sensor that is tilted by 10 degrees: its far end lies 10 m lower than the sensor."""
+    along = torch.linspace(-50.0, 50.0, 400)
+    near_the_sensor = along.abs() ** 3 / 50.0**2 * along.sign()  # a LiDAR measures most points nearby
+    x = torch.cat([along, near_the_sensor, near_the_sensor])
+    sweep = torch.stack([x, torch.zeros_like(x), -1.7 + x * math.tan(math.radians(10.0))], dim=1) * 0.98
+    completed = sweep[:400] + torch.tensor([0.0, 0.0, 0.01])
+    published, measured = (
+        scene_rows(completed, SceneLimits.of(sweep, 60.0, floor)) for floor in ("published", "measured")
+    )
+    assert completed[published, 0].min() > -45.0
+    assert completed[measured, 0].min() < -48.9
 
 
 def test_compiled_and_plain_scene_crop_agree():

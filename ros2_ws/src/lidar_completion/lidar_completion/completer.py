@@ -15,7 +15,14 @@ from lidar_completion.denoiser import scan_denoiser
 from lidar_completion.device import StageClock, choose_device
 from lidar_completion.downsample import downsample_rows, every_nth_rows
 from lidar_completion.errors import ModelError
-from lidar_completion.measured import Array, MeasuredPoints, finite_points, prior_within_range, within_range
+from lidar_completion.measured import (
+    Array,
+    MeasuredPoints,
+    finite_points,
+    prior_within_range,
+    scene_limits,
+    within_range,
+)
 from lidar_completion.model.card import ModelCard
 from lidar_completion.model.weights import load_model
 from lidar_completion.neighbours import nearest_within
@@ -162,7 +169,7 @@ class SceneCompleter:
         noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
-        inside, limits = self.crop(denoised, SceneLimits.of(near.points, card.pipeline.max_range_m), settings.refine)
+        inside, limits = self.crop(denoised, scene_limits(near, card.pipeline), settings.refine)
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
         evidence = (scan.points, confidence, rays, settings.trust, clear_space, limits)

@@ -43,10 +43,15 @@ class SceneLimits(NamedTuple):
     highest: Tensor
 
     @classmethod
-    def of(cls, sweep: Tensor, max_range_m: float) -> "SceneLimits":
-        """Between mean - 2 std and max of the heights of the sweep (M, 3), the rule of the published code."""
+    def of(cls, sweep: Tensor, max_range_m: float, floor: str = "published") -> "SceneLimits":
+        """Between floor and highest point of the sweep (M, 3).
+
+        floor: "published" is mean - 2 std of the heights, which removes the lower part of the ground if the sensor is tilted;
+        "measured" is the lowest point.
+        """
         height = sweep[:, 2]
-        return cls(max_range_m, height.mean() - 2.0 * height.std(correction=0), height.max())
+        lowest = height.min() if floor == "measured" else height.mean() - 2.0 * height.std(correction=0)
+        return cls(max_range_m, lowest, height.max())
 
     def as_array(self) -> np.ndarray:
         """(3,) float32: squared range, lowest and highest z, for compiled loops."""

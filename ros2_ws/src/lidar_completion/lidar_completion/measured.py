@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.crop import finite_rows, range_rows, remove_invalid
+from lidar_completion.crop import SceneLimits, finite_rows, range_rows, remove_invalid
 from lidar_completion.errors import SweepError
 from lidar_completion.model.card import Pipeline
 
@@ -63,6 +63,11 @@ def within_range(sweep: MeasuredPoints, pipeline: Pipeline) -> MeasuredPoints:
             f"{pipeline.max_range_m} m from the sensor"
         )
     return near
+
+
+def scene_limits(near: MeasuredPoints, pipeline: Pipeline) -> SceneLimits:
+    """The limits of completed points, from the measured points within range."""
+    return SceneLimits.of(near.points, pipeline.max_range_m, pipeline.scene_floor)
 
 
 def prior_within_range(prior: Array | None, pipeline: Pipeline, device: torch.device) -> Tensor | None:

@@ -55,6 +55,9 @@ class Pipeline:
     hole_starts: int = between(0, 1000, 0)  # start points per hole; 0: none
     hole_cell_m: float = between(1e-3, 100.0, 0.8)  # width of the grid cells in which holes are searched
     min_confidence: float = between(0.0, 1.0, 0.0)  # points with lower confidence are removed; TrustRules can raise it
+    # Completed points below the floor are removed: "published" (mean - 2 std of the sweep's heights), or "measured" (its lowest
+    # point), which suits tilted sensors
+    scene_floor: str = "published"
     # Completed points are thinned to the most confident one per voxel of this size; 0: off
     output_voxel_m: float = between(0.0, 100.0, 0.0)
 
@@ -63,6 +66,7 @@ class Pipeline:
             ("downsampling", ("voxel", "farthest")),
             ("sampler", tuple(SAMPLERS)),
             ("noised_around", ("truth", "scan")),
+            ("scene_floor", ("published", "measured")),
         ):
             if getattr(self, name) not in allowed:
                 raise ModelError(f"pipeline.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
