@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lidar_completion.errors import ModelError
-from lidar_completion.holes import hole_points
+from lidar_completion.holes import distance_plain, hole_points
+from lidar_completion.holes_compiled import distance_to
 from lidar_completion.model.card import Pipeline
 
 
@@ -67,3 +68,12 @@ def test_accepts_stray_returns_and_a_single_point():
 def test_rejects_an_invalid_cell_width():
     with pytest.raises(ModelError, match="hole_cell_m"):
         Pipeline(hole_cell_m=0.0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.02, 0.0005])
+def test_compiled_and_plain_distances_agree(share: float):
+    occupied = torch.rand(60, 47, generator=torch.Generator().manual_seed(0)) < share
+    occupied[11, 30] = True
+    distance = distance_to(occupied)
+    torch.testing.assert_close(distance, distance_plain(occupied), atol=0, rtol=1e-6)
+    assert distance[occupied].max() == 0

@@ -18,8 +18,9 @@ from lidar_completion.networks import Architecture, fold_batch_norm
 from lidar_completion.occupancy import OccupancyRules, occupancy_grid
 from lidar_completion.visibility import TrustRules
 
-# Tile loops are compiled per channel count: those of models/edge and models/drive.
+# Tile loops are compiled per channel count, heads per number of outputs: those of models/edge and models/drive.
 CHANNELS = (8, 16, 32, 64, 96, 96, 64, 32, 16)
+UNION_CHANNELS = (16, 32, 64, 96, 128, 96, 64, 32, 16)
 EGO_BOX_M = (-2.0, -1.0, -2.0, 2.0, 1.0, 0.0)
 
 
@@ -36,7 +37,7 @@ def compile_loops() -> None:
 
 
 def cards() -> list[ModelCard]:
-    """Cards with the shapes of the shipped models: with and without a refiner and confidence from the network."""
+    """Cards with the shapes of the shipped models: with and without encoder, refiner and confidence from the network."""
     architecture = Architecture(
         width=0.25, voxel_size_m=0.4, head_width=32, point_offsets=True, own_channels=CHANNELS, local_features=True,
         point_confidence=True,
@@ -45,7 +46,17 @@ def cards() -> list[ModelCard]:
     edge = ModelCard(name="random weights", architecture=architecture, pipeline=pipeline)
     drive = dataclasses.replace(edge, networks=("encoder", "denoiser", "refiner"))
     without_confidence = dataclasses.replace(architecture, point_confidence=False)
-    return [edge, drive, dataclasses.replace(drive, architecture=without_confidence)]
+    return [edge, drive, dataclasses.replace(drive, architecture=without_confidence), union_card()]
+
+
+def union_card() -> ModelCard:
+    """A card with the shape of the network of recipes/edge."""
+    architecture = Architecture(
+        voxel_size_m=0.4, head_width=32, own_channels=UNION_CHANNELS, local_features=True, point_confidence=True,
+        conditioning="union", ray_features=True, offsets_per_point=4, blocks=(1,) * 8, stem_layers=1, skips="added",
+    )  # fmt: skip
+    pipeline = Pipeline(noise_per_metre=0.015, replication=4, hole_starts=1)
+    return ModelCard("random weights", architecture=architecture, pipeline=pipeline, networks=architecture.networks)
 
 
 def completer_with_random_weights(card: ModelCard) -> SceneCompleter:

@@ -6,11 +6,11 @@ estimated ground; the network moves it or gives it a low confidence. Not in the 
 
 import math
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
+
+from lidar_completion import holes_compiled
 
 SECTORS = 360  # a cell is a hole only if something was measured beyond it in its sector of azimuth
 MAX_DISTANCE_M = 8.0  # a hole's distance from the nearest cell with a return; the ground is too uncertain farther away
@@ -66,8 +66,13 @@ def _farthest_return(points: Tensor) -> Tensor:
 
 def _distance_to(occupied: Tensor) -> Tensor:
     """Distance in cells from each cell (G, G) to the nearest occupied one; float32."""
-    distance = distance_transform_edt(np.logical_not(occupied.cpu().numpy()))
-    return torch.from_numpy(distance.astype(np.float32)).to(occupied.device)
+    return holes_compiled.distance_to(occupied.cpu()).to(occupied.device)
+
+
+def distance_plain(occupied: Tensor) -> Tensor:
+    """The plain implementation, over all pairs of cells; occupied (X, Y) bool with at least one occupied cell."""
+    cells = torch.ones_like(occupied).nonzero().double()
+    return torch.cdist(cells, occupied.nonzero().double()).amin(1).float().view(occupied.shape)
 
 
 def _ground_height(points: Tensor, max_range_m: float, size: int) -> Tensor:

@@ -7,7 +7,6 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
@@ -115,6 +114,8 @@ def nearest_tables(
     to any of them is only slightly farther from the cell's centre than the voxel nearest to the centre, so one short list of
     candidates serves all voxels of the cell, on all levels.
     """
+    from scipy.spatial import cKDTree  # here, because networks without gates do not need it
+
     cells, places = _unpack(levels[-1].numpy(), bits), _unpack(condition.numpy(), bits)
     centres = cells + (side - 1) / 2
     half = (side - 1) / 2 * 3**0.5  # the largest distance of a voxel in a cell from its centre
