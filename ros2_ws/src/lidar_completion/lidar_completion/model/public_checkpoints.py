@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lidar_completion.errors import ModelError
 from lidar_completion.model.card import ModelCard, Pipeline
-from lidar_completion.model.weights import check_shapes, fill_network, save_model
-from lidar_completion.networks import CHANNELS, Architecture, new_network
+from lidar_completion.model.weights import filled_network, save_model
+from lidar_completion.networks import CHANNELS, Architecture
 
 # Names of the networks in the files. If a file has several of a kind, the first in the list is used (a student is saved together
 # with its teacher).
@@ -81,11 +81,7 @@ def convert_public_checkpoints(
         pipeline=_published_pipeline(role),
         networks=tuple(kind for kind in PREFIXES if kind in networks),
     )
-    modules = {}
-    for kind in card.networks:
-        check_shapes(card.architecture, kind, networks[kind], named)
-        modules[kind] = new_network(kind, card.architecture)
-        fill_network(modules[kind], kind, networks[kind], named)
+    modules = {kind: filled_network(kind, card.architecture, networks[kind], named) for kind in card.networks}
     return save_model(folder, card, modules)
 
 

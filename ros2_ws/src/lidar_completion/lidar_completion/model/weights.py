@@ -95,10 +95,7 @@ def load_model(folder: str | Path) -> tuple[ModelCard, dict[str, nn.Module]]:
             continue
         source = str(folder / card.weights)
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        check_shapes(card.architecture, name, mine, source)
-        networks[name] = new_network(name, card.architecture)
-        fill_network(networks[name], name, mine, source)
-        networks[name].eval()
+        networks[name] = filled_network(name, card.architecture, mine, source).eval()
     return card, {name: networks[name] for name in card.networks}
 
 
@@ -140,15 +137,25 @@ def base_of(folder: str | Path, card: ModelCard) -> Path | None:
     return base
 
 
-def check_shapes(architecture: Architecture, name: str, tensors: dict[str, Tensor], source: str) -> None:
-    """ModelError unless the tensors are those of a network of this architecture, which is not allocated if it is large.
+def filled_network(name: str, architecture: Architecture, tensors: dict[str, Tensor], source: str) -> nn.Module:
+    """The network (float32, CPU) with these tensors; a large one is allocated only if their shapes are right.
 
-    name, source: network and file, for messages.
+    source: file, for messages. Raises ModelError for missing, unknown, misshaped or infinite tensors.
     """
     # The meta device imports torch._dynamo, which takes 3 s and 130 MB, so that small networks are built on the CPU.
     small = max(*architecture.channels, architecture.head_width) <= max(CHANNELS)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
-        expected = {key: value.shape for key, value in new_network(name, architecture).state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("cpu" if small else "meta"):
+            network = new_network(name, architecture)
+        _check_shapes(network, name, tensors, source)
+        if not small:
+            network = new_network(name, architecture)
+    _fill(network, name, tensors, source)
+    return network
+
+
+def _check_shapes(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
+    expected = {key: value.shape for key, value in network.state_dict().items()}
     for problem, names in (
         ("missing", expected.keys() - tensors.keys()),
         ("unknown", tensors.keys() - expected.keys()),
@@ -163,8 +170,7 @@ def check_shapes(architecture: Architecture, name: str, tensors: dict[str, Tenso
             )
 
 
-def fill_network(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
-    """Load tensors that passed check_shapes into a network; ModelError if any is not finite."""
+def _fill(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
     for key, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ModelError(
