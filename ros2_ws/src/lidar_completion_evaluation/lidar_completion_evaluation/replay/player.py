@@ -26,7 +26,7 @@ from lidar_completion_evaluation.replay.result import Diagnostic, ReplayError, S
 from lidar_completion_ros.status import NodeReport, SweepCounts, SweepLabel
 
 TRANSIT_S = 0.5  # a message that takes longer than this between two processes is lost
-SILENCE_S = 15.0  # without diagnostics for this long, the node counts as dead
+SILENCE_S = 15.0  # without diagnostics for this long, an active node counts as dead
 ACTIVATION_S = 600.0
 CONNECTION_S = 20.0
 
@@ -136,7 +136,9 @@ class Player(Node):
             self._flush()
             check()
             now = time.monotonic()
-            silent = self._report is not None and now - max(self._heard_s, began_s) > SILENCE_S
+            # A node that is being activated is silent while it warms up and compiles its loops.
+            is_active = self._report is not None and self._report.status.state == "active"
+            silent = is_active and now - max(self._heard_s, began_s) > SILENCE_S
             if silent or now - began_s > timeout_s:
                 raise ReplayError(
                     f"waited {now - began_s:.0f} s for {what} without success; the node's last diagnostic: "
