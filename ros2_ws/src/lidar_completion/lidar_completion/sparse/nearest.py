@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from lidar_completion.sparse.coordinates import LIMIT, Voxels
@@ -81,6 +80,8 @@ def _search_of(device: torch.device) -> Search:
 
 
 def _nearest_tree(queries: Tensor, condition: Tensor) -> Tensor:
+    from scipy.spatial import cKDTree  # here, because networks without gates do not need it
+
     centres = condition.numpy().astype(np.float64)
     tree = cKDTree(centres, leafsize=8, balanced_tree=False, compact_nodes=True)
     distance, rows = tree.query(queries.numpy() - SHIFT, workers=torch.get_num_threads())
