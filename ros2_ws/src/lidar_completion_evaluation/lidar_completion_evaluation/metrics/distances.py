@@ -93,9 +93,14 @@ class NearestDistances:
 def nearest_distances(prediction: ArrayLike, truth: ArrayLike, *, workers: int = -1) -> NearestDistances:
     """Nearest distances in both directions between (N, 3) and (M, 3), metres; workers: threads, -1 for all cores."""
     prediction, truth = cloud(prediction, "prediction"), cloud(truth, "truth")
-    to_truth, _ = cKDTree(truth).query(prediction, workers=workers)
-    to_prediction, _ = cKDTree(prediction).query(truth, workers=workers)
+    to_truth, _ = _tree(truth).query(prediction, workers=workers)
+    to_prediction, _ = _tree(prediction).query(truth, workers=workers)
     return NearestDistances(to_truth, to_prediction)
+
+
+def _tree(points: np.ndarray) -> cKDTree:
+    """A tree with the same answers as scipy's default, whose balanced, compact nodes take six times as long far from the points."""
+    return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
 
 def chamfer_distance(prediction: ArrayLike, truth: ArrayLike) -> float:
