@@ -202,7 +202,8 @@ class DriveScenes(SceneSource):
         measured = self.drive.read(number)
         static = measured.static if self.drop_moving_input else None
         returns = measured.points if static is None else measured.points[static]
-        seen = returns[self._kept(measured.points, number)[static if static is not None else slice(None)]]
+        kept = self._kept(measured.points, number)
+        seen = measured.points[kept if static is None else kept & static]
         sweep = in_range(seen, self.rules)
         self._map = self._map or GroundTruthMap(self.map_file)
         around = self._map.around(pose[:3, 3], self.rules.max_range_m)
