@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 
 import numpy as np
+import torch
 from geometry_msgs.msg import Point, Pose
 from nav_msgs.msg import MapMetaData
 from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
@@ -13,6 +14,7 @@ from std_msgs.msg import Header
 
 from lidar_completion.completer import Completion
 from lidar_completion.occupancy import OccupancyGrid, occupancy_grid
+from lidar_completion.visibility.output_filter import inside_box
 from lidar_completion_ros.motion import frames
 from lidar_completion_ros.parameters import Parameters
 
@@ -21,8 +23,7 @@ def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parame
     """The grid around the sensor in the output's frame. Completed points count from marking_min_confidence on."""
     measured = completion.points[: len(completion.measured_rows)]
     if any(parameters.ego_box_m):
-        low, high = parameters.ego_box_m[:3], parameters.ego_box_m[3:]
-        measured = measured[~((measured >= low) & (measured <= high)).all(axis=1)]
+        measured = measured[~inside_box(torch.from_numpy(measured), parameters.ego_box_m).numpy()]
     confident = completion.completed_points.take(confident_rows(completion, parameters.marking_min_confidence), axis=0)
     return occupancy_grid(
         frames.apply(T_target_sensor, measured),

@@ -4,8 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from lidar_completion.completer import Completion
+from lidar_completion.visibility.output_filter import inside_box
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ def level_rotation(up: np.ndarray) -> np.ndarray:
 
 
 def _without_ego_box(completion: Completion, box_m: tuple[float, ...]) -> Completion:
-    low, high = np.array(box_m, np.float32).reshape(2, 3)
-    inside = np.all((completion.points >= low) & (completion.points <= high), axis=1)
+    inside = inside_box(torch.from_numpy(completion.points), box_m).numpy()
     inside[: len(completion.measured_rows)] = False
     kept = ~inside
     removed = {**completion.removed, "ego_box": completion.removed.get("ego_box", 0) + int(inside.sum())}
