@@ -1,5 +1,6 @@
 """Training samples from recorded drives: the published rules, and the same sample for the same number."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -165,3 +166,13 @@ def test_stream_draws_pairs_from_the_sensor_mix():
     for wrong in ({"sensor": "HDL-65"}, {"sensor": "missing.toml"}, {"world": "mars"}):
         with pytest.raises(RecipeError, match=r"data\.sensor or data\.world: "):
             samples(DataRecipe(workers=0, **wrong), 0)
+
+
+def test_sweeps_of_a_world_are_used_again_before_the_next_world():
+    once = DataRecipe(sensor="VLP-16", sweeps_per_world=2, workers=0)
+    twice = dataclasses.replace(once, uses_per_sweep=2)
+    number_once = (0, 1, 0, 1, 2, 3, 2)  # which sweep each sample of `twice` is
+    for skipped in (0, 3):  # a resumed run continues in the middle of a world
+        found = islice(samples(twice, skipped), len(number_once) - skipped)
+        for sample, number in zip(found, number_once[skipped:], strict=True):
+            assert torch.equal(sample.sweep, next(samples(once, number)).sweep)

@@ -30,6 +30,7 @@ class DataRecipe:
     sensor: str = "HDL-64E"  # synthetic only: name or TOML file of a sensor, "mix", or the TOML file of a mix
     world: str = "town"  # synthetic only; or "varied"
     sweeps_per_world: int = at_least(1, 16)
+    uses_per_sweep: int = at_least(1, 1)  # synthetic only; each use has another augmentation and other noise
     workers: int = at_least(0, 1)  # processes that prepare sweeps
     first_seed: int = at_least(0, 0)  # seeds the synthetic worlds and the order of recorded sweeps
     sweeps_per_epoch: int = at_least(0, 0)  # 0: all sweeps of the drives; any other number must match the drives

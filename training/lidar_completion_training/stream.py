@@ -21,7 +21,7 @@ from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, check_map
 from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
-from lidar_completion_synthetic import check_source, training_pairs
+from lidar_completion_synthetic import TrainingPair, check_source, training_pairs
 from lidar_completion_training.configuration import DataRecipe, check_choice
 from lidar_completion_training.errors import DataWorkerError, RecipeError
 
@@ -62,7 +62,7 @@ class SyntheticStream(IterableDataset):
         worker, workers = start_worker()
         series_count = self.step * workers  # no two series share a world; this worker makes one series
         number, series = divmod(self.first_sample + self.step * worker, series_count)
-        world, skip = divmod(number, self.recipe.sweeps_per_world)
+        world, skip = divmod(number, self.recipe.sweeps_per_world * self.recipe.uses_per_sweep)
         pairs = training_pairs(
             self.recipe.first_seed + series + world * series_count,
             self.recipe.sweeps_per_world,
@@ -71,8 +71,17 @@ class SyntheticStream(IterableDataset):
             threads=1,
             recipe=self.recipe.world,
         )
-        for pair in islice(pairs, skip, None):
+        for pair in islice(self._repeated(pairs), skip, None):
             yield sample_of(pair.sweep, pair.truth, self.recipe.view_cell_m, pair.origin)
+
+    def _repeated(self, pairs: Iterator[TrainingPair]) -> Iterator[TrainingPair]:
+        while True:
+            of_world = []
+            for pair in islice(pairs, self.recipe.sweeps_per_world):
+                of_world.append(pair)
+                yield pair
+            for _ in range(1, self.recipe.uses_per_sweep):
+                yield from of_world
 
 
 class DriveStream(IterableDataset):
