@@ -10,6 +10,9 @@ from lidar_completion.crop import (
     bounds_inside_plain,
     crop_range,
     finite_rows,
+    finite_rows_plain,
+    range_rows,
+    range_rows_plain,
     remove_invalid,
     scene_rows,
     scene_rows_plain,
@@ -26,6 +29,19 @@ def test_removes_invalid_points_and_keeps_the_order():
 def test_range_limits_are_exclusive():
     points = torch.tensor([[3.0, 0, 4], [0, 6, 0], [0, 0, 5.1], [0.1, 0, 0]])
     assert crop_range(points, 5.0, 6.0).tolist() == [pytest.approx([0, 0, 5.1])]
+
+
+def test_compiled_and_plain_rows_agree():
+    points = 8 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(finite_rows(points), torch.arange(20_000))
+    points[:4] = torch.tensor([[torch.nan, 0, 0], [0, 0, torch.nan], [torch.inf, 0, 0], [0, -torch.inf, 0]])
+    rows = finite_rows(points)
+    assert len(rows) == 19_996
+    assert torch.equal(rows, finite_rows_plain(points))
+    for limits in ((5.0, 20.0), (3.5, math.inf)):
+        rows = range_rows(points, *limits)
+        assert torch.equal(rows, range_rows_plain(points, *limits))
+        assert 0 < len(rows) < len(points)
 
 
 def test_scene_limits_follow_the_heights_of_the_sweep():

@@ -54,6 +54,13 @@ def test_compiled_and_plain_implementation_agree(n: int, extent_m: float):
     assert torch.equal(points[plain], voxel_downsample(points, 0.5))
 
 
+def test_result_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch):
+    points, expected = cloud(5000, 1, 5.0), voxel_downsample(cloud(5000, 1, 5.0), 0.8)
+    for workers in (1, 3, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda workers=workers: workers)
+        assert torch.equal(voxel_downsample(points, 0.8), expected)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 1000))
 def test_downsamples_any_number_of_points(n: int, seed: int):

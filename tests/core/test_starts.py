@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lidar_completion.model.card import ModelCard, Pipeline
-from lidar_completion.starts import NO_SOURCE, add_start_noise, replicate, start_points
+from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, noise_scale, replicate, start_points
 
 SCAN = torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) + 5
 
@@ -45,7 +45,15 @@ def test_hole_starts_come_first_and_have_no_source():
 def test_start_noise_has_the_level_of_eq_19(start_noise: float, published: bool):
     card = ModelCard(name="x", pipeline=Pipeline(start_noise=start_noise, published_start=published))
     points = torch.zeros(100_000, 3)
-    noised, scale = add_start_noise(points, card, 999, torch.Generator().manual_seed(1))
+    starts = StartPoints(points, torch.zeros(len(points), dtype=torch.int64))
+    noised, scale = add_start_noise(starts, points[:1], card, 999, torch.Generator().manual_seed(1))
     level = start_noise * (1.0 if published else float(card.schedule.sigma[999]))
     assert float(noised.std()) == pytest.approx(level, rel=0.01)
     assert torch.equal(scale, torch.ones_like(points))
+
+
+def test_noise_scale_of_copies_and_other_start_points():
+    pipeline = Pipeline(replication=8, noise_per_metre=0.02, noise_min=0.05)
+    for prior in (None, torch.rand(500, 3) + 10):
+        starts = start_points(SCAN, pipeline, prior)
+        torch.testing.assert_close(noise_scale(starts, SCAN, pipeline), pipeline.noise_scale(starts.points))

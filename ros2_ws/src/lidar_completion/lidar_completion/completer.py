@@ -166,7 +166,7 @@ class SceneCompleter:
         clock.stop("preprocess")
         starts = start_points(scan.points, card.pipeline, prior_within_range(prior, card.pipeline, self.device))
         timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
-        noised, scale = add_start_noise(starts.points, card, timesteps[0], generator)
+        noised, scale = add_start_noise(starts, scan.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
         clock.stop("denoise")
         inside, limits = self.crop(denoised, scene_limits(near, card.pipeline), settings.refine)

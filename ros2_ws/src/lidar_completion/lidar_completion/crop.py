@@ -16,23 +16,34 @@ from lidar_completion.sparse import points_cpu
 
 def finite_rows(points: Tensor) -> Tensor:
     """Rows of the points with three finite coordinates."""
+    return crop_compiled.finite_rows(points) if points_cpu.usable(points) else finite_rows_plain(points)
+
+
+def finite_rows_plain(points: Tensor) -> Tensor:
+    """The plain implementation, for any device."""
     return torch.isfinite(points).all(dim=1).nonzero().squeeze(1)
 
 
 def remove_invalid(points: Tensor) -> Tensor:
     """The points whose coordinates are all finite."""
-    return points[finite_rows(points)]
+    return points.index_select(0, finite_rows(points))
 
 
 def range_rows(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
     """Rows of the points with min_range_m < distance from the sensor < max_range_m."""
+    rows = crop_compiled.range_rows if points_cpu.usable(points) else range_rows_plain
+    return rows(points, min_range_m, max_range_m)
+
+
+def range_rows_plain(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
+    """The plain implementation, for any device."""
     squared = points.square().sum(dim=1)
     return ((squared > min_range_m**2) & (squared < max_range_m**2)).nonzero().squeeze(1)
 
 
 def crop_range(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor:
     """The points with min_range_m < distance from the sensor < max_range_m."""
-    return points[range_rows(points, min_range_m, max_range_m)]
+    return points.index_select(0, range_rows(points, min_range_m, max_range_m))
 
 
 class SceneLimits(NamedTuple):

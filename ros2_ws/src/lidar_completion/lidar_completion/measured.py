@@ -1,12 +1,13 @@
 """A sweep on the device, as the completer uses it: points, their rows in the input, and their intensity."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.crop import SceneLimits, finite_rows, range_rows, remove_invalid
+from lidar_completion.crop import SceneLimits, crop_range, finite_rows, range_rows, remove_invalid
 from lidar_completion.errors import SweepError
 from lidar_completion.model.card import Pipeline
 
@@ -26,13 +27,12 @@ class MeasuredPoints:
 
     def at(self, rows: Tensor) -> "MeasuredPoints":
         """The points of these rows (m,) int64."""
-        return MeasuredPoints(
-            self.points[rows], self.rows[rows], None if self.intensity is None else self.intensity[rows]
-        )
+        intensity = None if self.intensity is None else self.intensity.index_select(0, rows)
+        return MeasuredPoints(self.points.index_select(0, rows), self.rows.index_select(0, rows), intensity)
 
     def rays(self, pipeline: Pipeline) -> Tensor:
         """End points (R, 3) of the rays that left the vehicle; nearer returns are the vehicle, or (0, 0, 0) for no return."""
-        return self.points[self.points.norm(dim=1) > pipeline.min_range_m]
+        return crop_range(self.points, pipeline.min_range_m, math.inf)
 
 
 def finite_points(points: Array, intensity: Array | None, device: torch.device) -> MeasuredPoints:
@@ -41,17 +41,16 @@ def finite_points(points: Array, intensity: Array | None, device: torch.device) 
     Raises SweepError for other shapes, and if no point is finite.
     """
     sweep = as_cloud(points).to(device)
-    rows = finite_rows(sweep)
-    if not len(rows):
-        raise SweepError(f"none of {len(sweep)} points is finite")
-    if intensity is None:
-        return MeasuredPoints(sweep[rows], rows)
-    strength = torch.as_tensor(intensity).to(device, torch.float32)
-    if strength.shape != sweep.shape[:1]:
+    strength = None if intensity is None else torch.as_tensor(intensity).to(device, torch.float32)
+    if strength is not None and strength.shape != sweep.shape[:1]:
         raise SweepError(
             f"intensity has shape {tuple(strength.shape)}, expected one value for each of {len(sweep)} points"
         )
-    return MeasuredPoints(sweep[rows], rows, strength[rows])
+    rows = finite_rows(sweep)
+    if not len(rows):
+        raise SweepError(f"none of {len(sweep)} points is finite")
+    measured = MeasuredPoints(sweep, torch.arange(len(sweep), device=device), strength)
+    return measured if len(rows) == len(sweep) else measured.at(rows)
 
 
 def within_range(sweep: MeasuredPoints, pipeline: Pipeline) -> MeasuredPoints:

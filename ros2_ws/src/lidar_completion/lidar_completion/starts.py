@@ -80,8 +80,17 @@ def replicate(points: Tensor, replication: int) -> Tensor:
 
 
 def add_start_noise(
-    points: Tensor, card: ModelCard, timestep: int, generator: torch.Generator
+    starts: StartPoints, scan: Tensor, card: ModelCard, timestep: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Start points (N, 3) with the noise of `timestep` added (Eq. 19), and the scale (N, 3) of that noise."""
-    scale = card.pipeline.noise_scale(points)
-    return add_scaled_noise(points, scale, noise_like(points, generator), card.start_sigma(timestep)), scale
+    """Start points (N, 3) with the noise of `timestep` added (Eq. 19), and the scale (N, 3) of that noise; scan (S, 3)."""
+    scale = noise_scale(starts, scan, card.pipeline)
+    return add_scaled_noise(
+        starts.points, scale, noise_like(starts.points, generator), card.start_sigma(timestep)
+    ), scale
+
+
+def noise_scale(starts: StartPoints, scan: Tensor, pipeline: Pipeline) -> Tensor:
+    """pipeline.noise_scale of the start points, (N, 3), computed only once for all copies of a point of the scan (S, 3)."""
+    scale = pipeline.noise_scale(scan).index_select(0, starts.source.clamp(min=0))
+    others = (starts.source == NO_SOURCE).nonzero().squeeze(1)
+    return scale.index_copy_(0, others, pipeline.noise_scale(starts.points.index_select(0, others)))

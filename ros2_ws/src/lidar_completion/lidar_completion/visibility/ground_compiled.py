@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.rows_cpu import shares_of
 
 
 def lowest_returns(box: tuple[Tensor, Tensor], measured: Tensor, cell_m: float) -> tuple[Tensor, Tensor] | None:
@@ -14,7 +15,10 @@ def lowest_returns(box: tuple[Tensor, Tensor], measured: Tensor, cell_m: float) 
     """
     returns, margin, cell = measured.contiguous().numpy(), np.float32(2 * cell_m), np.float32(cell_m)
     low, high = (each[:2].numpy() for each in box)
-    first, last = _bounds_within(returns, low - margin, high + margin)
+    found = in_parallel(
+        _bounds_within, [(returns, low - margin, high + margin, *each) for each in shares_of(len(returns))]
+    )
+    first, last = np.min([each[0] for each in found], axis=0), np.max([each[1] for each in found], axis=0)
     if first[0] > last[0]:
         return None
     corner = first - cell
@@ -34,22 +38,25 @@ def below_floor(points: Tensor, floor: Tensor, corner: Tensor, cell_m: float, to
 
 
 @compiled
-def _bounds_within(points, low, high):  # type: ignore[no-untyped-def]
+def _bounds_within(points, low, high, begin, end):  # type: ignore[no-untyped-def]
     """Smallest and largest x and y of the points between the corners `low` and `high`."""
-    first, last = np.full(2, np.float32(np.inf)), np.full(2, np.float32(-np.inf))
-    for p in points:
-        if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]:
-            for axis in range(2):
-                first[axis], last[axis] = min(first[axis], p[axis]), max(last[axis], p[axis])
+    infinity = np.float32(np.inf)
+    first, last = np.full(2, infinity), np.full(2, -infinity)
+    for i in range(begin, end):
+        x, y = points[i, 0], points[i, 1]
+        inside = (low[0] <= x) & (x <= high[0]) & (low[1] <= y) & (y <= high[1])
+        first[0], last[0] = min(first[0], x if inside else infinity), max(last[0], x if inside else -infinity)
+        first[1], last[1] = min(first[1], y if inside else infinity), max(last[1], y if inside else -infinity)
     return first, last
 
 
 @compiled
 def _lowest_returns(points, low, high, corner, cell, lowest):  # type: ignore[no-untyped-def]
-    for p in points:
-        if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]:
-            x, y = np.int64((p[0] - corner[0]) / cell), np.int64((p[1] - corner[1]) / cell)
-            lowest[x, y] = min(lowest[x, y], p[2])
+    for i in range(len(points)):
+        x, y = points[i, 0], points[i, 1]
+        if (low[0] <= x) & (x <= high[0]) & (low[1] <= y) & (y <= high[1]):
+            column, row = np.int32((x - corner[0]) / cell), np.int32((y - corner[1]) / cell)
+            lowest[column, row] = min(lowest[column, row], points[i, 2])
 
 
 @compiled

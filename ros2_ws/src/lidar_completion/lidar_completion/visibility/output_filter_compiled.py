@@ -211,7 +211,10 @@ def _near_scan(x, y, z, scan, first_of, corner, width, near):  # type: ignore[no
     low, high = max(own_y - rings, 0), min(own_y + rings, along - 1)
     if low > high:
         return False
-    for ix in range(max(own_x - rings, 0), min(own_x + rings, across - 1) + 1):
+    for step in range(2 * rings + 1):  # own column first: a near point is most likely there
+        ix = own_x + (step + 1) // 2 if step % 2 else own_x - step // 2
+        if ix < 0 or ix >= across:
+            continue
         # columns with the same ix are contiguous; points of the next column do no harm
         for first in range(first_of[ix, low], first_of[ix, high + 1], TOGETHER):
             hit = False
