@@ -23,8 +23,7 @@ def emd_as_published(
     """The published "EMD", for comparison with the tables only: it is not an earth mover's distance.
 
     Sinkhorn iterations between the voxel counts with the kernel exp(-d / 0.001) + 1e-9, d the distance of voxel
-    centres in metres. Between different voxels exp(-d / 0.001) is below 1e-217, so the kernel is 1e-9 everywhere plus 1
-    on equal voxels, and each iteration is linear in the number of voxels. Raises MetricError above max_voxels.
+    centres in metres. Raises MetricError above max_voxels.
     """
     a, share_a = _voxel_shares(cloud(prediction, "prediction"), voxel_size_m)
     b, share_b = _voxel_shares(cloud(truth, "truth"), voxel_size_m)
@@ -33,15 +32,33 @@ def emd_as_published(
             f"emd_as_published: expected up to {max_voxels} voxels, found {max(len(a), len(b))}; "
             "the published evaluation skips such scenes; skip it too or raise max_voxels"
         )
-    in_a, in_b = _common_rows(a, b)
-    u, v = np.ones(len(a)), np.ones(len(b))
-    for _ in range(max_rounds):
-        before = u
-        u = share_a / _floored_kernel(v, len(a), in_b, in_a)
-        v = share_b / _floored_kernel(u, len(b), in_a, in_b)
-        if np.abs(u - before).sum() < tolerance:
-            break
+    u, v = _sinkhorn(share_a, share_b, *_common_rows(a, b), tolerance, max_rounds)
     return 1e-9 * voxel_size_m * _weighted_distance_sum(a, u, b, v)
+
+
+def _sinkhorn(
+    share_a: np.ndarray, share_b: np.ndarray, in_a: np.ndarray, in_b: np.ndarray, tolerance: float, max_rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of the voxels of a (N,) and of b (M,), whose common voxels are the rows in_a (C,) and in_b (C,).
+
+    Between different voxels exp(-d / 0.001) is below 1e-217, so the kernel is 1e-9 everywhere plus 1 on equal voxels: the
+    weight of a voxel that is not common is its share divided by a number, and an iteration only needs the sum of these.
+    """
+    common_a, common_b = share_a[in_a], share_b[in_b]
+    rest_a, rest_b = np.delete(share_a, in_a).sum(), np.delete(share_b, in_b).sum()
+    u, others_a = np.ones(len(in_a)), float(len(share_a) - len(in_a))  # weights of common voxels, sum of all others
+    v, others_b = np.ones(len(in_b)), float(len(share_b) - len(in_b))
+    for _ in range(max_rounds):
+        before, others_before = u, others_a
+        floor_a = 1e-9 * (v.sum() + others_b)
+        u, others_a = common_a / (floor_a + v), rest_a / floor_a
+        floor_b = 1e-9 * (u.sum() + others_a)
+        v, others_b = common_b / (floor_b + u), rest_b / floor_b
+        if np.abs(u - before).sum() + abs(others_a - others_before) < tolerance:
+            break
+    all_a, all_b = share_a / floor_a, share_b / floor_b
+    all_a[in_a], all_b[in_b] = u, v
+    return all_a, all_b
 
 
 def _voxel_shares(points: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
@@ -57,12 +74,6 @@ def _common_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     where_b[row[len(a) :]] = np.arange(len(b))
     common = (where_a >= 0) & (where_b >= 0)
     return where_a[common], where_b[common]
-
-
-def _floored_kernel(weights: np.ndarray, rows: int, columns_in: np.ndarray, rows_in: np.ndarray) -> np.ndarray:
-    product = np.full(rows, 1e-9 * weights.sum())
-    product[rows_in] += weights[columns_in]
-    return product
 
 
 def _weighted_distance_sum(a: np.ndarray, u: np.ndarray, b: np.ndarray, v: np.ndarray) -> float:
