@@ -15,7 +15,7 @@ from engine_cpu import machine
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion_evaluation.calibrate import NEAR_M, reliability
-from lidar_completion_evaluation.evaluate_scene import BRIEF, evaluate_baselines
+from lidar_completion_evaluation.evaluate_scene import compare_baselines
 from lidar_completion_evaluation.metrics import nearest_distances
 from lidar_completion_evaluation.protocols import DEFAULT
 from lidar_completion_evaluation.scenes import Scene, SyntheticScenes
@@ -78,7 +78,7 @@ def complete(completer: SceneCompleter, scene: Scene, seed: int) -> tuple[np.nda
 
 def baseline_distances(scene: Scene) -> tuple[float, float]:
     """CD of the raw sweep and of the best baseline."""
-    distances = {name: result.completed["cd"] for name, result in evaluate_baselines(scene, BRIEF).items()}
+    distances = {name: compared.distances.chamfer for name, compared in compare_baselines(scene).items()}
     return distances["raw"], min(distances.values())
 
 

@@ -36,7 +36,6 @@ OPTIONS = [
         description="New bag of all completions; empty: only the evaluated ones are recorded",
     ),
     DeclareLaunchArgument("evaluate_every", default_value="5", description="Evaluate every n-th sweep"),
-    DeclareLaunchArgument("judge_every", default_value="", description="Deprecated name of evaluate_every"),
     DeclareLaunchArgument(
         "show", default_value="3", description="Number of worst and slowest sweeps to show as pictures"
     ),

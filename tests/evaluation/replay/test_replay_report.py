@@ -64,7 +64,7 @@ def test_evaluates_replay_and_writes_report(drive, no_running_node, tiny_model, 
         "--poses": poses,
         "--report": folder,
         "--rate": 0,
-        "--judge-every": 3,
+        "--evaluate-every": 3,
         "--show": 1,
         "--model": tiny_model,
     }

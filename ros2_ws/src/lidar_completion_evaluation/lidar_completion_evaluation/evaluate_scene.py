@@ -42,7 +42,16 @@ class SceneSettings:
     brief: bool = False  # no 3-D voxel grids and no figures with the measured points, which halves the time
 
 
-BRIEF = SceneSettings(brief=True, published_emd=False)
+@dataclass(frozen=True)
+class Comparison:
+    """The completed points (N, 3) that are compared with the truth of a scene, and the distances between both."""
+
+    points: np.ndarray
+    distances: NearestDistances
+
+    def violating(self, scene: Scene, beyond_m: float = SceneSettings.violation_beyond_m) -> np.ndarray:
+        """Which points lie in free space, at least beyond_m from the truth; (N,) bool."""
+        return scene.observed.free(self.points) & (self.distances.prediction_to_truth >= beyond_m)
 
 
 @dataclass(frozen=True)
@@ -65,31 +74,34 @@ def evaluate_scene(scene: Scene, completed: np.ndarray, settings: SceneSettings 
     Raises MetricError if there is nothing to compare, for instance no point within the limits of the truth.
     """
     settings = settings or SceneSettings()
-    points = settings.protocol.select(completed, scene.rules)
-    distances = metrics.nearest_distances(points, scene.truth)
-    figures = {"completed": scene_figures(scene, points, distances, settings), "with_measured": {}}
+    compared = compare(scene, completed, settings.protocol)
+    figures = {"completed": scene_figures(scene, compared, settings), "with_measured": {}}
     if not settings.brief:
-        both, distances_both = _with_measured(scene, points, distances)
         # the published tables evaluate only the completed points
         reduced = replace(settings, published_emd=False, transport=False)
-        figures["with_measured"] = scene_figures(scene, both, distances_both, reduced)
-    return SceneResult(figures, points, distances.prediction_to_truth)
+        figures["with_measured"] = scene_figures(scene, _with_measured(scene, compared), reduced)
+    return SceneResult(figures, compared.points, compared.distances.prediction_to_truth)
 
 
-def evaluate_baselines(scene: Scene, settings: SceneSettings | None = None, seed: int = 0) -> dict[str, SceneResult]:
-    """The result of `evaluate_scene` for every baseline, by name."""
-    return {name: evaluate_scene(scene, complete(scene.sweep, seed), settings) for name, complete in BASELINES.items()}
+def compare(scene: Scene, completed: np.ndarray, protocol: Protocol = DEFAULT) -> Comparison:
+    """Completed points (N, 3) float32 compared with the truth of the scene; raises MetricError if none can be compared."""
+    points = protocol.select(completed, scene.rules)
+    return Comparison(points, metrics.nearest_distances(points, scene.truth))
 
 
-def scene_figures(
-    scene: Scene, points: np.ndarray, distances: NearestDistances, settings: SceneSettings
-) -> dict[str, Any]:
-    """All figures of points (N, 3) compared with the scene's truth."""
+def compare_baselines(scene: Scene, seed: int = 0) -> dict[str, Comparison]:
+    """Every baseline's completion of the scene compared with its truth, by name."""
+    return {name: compare(scene, complete(scene.sweep, seed)) for name, complete in BASELINES.items()}
+
+
+def scene_figures(scene: Scene, compared: Comparison, settings: SceneSettings) -> dict[str, Any]:
+    """All figures of points compared with the scene's truth."""
+    points, distances = compared.points, compared.distances
     return (
         {"points": len(points)}
         | _distance_figures(distances, settings)
         | _published_figures(points, scene.truth, distances, settings)
-        | _observed_figures(scene, points, distances, settings)
+        | _observed_figures(scene, compared, settings)
         | _missing_figures(scene, distances, settings)
         | _band_figures(points, scene.truth, distances, settings)
     )
@@ -136,21 +148,19 @@ def _published_figures(
     return result
 
 
-def _observed_figures(
-    scene: Scene, points: np.ndarray, distances: NearestDistances, settings: SceneSettings
-) -> dict[str, Any]:
+def _observed_figures(scene: Scene, compared: Comparison, settings: SceneSettings) -> dict[str, Any]:
     """Figures restricted to observed space, and the share of points that contradict it."""
+    points = compared.points
     known = scene.observed.observed(points)
-    violating = scene.observed.free(points) & (distances.prediction_to_truth >= settings.violation_beyond_m)
     result: dict[str, Any] = {
         "observed_share": metrics.share_of(known, "observed"),
-        "violations": metrics.share_of(violating, "violations"),
+        "violations": metrics.share_of(compared.violating(scene, settings.violation_beyond_m), "violations"),
     }
     if not settings.brief:
         result["iou_observed"] = _or_none(lambda: metrics.observed_iou(points, scene.truth, scene.observed.observed))
     if not known.any():
         return result | {"cd_observed": None, "precision_observed_0.2": None, "f_observed_0.2": None}
-    observed = distances.where(prediction=known)
+    observed = compared.distances.where(prediction=known)
     return result | {
         "cd_observed": observed.chamfer,
         "precision_observed_0.2": observed.precision(0.2),
@@ -185,15 +195,14 @@ def _band_figures(
     }
 
 
-def _with_measured(
-    scene: Scene, completed: np.ndarray, distances: NearestDistances
-) -> tuple[np.ndarray, NearestDistances]:
+def _with_measured(scene: Scene, completed: Comparison) -> Comparison:
     """Completed and measured points as one cloud, whose distances follow from those of the two parts."""
-    sweep = scene.sweep_distances
-    return np.concatenate([completed, scene.sweep]), NearestDistances(
+    sweep, distances = scene.sweep_distances, completed.distances
+    both = NearestDistances(
         np.concatenate([distances.prediction_to_truth, sweep.prediction_to_truth]),
         np.minimum(distances.truth_to_prediction, sweep.truth_to_prediction),
     )
+    return Comparison(np.concatenate([completed.points, scene.sweep]), both)
 
 
 def _or_none(figure: Callable[[], float]) -> float | None:

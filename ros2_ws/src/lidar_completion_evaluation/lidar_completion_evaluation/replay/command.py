@@ -40,7 +40,7 @@ Odometry = Annotated[str | None, Option(help="odometry or pose topic of the bag,
 Report = Annotated[
     Path | None, Option(help="new folder for the report; default: BAG_evaluation in the working directory")
 ]
-Every = Annotated[int, Option("--evaluate-every", "--judge-every", min=1, help="evaluate every n-th sweep")]
+Every = Annotated[int, Option(min=1, help="evaluate every n-th sweep")]
 LOST = 1  # exit code if DDS lost sweeps or completions
 Show = Annotated[int, Option(min=0, help="number of worst and of slowest sweeps shown with pictures")]
 

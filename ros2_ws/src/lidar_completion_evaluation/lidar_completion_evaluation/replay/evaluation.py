@@ -17,8 +17,9 @@ from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.drives.bag import BagSweeps
 from lidar_completion_evaluation.drives.drive import DriveError
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
-from lidar_completion_evaluation.evaluate_scene import BRIEF, SceneResult, evaluate_baselines, evaluate_scene
-from lidar_completion_evaluation.metrics import MetricError
+from lidar_completion_evaluation.evaluate_scene import Comparison, compare, compare_baselines
+from lidar_completion_evaluation.metrics import MetricError, share_of
+from lidar_completion_evaluation.protocols import DEFAULT
 from lidar_completion_evaluation.replay.files import DiagnosticsFile, QualityFile, write_sweeps
 from lidar_completion_evaluation.replay.recorded import RecordedCompletion, check_frame, recorded_completions
 from lidar_completion_evaluation.replay.replay import replay
@@ -28,6 +29,7 @@ from lidar_completion_evaluation.truth.ground_truth_map import build_map, write_
 from lidar_completion_evaluation.truth.rules import DRIVE_RULES
 
 ROWS = ("completion", *BASELINES)
+NEAR_M = 0.2  # threshold of precision, recall and F-score
 OnStage = Callable[[str, int, int], None]  # (stage, done, total)
 
 
@@ -67,13 +69,13 @@ class BagScenes:
 
 @dataclass(frozen=True)
 class ShownSweep:
-    """A sweep that the report shows with pictures; scene and result are None without poses."""
+    """A sweep that the report shows with pictures; scene and compared are None without poses."""
 
     number: int
     why: str
     completion: RecordedCompletion
     scene: Scene | None
-    result: SceneResult | None
+    compared: Comparison | None
     rows: dict[str, dict[str, float]]
 
 
@@ -89,7 +91,7 @@ class Evaluation:
     shown: list[ShownSweep]
     quality: list[EvaluatedSweep] = field(default_factory=list)
     scenes: BagScenes | None = None  # None without poses
-    protocol: str = BRIEF.protocol.name
+    protocol: str = DEFAULT.name
 
 
 def evaluate_replay(
@@ -160,33 +162,33 @@ def _evaluate_completions(
             if number not in wanted:
                 continue
             scene = scenes.scene(completion.stamp_ns) if scenes else None
-            evaluated, rows = _evaluate_completion(scene, completion)
+            compared, rows = _evaluate_completion(scene, completion)
             if rows:
                 quality.append(EvaluatedSweep(number, result.sweeps[number].sent_s, rows))
                 file.write(quality[-1])
-            chosen.add(ShownSweep(number, "", completion, scene, evaluated, rows))
+            chosen.add(ShownSweep(number, "", completion, scene, compared, rows))
             on_progress("evaluated" if scenes else "read", wanted.index(number) + 1, len(wanted))
     return quality, chosen.shown()
 
 
 def _evaluate_completion(
     scene: Scene | None, completion: RecordedCompletion
-) -> tuple[SceneResult | None, dict[str, dict[str, float]]]:
+) -> tuple[Comparison | None, dict[str, dict[str, float]]]:
     """Figures of the completion and the baselines; nothing if there is no truth to compare with."""
     if scene is None:
         return None, {}
     try:
-        result = evaluate_scene(scene, completion.completed, BRIEF)
+        compared = compare(scene, completion.completed)
     except MetricError:
         return None, {}
-    rows = {"completion": result, **evaluate_baselines(scene, BRIEF)}
-    figures = {name: {"cd": each.completed["cd"], "f": each.completed["f_0.2"]} for name, each in rows.items()}
+    rows = {"completion": compared, **compare_baselines(scene)}
+    figures = {name: {"cd": row.distances.chamfer, "f": row.distances.f_score(NEAR_M)} for name, row in rows.items()}
     figures["completion"] |= {
-        "precision": result.completed["precision_0.2"],
-        "recall": result.completed["recall_0.2"],
-        "violations": result.completed["violations"],
+        "precision": compared.distances.precision(NEAR_M),
+        "recall": compared.distances.recall(NEAR_M),
+        "violations": share_of(compared.violating(scene), "violations"),
     }
-    return result, figures
+    return compared, figures
 
 
 class _SweepsToShow:

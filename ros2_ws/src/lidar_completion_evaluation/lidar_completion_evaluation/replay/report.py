@@ -256,8 +256,9 @@ def _pictures(sweep: ShownSweep) -> Iterator[tuple[str, bytes]]:
     clouds = (sweep.completion.measured, sweep.completion.completed, sweep.completion.confidence)
     yield "Measured points white, imagined points coloured by confidence; from behind", measured_and_imagined(*clouds, size=(900, 560))  # fmt: skip
     yield "The same from above, 50 m around the sensor", measured_and_imagined(*clouds, view="above", size=(560, 560))
-    if sweep.scene is not None and sweep.result is not None:
+    if sweep.scene is not None and sweep.compared is not None:
         buffer, truth = io.BytesIO(), sweep.scene.truth
-        errors = Panel("distance to the truth", sweep.result.points, sweep.result.errors_m, "RdYlGn_r", (0.0, WRONG_M))
+        points, distance_m = sweep.compared.points, sweep.compared.distances.prediction_to_truth
+        errors = Panel("distance to the truth", points, distance_m, "RdYlGn_r", (0.0, WRONG_M))
         birds_eye([errors, Panel("truth", truth, np.zeros(len(truth)), "gray", (-1.0, 1.0))], buffer)
         yield f"Distance to the truth: green 0, red {WRONG_M:g} m and more; right: the truth", buffer.getvalue()
