@@ -44,6 +44,8 @@ def test_prints_tables_and_writes_report(command, drive_folder, perfect, tmp_pat
         tmp_path,
         "--published",
         "semantic-kitti",
+        "--baselines",
+        "raw,xy_jittered",
     )
     assert done.exit_code == 0, done.output
     assert "xy_jittered" in done.output
@@ -74,9 +76,9 @@ def checkpoints(tmp_path_factory):
 
 def test_evaluates_public_checkpoints_refined_and_unrefined(command, drive_folder, checkpoints, tmp_path):
     both = f"{checkpoints / 'diff.ckpt'}+{checkpoints / 'refine.ckpt'}"
-    shared = ("--data", drive_folder, "--scenes", 1, "--no-pictures", "--device", "cpu", "--output", tmp_path)
+    shared = ("--data", drive_folder, "--scenes", 1, "--baselines", "raw", "--device", "cpu", "--output", tmp_path)
     models = ("--model", both, "--model", checkpoints / "diff.ckpt", "--steps", "1", "--refinement", "both")
-    done = command(*shared, *models)
+    done = command(*shared, *models, "--no-pictures")
     assert done.exit_code == 0, done.output
     table = done.output.split("\n\n")[2]
     rows = [line.split("  ")[0] for line in table.splitlines()]
@@ -87,7 +89,7 @@ def test_evaluates_public_checkpoints_refined_and_unrefined(command, drive_folde
     )
     assert refined > 3 * unrefined
     before = result_times(tmp_path)
-    assert command(*shared, *models).exit_code == 0
+    assert command(*shared, *models, "--no-pictures").exit_code == 0
     assert result_times(tmp_path) == before  # converted and evaluated once
     lost = command(*shared, "--model", tmp_path / "lost.ckpt")
     assert lost.exit_code == 2
@@ -97,7 +99,7 @@ def test_evaluates_public_checkpoints_refined_and_unrefined(command, drive_folde
 
 def test_evaluates_bag_with_odometry(command, tmp_path):
     bag = write_bag(tmp_path / "bag", poses_along_x(4))
-    done = command("--data", bag, "--scenes", 1, "--no-pictures", "--output", tmp_path / "out")
+    done = command("--data", bag, "--scenes", 1, "--baselines", "raw", "--no-pictures", "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out/results/raw").is_dir()
 
@@ -121,12 +123,13 @@ def test_kitti_360_benchmark_on_real_sweeps(command, shared, tmp_path):
     (root / "calibration").mkdir()
     values = np.linalg.inv(CAMERA)[:3].ravel()
     (root / "calibration/calib_cam_to_velo.txt").write_text(" ".join(f"{value:.9g}" for value in values) + "\n")
-    done = command("--benchmark", "kitti-360", "--data", root, "--scenes", 2, "--output", tmp_path / "out")
+    output = tmp_path / "out"
+    done = command("--benchmark", "kitti-360", "--data", root, "--scenes", 2, "--baselines", "raw", "--output", output)
     assert done.exit_code == 0, done.output
     assert "LiDiff 50 steps (published)" in done.output
-    settings = json.loads((tmp_path / "out/results/raw/0000000011.json").read_text())["settings"]["source"]
+    settings = json.loads((output / "results/raw/0000000011.json").read_text())["settings"]["source"]
     assert settings["rules"]["view_cell_m"] == 10.0
-    assert (tmp_path / "out/results/raw/0000000010.json").exists()  # every sweep
+    assert (output / "results/raw/0000000010.json").exists()  # every sweep
 
 
 @pytest.mark.slow
