@@ -65,8 +65,8 @@ def main() -> None:
 
 
 def false_alarms() -> Iterator[str]:
-    """Alarms per sweep, judged alone and by the median of the newest five."""
-    yield "False alarms | sweeps | judged alone | median of the newest five | ms a sweep"
+    """Alarms per sweep, alone and by the median of the newest five."""
+    yield "False alarms | sweeps | alone | median of the newest five | ms a sweep"
     for drive in ("90", "91"):
         yield alarm_row(f"drive {drive}", [list(real_sweeps(drive))])
     yield alarm_row("synthetic, half of them hilly", list(synthetic_drives()))

@@ -62,7 +62,7 @@ def test_clouds_stored_column_by_column_are_refused():
         rings_of(by_column, "drive 7")
 
 
-def test_thinned_sweeps_are_judged_against_the_full_truth(ringed_drive):
+def test_thinned_sweeps_are_compared_with_the_full_truth(ringed_drive):
     full, thinned = scenes(ringed_drive).load(0), scenes(ringed_drive, every_ring=4).load(0)
     assert len(thinned.sweep) == len(thinned.returns) == len(full.returns) // 4
     assert np.array_equal(thinned.truth, full.truth)

@@ -26,7 +26,7 @@ FIGURES: dict[str, tuple[str, float, int, str]] = {
     "violations": ("free viol %", 100, 2, "lower"),
     "ghost_rate": ("ghost %", 100, 2, "lower"),
     "missing_to_prediction": ("missing m", 1, 3, "lower"),
-    "near_to_prediction": ("within 6 m m", 1, 3, "lower"),
+    "near_to_prediction": ("near m", 1, 3, "lower"),
     "iou_observed": ("IoU obs 0.2 %", 100, 1, "higher"),
     "jsd_bev": ("JSD", 1, 3, "lower"),
     "emd_as_published": ("EMD*", 1, 2, "lower"),
