@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, check_map
-from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, truth_for_sweep
+from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, in_view_columns, truth_for_sweep
 from lidar_completion_synthetic import TrainingPair, check_source, training_pairs
 from lidar_completion_training.configuration import DataRecipe, check_choice
 from lidar_completion_training.errors import DataWorkerError, RecipeError
@@ -220,14 +220,8 @@ def _end_with_the_trainer(worker: int) -> None:
 def sample_of(
     sweep: np.ndarray, truth: np.ndarray, view_cell_m: float, origin: np.ndarray | tuple[float, ...] = (0.0, 0.0, 0.0)
 ) -> Sample:
-    """A sample whose ground truth is cut to the view cells that the sweep touches."""
-    cells = np.unique(_cell(sweep, view_cell_m))
-    visible = np.isin(_cell(truth, view_cell_m), cells)
+    """A sample whose ground truth is cut to the columns of cells that the sweep touches."""
+    visible = in_view_columns(truth, sweep, view_cell_m)
     return Sample(
         torch.from_numpy(sweep), torch.from_numpy(truth[visible]), torch.as_tensor(origin, dtype=torch.float32)
     )
-
-
-def _cell(points: np.ndarray, size_m: float) -> np.ndarray:
-    xy = np.floor(points[:, :2] / size_m).astype(np.int64) + 1000
-    return xy[:, 0] * 2000 + xy[:, 1]

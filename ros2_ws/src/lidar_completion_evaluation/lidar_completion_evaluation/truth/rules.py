@@ -133,3 +133,12 @@ def in_view_cells(points: np.ndarray, sweep: np.ndarray, edge_m: float, max_rang
     start = sweep[near].min(axis=0) - edge_m / 2
     seen = np.unique(cell_keys(sweep[near] - start, edge_m))
     return np.isin(cell_keys(points - start, edge_m), seen)
+
+
+def in_view_columns(points: np.ndarray, sweep: np.ndarray, edge_m: float) -> np.ndarray:
+    """Which points (M, 3) share a square column of this edge with a point of the sweep (N, 3), sensor frame; (M,) bool.
+
+    The rule of synthetic training samples. Unlike `in_view_cells`, it keeps all heights; its grid starts at the sensor.
+    """
+    column, seen = (cell_keys(each * np.array([1, 1, 0], each.dtype), edge_m) for each in (points, sweep))
+    return np.isin(column, np.unique(seen))
