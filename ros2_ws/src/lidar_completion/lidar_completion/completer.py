@@ -162,18 +162,17 @@ class SceneCompleter:
         near = within_range(sweep, card.pipeline)
         scan = near.at(downsample_rows(near.points, card.pipeline))
         rays = sweep.rays(card.pipeline)
-        clear_space = ClearSpace.from_returns(rays) if card.architecture.ray_features else None
+        space = ClearSpace.from_returns(rays) if card.architecture.ray_features else None
         clock.stop("preprocess")
         starts = start_points(scan.points, card.pipeline, prior_within_range(prior, card.pipeline, self.device))
         timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
         noised, scale = add_start_noise(starts, scan.points, card, timesteps[0], generator)
-        denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, clear_space)
+        denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, space)
         clock.stop("denoise")
         inside, limits = self.crop(denoised, scene_limits(near, card.pipeline), settings.refine)
         completed = self.refine(inside, scan.points) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
-        evidence = (scan.points, confidence, rays, settings.trust, clear_space, limits)
-        kept, removed = trusted_rows(completed.points, *evidence)
+        kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, space, limits)
         kept, thinned = thinned_to_voxels(completed.points, confidence, kept, card.pipeline.output_voxel_m)
         measured, kept, removed["max_points"] = limit_points(sweep, kept, settings.max_points)
         arrays = label(measured, completed, kept, confidence, scan)
