@@ -1,13 +1,13 @@
 """Chamfer distances with gradient, and the nearest-neighbour search that they and other terms use."""
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
 from lidar_completion import neighbours_grid
 from lidar_completion.neighbours import nearest_within
 from lidar_completion.visibility import ClearSpace
+from lidar_completion_evaluation.metrics.distances import search_tree
 from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.errors import DivergedError
 
@@ -111,7 +111,7 @@ def nearest_rows(points: Tensor, reference: Tensor, cell_m: float = neighbours_g
     """
     points, reference = finite(points, reference)
     if points.device.type == "cpu":
-        tree = cKDTree(reference.numpy(), balanced_tree=False, compact_nodes=False)
+        tree = search_tree(reference.numpy())
         return torch.from_numpy(tree.query(points.numpy(), workers=torch.get_num_threads())[1])
     return neighbours_grid.nearest_rows(points, reference, cell_m)
 

@@ -93,12 +93,12 @@ class NearestDistances:
 def nearest_distances(prediction: ArrayLike, truth: ArrayLike, *, workers: int = -1) -> NearestDistances:
     """Nearest distances in both directions between (N, 3) and (M, 3), metres; workers: threads, -1 for all cores."""
     prediction, truth = cloud(prediction, "prediction"), cloud(truth, "truth")
-    to_truth, _ = _tree(truth).query(prediction, workers=workers)
-    to_prediction, _ = _tree(prediction).query(truth, workers=workers)
+    to_truth, _ = search_tree(truth).query(prediction, workers=workers)
+    to_prediction, _ = search_tree(prediction).query(truth, workers=workers)
     return NearestDistances(to_truth, to_prediction)
 
 
-def _tree(points: np.ndarray) -> cKDTree:
+def search_tree(points: np.ndarray) -> cKDTree:
     """A tree with the same answers as scipy's default, whose balanced, compact nodes take six times as long far from the points."""
     return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
