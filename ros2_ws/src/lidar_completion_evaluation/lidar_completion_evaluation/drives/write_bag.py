@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from lidar_completion.point_clouds import fields_of
 from lidar_completion_evaluation.drives.bag import POINT_CLOUD
 from lidar_completion_evaluation.drives.bags import ODOMETRY
 from lidar_completion_evaluation.drives.drive import Drive, DriveError, DriveSweep
@@ -19,8 +20,7 @@ from lidar_completion_evaluation.drives.folder import sweeps_of_folder
 from lidar_completion_evaluation.drives.poses import poses_of_sweeps, read_pose_file
 
 NANOSECONDS = 1_000_000_000
-POINT_BYTES = 16  # x, y, z, intensity float32
-FLOAT32 = 7  # PointField.FLOAT32
+LAYOUT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity")])
 POSES_NAME, TIMES_NAME = "poses.txt", "times.txt"
 
 
@@ -157,10 +157,10 @@ def _cloud(types: Any, sweep: DriveSweep, header: Any) -> Any:
         header=header,
         height=1,
         width=count,
-        fields=[field(name, 4 * index, FLOAT32, 1) for index, name in enumerate(("x", "y", "z", "intensity"))],
+        fields=[field(*each) for each in fields_of(LAYOUT)],
         is_bigendian=False,
-        point_step=POINT_BYTES,
-        row_step=POINT_BYTES * count,
+        point_step=LAYOUT.itemsize,
+        row_step=LAYOUT.itemsize * count,
         data=rows.reshape(-1).view(np.uint8),
         is_dense=bool(np.isfinite(sweep.points).all()),
     )
