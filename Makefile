@@ -37,9 +37,10 @@ $(READY): constraints.txt requirements-dev.txt ros2_ws/src/lidar_completion/setu
 demo: $(READY)
 	$(BIN)/python demo/run.py --bag $(BAG) --model $(MODEL) --rate $(RATE) $(if $(POSES),--poses $(POSES)) --output demo_output
 
-# One thread each: on cores that others use, threads of PyTorch and BLAS wait for each other by spinning.
+# One thread each: on cores that others use, threads of PyTorch and BLAS wait for each other by spinning. tests/conftest.py
+# decides the order of the files.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Training as a user starts it: the whole chain of recipes/smoke, a run that is killed, two processes beside one.
 smoke: $(READY)

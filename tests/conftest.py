@@ -27,6 +27,12 @@ import thread_count  # noqa: E402, F401 (needs the path above; records the numbe
 from tiny_channels import TINY_CHANNELS  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "core" / "golden"
+LONG = ("integration", "training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with long files first: one that --dist loadfile starts last would leave the other processes idle."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")

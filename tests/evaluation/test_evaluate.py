@@ -11,7 +11,7 @@ from lidar_completion.model.weights import load_model, save_model
 from lidar_completion.point_cloud_files import read_points, write_points
 from lidar_completion_evaluation.baselines import BASELINES
 from lidar_completion_evaluation.evaluate import evaluate
-from lidar_completion_evaluation.evaluate_scene import evaluate_scene
+from lidar_completion_evaluation.evaluate_scene import compare, evaluate_scene
 from lidar_completion_evaluation.methods import BaselineMethod, ModelMethod, PredictionFolder, baseline_methods
 from lidar_completion_evaluation.metrics import MetricError, nearest_distances
 from lidar_completion_evaluation.process_group import ProcessGroup
@@ -265,7 +265,7 @@ def test_tilted_synthetic_scene_keeps_its_ground():
 
 
 def test_evaluates_synthetic_scenes():
-    scene = SyntheticScenes(1, "VLP-16").load(0)
-    figures = evaluate_scene(scene, scene.sweep).completed
-    assert figures["precision_0.2"] > 0.9
-    assert figures["violations"] < 0.01
+    scene = SyntheticScenes(1, "VLP-16", drive_by_m=(-10.0, 10.0)).load(0)
+    compared = compare(scene, scene.sweep)
+    assert compared.distances.precision(0.2) > 0.9
+    assert compared.violating(scene).mean() < 0.01
