@@ -13,10 +13,13 @@ import pytest
 import torch
 from small_wall import TINY
 from street_drive import poses_along_x, write_drive
+from synthetic_worker import SMALL
 
 from lidar_completion_evaluation.drives.drive import DriveError
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
+from lidar_completion_synthetic import training_pairs
+from lidar_completion_training import stream
 from lidar_completion_training.cards import training_data
 from lidar_completion_training.configuration import DataRecipe
 from lidar_completion_training.errors import RecipeError
@@ -64,9 +67,9 @@ def test_sample_does_not_depend_on_start_processes_or_workers(drives):
 def test_a_sample_prepared_by_a_data_worker_gives_the_same_losses(drives, entries):
     recipe = load_recipe(None, [*TINY, *drives, "data.workers=2", "direct.free_space_weight=1", *entries])
     raw = first(4, drives)
-    stream = samples(recipe.data, 0, 1, partial(prepare_in_worker, recipe))
+    from_workers = samples(recipe.data, 0, 1, partial(prepare_in_worker, recipe))
     objective, device = objective_of(recipe), torch.device("cpu")
-    for number, found in enumerate(islice(stream, 4)):
+    for number, found in enumerate(islice(from_workers, 4)):
         assert isinstance(found, PreparedSweep)
         one, other = (
             objective.losses(sample, generator_after(sample, recipe, number, device)) for sample in (found, raw[number])
@@ -157,7 +160,12 @@ def test_rejects_missing_drives_and_maps(drives, entries, message):
         first(1, [*drives, *entries] if "maps" in entries[0] else entries)
 
 
-def test_stream_draws_pairs_from_the_sensor_mix():
+@pytest.fixture
+def small_worlds(monkeypatch):
+    monkeypatch.setattr(stream, "training_pairs", partial(training_pairs, **SMALL))
+
+
+def test_stream_draws_pairs_from_the_sensor_mix(small_worlds):
     recipe = DataRecipe(sensor="mix", world="varied", sweeps_per_world=1, workers=0)
     first, second = next(samples(recipe, 3)), next(samples(recipe, 3))
     assert torch.equal(first.sweep, second.sweep)
@@ -168,11 +176,12 @@ def test_stream_draws_pairs_from_the_sensor_mix():
             samples(DataRecipe(workers=0, **wrong), 0)
 
 
-def test_sweeps_of_a_world_are_used_again_before_the_next_world():
+def test_sweeps_of_a_world_are_used_again_before_the_next_world(small_worlds):
     once = DataRecipe(sensor="VLP-16", sweeps_per_world=2, workers=0)
     twice = dataclasses.replace(once, uses_per_sweep=2)
-    number_once = (0, 1, 0, 1, 2, 3, 2)  # which sweep each sample of `twice` is
+    sweeps = [sample.sweep for sample in islice(samples(once, 0), 4)]
+    number_once = (0, 1, 0, 1, 2, 3, 2)  # which of them each sample of `twice` is
     for skipped in (0, 3):  # a resumed run continues in the middle of a world
         found = islice(samples(twice, skipped), len(number_once) - skipped)
         for sample, number in zip(found, number_once[skipped:], strict=True):
-            assert torch.equal(sample.sweep, next(samples(once, number)).sweep)
+            assert torch.equal(sample.sweep, sweeps[number])
