@@ -81,6 +81,10 @@ class DirectRecipe:
     coverage_weight: float = 1.0  # distance ground truth -> prediction
     confidence_weight: float = 0.05  # cross entropy of the confidence (architecture.point_confidence)
     free_space_weight: float = 0.0  # depth of points inside observed free space
+    batch_norm: str = "sweep"  # statistics of the sweep; or "frozen": the running ones of start_from, for fine-tuning
+
+    def __post_init__(self) -> None:
+        check_choice("direct.batch_norm", self.batch_norm, ("sweep", "frozen"))
 
 
 @dataclass

@@ -24,22 +24,25 @@ from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES, in_range, i
 from lidar_completion_synthetic import TrainingPair, check_source, training_pairs
 from lidar_completion_training.configuration import DataRecipe, check_choice
 from lidar_completion_training.errors import DataWorkerError, RecipeError
+from lidar_completion_training.known_space import KnownSpace
 
 
 @dataclass(frozen=True)
 class Sample:
     """One sweep for an objective: sweep (N, 3) and ground truth (M, 3), float32 metres, sensor frame.
 
-    origin (3,): origin of the rays.
+    origin (3,): origin of the rays; known: where the truth is complete, None: everywhere.
     """
 
     sweep: Tensor
     truth: Tensor
     origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+    known: KnownSpace | None = None
 
     def to(self, device: torch.device | str) -> "Sample":
         """The sample on another device."""
-        return Sample(self.sweep.to(device), self.truth.to(device), self.origin.to(device))
+        known = self.known and self.known.mapped(lambda tensor: tensor.to(device))
+        return Sample(self.sweep.to(device), self.truth.to(device), self.origin.to(device), known)
 
 
 class SyntheticStream(IterableDataset):
@@ -144,33 +147,40 @@ def _map_of(drive: Drive, folder: str, recipe: DataRecipe) -> Path:
 
 Stream = SyntheticStream | DriveStream
 STREAMS: dict[str, type[Stream]] = {"synthetic": SyntheticStream, "drives": DriveStream}
+Open = Callable[[DataRecipe, int, int], IterableDataset]  # (recipe, first sample, step) -> stream
 Prepare = Callable[[int, Sample], Any]  # (number, sample) -> the sample as an objective takes it
 
 
 class PreparedStream(IterableDataset):
     """The samples of a stream, each prepared by the data worker that made it."""
 
-    def __init__(self, stream: Stream, prepare: Prepare) -> None:
-        self.stream, self.prepare = stream, prepare
+    def __init__(self, stream: IterableDataset, first_sample: int, step: int, prepare: Prepare) -> None:
+        self.stream, self.first_sample, self.step, self.prepare = stream, first_sample, step, prepare
 
     def __iter__(self) -> Iterator[Any]:
         worker, workers = start_worker()
-        first, step = self.stream.first_sample + self.stream.step * worker, self.stream.step * workers
+        first, step = self.first_sample + self.step * worker, self.step * workers
         for number, sample in zip(count(first, step), self.stream, strict=False):
             yield self.prepare(number, sample)
 
 
 def samples(
-    recipe: DataRecipe, first_sample: int, step: int = 1, prepare: Prepare | None = None, pinned: bool = False
+    recipe: DataRecipe,
+    first_sample: int,
+    step: int = 1,
+    prepare: Prepare | None = None,
+    pinned: bool = False,
+    open_stream: Open | None = None,
 ) -> Iterator[Any]:
     """Samples number first_sample, first_sample + step, ...; process r of W uses step W and a first_sample of r modulo W.
 
     prepare: picklable function that the data workers apply to each sample. pinned: put the results into page-locked
-    memory, from which they move to a GPU asynchronously. DataWorkerError if a worker process dies.
+    memory, from which they move to a GPU asynchronously. open_stream: default: the stream of data.source.
+    DataWorkerError if a worker process dies.
     """
     check_choice("data.source", recipe.source, tuple(STREAMS))
-    raw = STREAMS[recipe.source](recipe, first_sample, step)
-    stream: IterableDataset = raw if prepare is None else PreparedStream(raw, prepare)
+    raw = (open_stream or STREAMS[recipe.source])(recipe, first_sample, step)
+    stream: IterableDataset = raw if prepare is None else PreparedStream(raw, first_sample, step, prepare)
     if not recipe.workers:
         return iter(stream)
     loader: DataLoader = DataLoader(

@@ -39,7 +39,7 @@ from lidar_completion_training.processes import (
 )
 from lidar_completion_training.schedule import schedule_of
 from lidar_completion_training.state import STATE_NAME, TrainingState, changed_entries, load_state
-from lidar_completion_training.stream import Sample, samples
+from lidar_completion_training.stream import Open, Sample, samples
 from lidar_completion_training.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ MAY_CHANGE = ("name", "iterations", "epochs", "save_every", "picture_every", "ex
 class Trainer:
     """One run in one folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, fabric: Fabric | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, fabric: Fabric | None = None, open_stream: Open | None = None
+    ) -> None:
         self.recipe, self.folder = recipe, folder
+        self.open_stream = open_stream  # default: the stream of data.source
         self.fabric = fabric or launch_fabric()
         if recipe.precision != "32-true" and self.fabric.device.type == "cpu":
             raise RecipeError(f"precision is {recipe.precision}, which needs a GPU; a CPU trains in 32-true")
@@ -95,7 +98,14 @@ class Trainer:
     def _stream(self) -> Iterator[Sample | PreparedSweep]:
         """This process's samples from the next step on, prepared by data workers."""
         prepare, on_gpu = partial(prepare_in_worker, self.recipe), self.fabric.device.type == "cuda"
-        return samples(self.recipe.data, self._first_sample(), self.fabric.world_size, prepare=prepare, pinned=on_gpu)
+        return samples(
+            self.recipe.data,
+            self._first_sample(),
+            self.fabric.world_size,
+            prepare=prepare,
+            pinned=on_gpu,
+            open_stream=self.open_stream,
+        )
 
     # --- one step ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from lidar_completion.visibility import ClearSpace
 from lidar_completion_evaluation.metrics.distances import search_tree
 from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.errors import DivergedError
+from lidar_completion_training.known_space import KnownSpace
 
 NEAR_M = 0.2  # confidence is the probability that a surface is this near
 CLEAR_MARGIN_M = 0.2  # the last part of a ray does not count as free space
@@ -24,14 +25,17 @@ def clamped_chamfer(
     recipe: DirectRecipe,
     generator: torch.Generator,
     clear_space: ClearSpace | None = None,
+    known: KnownSpace | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss, and numbers to log: mean clamped distances in metres, prediction (N, 3) -> truth (M, 3) and back.
 
     Distances are taken at random points. With a logit (N,), the confidence's cross entropy is added; with clear_space and
     a free_space_weight, the depth in free space. The clamp keeps truth without a scan point nearby, and stray predictions,
-    from dominating the loss.
+    from dominating the loss. known: where the truth is complete; predicted points elsewhere count for coverage alone.
     """
     rows, distance = sampled_distances(prediction, truth, recipe.queries, recipe.clamp_m, generator)
+    if known is not None and bool((inside := known.contains(prediction.detach()[rows])).any()):
+        rows, distance = rows[inside], distance[inside]
     accuracy = distance.mean()
     seen = truth[random_rows(len(truth), recipe.queries, generator)]
     coverage = clamped_distance(seen, prediction, recipe.clamp_m).mean()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lidar_completion.samplers import SAMPLERS
+from lidar_completion_training.configuration import Recipe
 from lidar_completion_training.objectives.chamfer import clamped_chamfer
 from lidar_completion_training.objectives.networks import CompletionModel, begin
 from lidar_completion_training.objectives.precision import without_autocast
@@ -19,6 +20,11 @@ from lidar_completion_training.stream import Sample
 class DirectCompletion(CompletionModel):
     """Clamped Chamfer distance after one or two sampling passes, with the gradient through the last pass only."""
 
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        if recipe.direct.batch_norm == "frozen":
+            self.networks.eval()  # the networks have no other layers that depend on the mode
+
     @without_autocast
     def losses(
         self, sample: Sample | PreparedSweep, generator: torch.Generator
@@ -28,8 +34,9 @@ class DirectCompletion(CompletionModel):
         step = begin(self.networks, sample, self.recipe, generator)
         timesteps = self.timesteps(generator)
         points, logit = complete(self.networks["denoiser"], step, timesteps)
+        sweep = step.sweep
         loss, numbers = clamped_chamfer(
-            points, logit, step.sweep.truth, self.recipe.direct, generator, step.sweep.clear_space
+            points, logit, sweep.truth, self.recipe.direct, generator, sweep.clear_space, sweep.known
         )
         return {"model": loss}, {**numbers, "passes": float(len(timesteps))}
 

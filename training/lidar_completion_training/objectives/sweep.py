@@ -15,6 +15,7 @@ from lidar_completion.downsample import downsample
 from lidar_completion.starts import start_points
 from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.configuration import AugmentationRecipe, Recipe
+from lidar_completion_training.known_space import KnownSpace
 from lidar_completion_training.stream import Sample
 
 TILT_LIMIT = 3.0  # standard deviations at which a tilt is clipped, as published
@@ -31,6 +32,7 @@ class PreparedSweep:
     replicated: Tensor  # (N, 3) p*: start points in holes, if the pipeline has them, then the replicated scan
     scale: Tensor  # (N, 3) noise scale around p*
     clear_space: ClearSpace | None = None  # observed free space, if networks or loss use it
+    known: KnownSpace | None = None  # where the truth is complete; None: everywhere
     random_state: Tensor | None = None  # state of the sample's CPU generator after preparation in a data worker
 
     def to(self, device: torch.device | str) -> "PreparedSweep":
@@ -47,7 +49,8 @@ class PreparedSweep:
             space = dataclasses.replace(space, distance=change(space.distance))
         near, scan, truth = change(self.near), change(self.scan), change(self.truth)
         origin, replicated, scale = change(self.origin), change(self.replicated), change(self.scale)
-        return PreparedSweep(near, scan, truth, origin, replicated, scale, space, self.random_state)
+        known = self.known and self.known.mapped(change)
+        return PreparedSweep(near, scan, truth, origin, replicated, scale, space, known, self.random_state)
 
 
 def generator_of(recipe: Recipe, number: int, device: torch.device | str) -> torch.Generator:
@@ -93,7 +96,8 @@ def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> Prepa
     if recipe.architecture.ray_features or recipe.direct.free_space_weight:
         beyond_vehicle = sample.sweep.norm(dim=1) > pipeline.min_range_m
         clear_space = ClearSpace.from_returns(sample.sweep[beyond_vehicle] @ transform.T)
-    return PreparedSweep(near, scan, truth, origin, replicated, pipeline.noise_scale(replicated), clear_space)
+    known = sample.known and sample.known.augmented(transform)
+    return PreparedSweep(near, scan, truth, origin, replicated, pipeline.noise_scale(replicated), clear_space, known)
 
 
 def augmentation(recipe: AugmentationRecipe, generator: torch.Generator) -> Tensor:
