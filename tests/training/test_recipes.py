@@ -137,6 +137,14 @@ def test_paper_recipes_have_published_settings(model):
     assert (student.pipeline.sampler, student.pipeline.steps, student.pipeline.guidance) == ("dpm_solver", 8, 3.5)
 
 
+def test_a_fine_tuned_card_keeps_the_training_data_of_its_start():
+    edge = load_card(MODELS / "edge").training_data
+    start = f"start_from={MODELS / 'edge'}"
+    assert exported_card(load_recipe(None, [start])).training_data == edge  # the same data
+    drives = [start, "data.source=drives", "data.drives=[drives/mine]"]
+    assert exported_card(load_recipe(None, drives)).training_data == f"{edge}; then drives mine"
+
+
 @pytest.mark.parametrize(("name", "recipe"), [("edge", "6_student"), ("drive", "7_refiner")])
 def test_shipped_cards_match_their_recipes(name, recipe):
     shipped = load_card(MODELS / name)

@@ -21,7 +21,7 @@ def model_card(recipe: Recipe) -> ModelCard:
         pipeline=recipe.pipeline,
         schedule=recipe.schedule,
         networks=recipe.architecture.networks,
-        training_data=training_data(recipe.data),
+        training_data=then(recipe.trained_before, training_data(recipe.data)),
         seen=seen(recipe.data),
     )
 
@@ -36,6 +36,13 @@ def exported_card(recipe: Recipe) -> ModelCard:
         steps=settings.steps or card.pipeline.steps,
     )
     return dataclasses.replace(card, pipeline=pipeline, description=settings.description)
+
+
+def then(before: str, data: str) -> str:
+    """Training data of a model that was trained on `data` after what its card says already."""
+    if not before or before.endswith(data):
+        return before or data
+    return f"{before}; then {data}"
 
 
 def training_data(recipe: DataRecipe) -> str:

@@ -195,12 +195,14 @@ class Recipe:
     """All settings of a run.
 
     start_from: model folder that training starts from; its architecture, pipeline and schedule become the defaults.
+    trained_before: training data of that model, which the exported card states as well; taken from its card.
     teacher: model folder of the distillation teacher; default: start_from.
     """
 
     name: str = "unnamed"
     objective: str = "direct"
     start_from: str | None = None
+    trained_before: str = ""
     teacher: str | None = None
     iterations: int = at_least(0, 1000)  # optimiser steps, if epochs is 0
     epochs: float = at_least(0.0, 0.0)  # passes over the data

@@ -93,8 +93,9 @@ def _rename(entries: DictConfig, old: str, new: str, value: Any) -> None:
 
 
 def _entries_of_model(folder: str | None) -> dict[str, Any]:
-    """Architecture, pipeline and schedule of a model's card; nothing without a folder."""
+    """Architecture, pipeline, schedule and training data of a model's card; nothing without a folder."""
     if folder is None:
         return {}
     card = load_card(folder)
-    return {name: dataclasses.asdict(getattr(card, name)) for name in ("architecture", "pipeline", "schedule")}
+    settings = {name: dataclasses.asdict(getattr(card, name)) for name in ("architecture", "pipeline", "schedule")}
+    return {**settings, "trained_before": card.training_data}
