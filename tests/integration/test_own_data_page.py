@@ -34,7 +34,11 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         ["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=COMMAND_S
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    shown = f"{command}\n{done.stdout}\n{done.stderr}"
+    if done.returncode == 1 and command.startswith("lidar-completion-train adapt"):  # four steps may make a model worse
+        assert "stays as it is" in done.stderr, shown
+        return
+    assert done.returncode == 0, shown
 
 
 def view(command: str, folder: Path, environment: dict[str, str]) -> None:
@@ -61,7 +65,7 @@ def view(command: str, folder: Path, environment: dict[str, str]) -> None:
 def test_every_command_of_the_page_works(tmp_path, environment):
     for module in ("kiss_icp", "viser", "rclpy"):
         pytest.importorskip(module)
-    assert len(commands()) == 7
+    assert len(commands()) == 8
     for command in commands():
         run(command, tmp_path, environment)
     for made in (
@@ -69,6 +73,7 @@ def test_every_command_of_the_page_works(tmp_path, environment):
         "poses_auto.txt",
         "runs/evaluate/my_drive/report.html",
         "runs/evaluate/my_drive/poses_auto.txt",
+        "runs/adapt/my_drive/candidate/model.json",
         "my_drive_bag/metadata.yaml",
         "my_drive_bag_evaluation/report.html",
         "my_drive_bag_evaluation/poses_auto.txt",

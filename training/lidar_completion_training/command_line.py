@@ -96,6 +96,50 @@ for _name, _text in OBJECTIVES.items():
 
 
 @app.command()
+def adapt(
+    drive: Annotated[Path, typer.Argument(help="bag, folder of sweeps, SemanticKITTI sequence or KITTI-360 root")],
+    model: Annotated[Path, typer.Option(help="model folder, or NAME for models/NAME")] = Path("models/edge"),
+    output: Annotated[Path | None, typer.Option(help="model folder, if accepted; default: FOLDER/model")] = None,
+    folder: Annotated[Path | None, typer.Option(help="of everything on the way; default: runs/adapt/DRIVE")] = None,
+    poses: Annotated[
+        str | None, typer.Option(help="pose file, or auto: estimate them from the sweeps with KISS-ICP")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="PointCloud2 topic of a bag; default: the only one")] = None,
+    odometry_topic: Annotated[
+        str | None, typer.Option(help="odometry or pose topic of a bag, instead of --poses")
+    ] = None,
+    bin_columns: Annotated[int, typer.Option(min=3, help="float32 values per point of .bin files")] = 4,
+    moving: Annotated[str, typer.Option(help="removal of moving objects: labels, visibility, keep, auto")] = "auto",
+    deskew: Annotated[bool, typer.Option(help="deskew the sweeps of the truth")] = False,
+    every: Annotated[int | None, typer.Option(min=1, help="judge on every n-th held-back sweep; default: 8")] = None,
+    control: Annotated[int, typer.Option(min=1, help="synthetic test scenes that must not get worse")] = 4,
+    sensor: Annotated[str | None, typer.Option(help="of synthetic sweeps; default: what the model has seen")] = None,
+    share: Annotated[float, typer.Option(min=0.05, max=1, help="share of the drive in the training sweeps")] = 0.5,
+    minutes: Annotated[float, typer.Option(min=0, help="time limit of the fine-tuning")] = 30.0,
+    device: Device = "auto",
+    threads: Threads = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fine-tune a model to a drive; keep it only if no figure rises on held-back sweeps or on synthetic scenes."""
+    import torch
+
+    from lidar_completion_evaluation.drives.open import DriveOptions
+    from lidar_completion_training.adaptation import adapt as adaptation
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = folder or Path("runs/adapt") / drive.resolve().stem
+    start = model if model.exists() else Path("models") / model
+    options = DriveOptions(poses, topic, odometry_topic, bin_columns=bin_columns)
+    settings = adaptation.AdaptSettings(
+        drive, start, folder, output or folder / "model", options, moving, deskew, every, control, sensor, share, minutes, device,
+        tuple(overrides or ()),
+    )  # fmt: skip
+    with reported_errors():
+        adaptation.adapt(settings)
+
+
+@app.command()
 def chain(
     recipes: Annotated[
         Path, typer.Argument(help="recipe folder, in order of file names; shipped ones: smoke, small, edge, paper")

@@ -9,6 +9,10 @@ class TrainingError(RuntimeError):
     """Training cannot continue; the message says why and which saved state it can be resumed from."""
 
 
+class AdaptationRefused(TrainingError):
+    """A fine-tuned model is worse than the one it came from; the message names the figures that rose."""
+
+
 class DivergedError(ArithmeticError):
     """A loss, a gradient or a predicted point is not finite, or a predicted point lies outside the voxel grid."""
 

@@ -13,6 +13,7 @@ from lidar_completion_training.processes import launch_fabric
 from lidar_completion_training.recipe_files import load_recipe, read_entries
 from lidar_completion_training.schedule import schedule_of
 from lidar_completion_training.state import load_state
+from lidar_completion_training.stream import Open
 from lidar_completion_training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -38,10 +39,14 @@ def train(
     minutes: float | None = None,
     device: str = "auto",
     fabric: Fabric | None = None,
+    open_stream: Open | None = None,
 ) -> bool:
-    """Train a run until it is finished, or for `minutes`. If finished, write the model folder and return True."""
+    """Train a run until it is finished, or for `minutes`. If finished, write the model folder and return True.
+
+    open_stream: opens the stream of samples; default: that of data.source.
+    """
     fabric = fabric or launch_fabric(device)
-    trainer = Trainer(recipe, run, fabric)
+    trainer = Trainer(recipe, run, fabric, open_stream)
     done = trainer.run(minutes)
     if not done:
         fabric.print(

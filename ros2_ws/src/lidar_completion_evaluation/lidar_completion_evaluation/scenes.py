@@ -184,6 +184,7 @@ class DriveScenes(SceneSource):
     rules: MapRules = DRIVE_RULES
     every: int = 5
     limit: int | None = None
+    first: int = 0  # number of the first sweep
     drop_moving_input: bool = True
     every_ring: int = 1
     tilt_deg: float = 0.0
@@ -192,7 +193,7 @@ class DriveScenes(SceneSource):
 
     def __post_init__(self) -> None:
         check_map(self.map_file, self.drive)
-        self.indices = list(range(0, len(self.drive), self.every))[: self.limit]
+        self.indices = list(range(self.first, len(self.drive), self.every))[: self.limit]
         self.names = [self.drive.names[index] for index in self.indices]
         self._map: GroundTruthMap | None = None
 
@@ -232,6 +233,7 @@ class DriveScenes(SceneSource):
             "data": self.drive.name,
             "sweeps": len(self.drive),
             "every": self.every,
+            **({"first": self.first} if self.first else {}),
             **self._changed(),
             "rules": asdict(self.rules),
         }

@@ -1,0 +1,185 @@
+"""`lidar-completion-train adapt`: poses, maps, evaluation, fine-tuning, evaluation, verdict.
+
+Everything is kept in one folder, and whatever is there already is not computed again:
+    poses_auto.txt   poses, if they were estimated
+    map.npz          map of the whole drive, which the held-back sweeps are compared with
+    training.npz     map of the training sweeps alone
+    run/             the training run
+    evaluation/      results by scene
+    candidate/       the fine-tuned model, whatever its figures
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from lidar_completion.model.card import ModelCard, load_card, save_card
+from lidar_completion_evaluation.drives.drive import Drive
+from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
+from lidar_completion_evaluation.evaluate import evaluate
+from lidar_completion_evaluation.evaluate_scene import BRIEF
+from lidar_completion_evaluation.methods import ModelMethod
+from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
+from lidar_completion_evaluation.summary import summarise
+from lidar_completion_evaluation.truth.ground_truth_map import build_map
+from lidar_completion_evaluation.truth.observed_space import RayRules
+from lidar_completion_evaluation.truth.rules import PUBLISHED_RULES
+from lidar_completion_training.adaptation.parts import Parts, split
+from lidar_completion_training.adaptation.stream import OpenAdaptation
+from lidar_completion_training.adaptation.verdict import CONTROL, CRITERIA, HELD_BACK, Figures, rises, table
+from lidar_completion_training.cards import then
+from lidar_completion_training.configuration import Recipe
+from lidar_completion_training.errors import AdaptationRefused, TrainingError
+from lidar_completion_training.export import export_to
+from lidar_completion_training.recipe_files import load_recipe
+from lidar_completion_training.runs import RECIPES, train
+
+# No upper limit of z, as in training on drives; rays in coarse voxels, because they only tell where truth may be missing.
+TRAINING_RULES = replace(PUBLISHED_RULES, max_z_m=np.inf)
+TRAINING_RAYS = RayRules(voxel_size_m=0.4)
+TRAINING_RAY_SWEEPS = 4
+HELD_BACK_SCENES = 8  # evaluated at most, if `every` is not given
+DEFAULT_SENSOR = "HDL-64E"
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """What is adapted to what, and how long it may take."""
+
+    drive: Path
+    model: Path
+    folder: Path  # of everything that is made on the way
+    output: Path  # model folder, written only if the model is accepted
+    options: DriveOptions = field(default_factory=DriveOptions)
+    moving: str = "auto"  # see build_map
+    deskew: bool = False
+    every: int | None = None  # n of "every n-th held-back sweep"
+    control_scenes: int = 4
+    sensor: str | None = None  # of the synthetic sweeps; default: those that the model has seen
+    drive_share: float = 0.5  # of the training sweeps; the others are synthetic
+    minutes: float = 30.0  # of fine-tuning
+    device: str = "auto"
+    overrides: tuple[str, ...] = ()  # of the recipe
+
+
+def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
+    """Fine-tune the model to the drive and export it to settings.output if no figure rises; returns both sets of figures.
+
+    Raises AdaptationRefused if one does. An interrupted call resumes.
+    """
+    folder = settings.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    drive = open_drive(settings.drive, replace(settings.options, pose_cache=folder / settings.options.pose_cache))
+    parts = split(drive)
+    print(f"{drive.name}: {parts.describe()}")
+    scenes = _scenes_of(settings, drive, parts)
+    before = _figures(settings.model, scenes, settings)
+    open_stream = OpenAdaptation(_training_scenes(settings, drive, parts), settings.drive_share)
+    run, candidate = folder / "run", folder / "candidate"
+    train(_recipe(settings), run, minutes=settings.minutes, device=settings.device, open_stream=open_stream)
+    card = _with_history(export_to(run, candidate, refiner=_refiner(settings.model)), settings, drive, parts)
+    save_card(candidate, card)
+    after = _figures(candidate, scenes, settings)
+    print(f"\n{table(before, after)}\n")
+    if found := rises(before, after):
+        raise AdaptationRefused(_refusal(found, settings, candidate))
+    export_to(run, settings.output, refiner=_refiner(settings.model))
+    save_card(
+        settings.output,
+        replace(
+            card,
+            name=settings.output.name,
+            description=f"{load_card(settings.model).name}, adapted to {drive.name}",
+            metrics={"adaptation": {"before": before, "after": after}},
+        ),
+    )
+    print(f"{settings.output}: adapted to {drive.name}; no figure rose")
+    return before, after
+
+
+def _scenes_of(settings: AdaptSettings, drive: Drive, parts: Parts) -> dict[str, SceneSource]:
+    """What judges the model: held-back sweeps with the map of the whole drive, and synthetic scenes as a control."""
+    truth = build_map(drive, settings.folder / "map.npz", moving=settings.moving, deskew=settings.deskew)
+    every = settings.every or math.ceil((parts.sweeps - parts.held_back) / HELD_BACK_SCENES)
+    sensor, _ = _sensor_and_world(settings)
+    return {
+        HELD_BACK: DriveScenes(drive, truth, every=every, first=parts.held_back),
+        CONTROL: SyntheticScenes(settings.control_scenes, DEFAULT_SENSOR if sensor == "mix" else sensor),
+    }
+
+
+def _training_scenes(settings: AdaptSettings, drive: Drive, parts: Parts) -> DriveScenes:
+    """The training sweeps, with a map of these sweeps alone: it must not show what the held-back ones saw."""
+    part = parts.of_training(drive)
+    truth = build_map(part, settings.folder / "training.npz", moving=settings.moving, deskew=settings.deskew)
+    return DriveScenes(part, truth, TRAINING_RULES, every=1, ray_sweeps=TRAINING_RAY_SWEEPS, rays=TRAINING_RAYS)
+
+
+def _sensor_and_world(settings: AdaptSettings) -> tuple[str, str]:
+    """Sensor and worlds of the synthetic sweeps: like those that the model was trained on."""
+    seen = load_card(settings.model).seen.sensors
+    sensor = settings.sensor or ("mix" if len(seen) > 1 else next(iter(seen), DEFAULT_SENSOR))
+    return sensor, "varied" if sensor == "mix" else "town"
+
+
+def _recipe(settings: AdaptSettings) -> Recipe:
+    card = load_card(settings.model)
+    sensor, world = _sensor_and_world(settings)
+    entries = [
+        f"name={card.name}",
+        f"start_from={settings.model}",
+        f"pipeline.replication={max(1, card.pipeline.replication // 2)}",
+        f"export.replication={card.pipeline.replication}",
+        f"data.sensor={sensor}",
+        f"data.world={world}",
+    ]
+    return load_recipe(RECIPES / "adapt.yaml", [*entries, *settings.overrides])
+
+
+def _figures(model: Path, scenes: dict[str, SceneSource], settings: AdaptSettings) -> Figures:
+    """The figures of a model that decide; TrainingError if it fails on a scene."""
+    method, found = ModelMethod(model, device=settings.device), {}
+    for part, source in scenes.items():
+        output = settings.folder / "evaluation" / part.replace(" ", "_")
+        evaluate(source, [method], output, settings=BRIEF, pictures=False)
+        row = summarise(source, [method], output, settings=BRIEF).rows[0]
+        for scene, reason in row.failed.items():
+            raise TrainingError(
+                f"{model}: no figures of {scene} ({part}): {reason}; leave such sweeps out of the drive"
+            )
+        found[part] = {name: row.figures["completed"][name].mean for name in CRITERIA}
+    return found
+
+
+def _refiner(model: Path) -> Path | None:
+    """The model's own folder if it has a refiner, which stays as it is."""
+    return model if "refiner" in load_card(model).networks else None
+
+
+def _with_history(card: ModelCard, settings: AdaptSettings, drive: Drive, parts: Parts) -> ModelCard:
+    """The candidate's card: what the model was trained on before, and the sensors that it has seen, still hold."""
+    start = load_card(settings.model)
+    further = (
+        f"{parts.training} sweeps of {drive.name}, mixed with synthetic streets of {_sensor_and_world(settings)[0]}"
+    )
+    return replace(
+        card,
+        name=f"{start.name}-candidate",
+        description=f"{start.name}, fine-tuned to {drive.name}; a candidate, not accepted",
+        training_data=then(start.training_data, further),
+        seen=start.seen,
+        confidence=start.confidence,
+    )
+
+
+def _refusal(found: list[str], settings: AdaptSettings, candidate: Path) -> str:
+    listed = "\n".join(f"  {each}" for each in found)
+    return (
+        f"{settings.model} stays as it is: fine-tuning made it worse.\n{listed}\n{candidate} holds the refused model. "
+        "Use the original model, or try again with a longer drive, or in another --folder with a smaller "
+        "optimiser.learning_rate or fewer iterations"
+    )
