@@ -157,13 +157,13 @@ def test_shipped_cards_match_their_recipes(name, recipe):
     )
 
 
-def test_edge_recipes_train_one_model_on_20_000_sweeps(tmp_path):
+def test_edge_recipes_train_one_model(tmp_path):
     first, *later = sorted((RECIPES / "edge").glob("*.yaml"))
     recipe = load_recipe(first)
     torch.manual_seed(0)
     save_model(tmp_path / "first", model_card(recipe), starting_networks(recipe))
     recipes = [recipe, *(load_recipe(path, [f"start_from={tmp_path / 'first'}"]) for path in later)]
-    assert sum(each.iterations for each in recipes) >= 20_000
+    assert f"{sum(each.iterations for each in recipes):,} samples" in recipes[-1].export.description
     assert {each.name for each in recipes} == {"edge"}
     assert len({(each.architecture, each.pipeline) for each in recipes}) == 1
     assert len({each.data.first_seed for each in recipes}) == len(recipes)
