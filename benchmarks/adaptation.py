@@ -16,12 +16,11 @@ from shipped_models import processor
 
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.evaluate import evaluate
-from lidar_completion_evaluation.evaluate_scene import BRIEF
 from lidar_completion_evaluation.methods import ModelMethod
 from lidar_completion_evaluation.scenes import DriveScenes
 from lidar_completion_evaluation.summary import summarise
 from lidar_completion_evaluation.truth.ground_truth_map import build_map
-from lidar_completion_training.adaptation.adapt import AdaptSettings, adapt
+from lidar_completion_training.adaptation.adapt import BRIEF, AdaptSettings, adapt
 from lidar_completion_training.errors import AdaptationRefused
 from lidar_completion_training.state import load_state
 
@@ -64,6 +63,7 @@ def adapted(options: argparse.Namespace, drive: str, folder: Path) -> str:
         folder,
         folder / "model",
         control_scenes=options.control,
+        drive_share=options.share,
         minutes=options.minutes,
         overrides=tuple(options.overrides),
     )
@@ -95,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="entry=value of the recipe, such as iterations=100")
     parser.add_argument("--model", type=Path, default=HERE.parent / "models/edge")
     parser.add_argument("--control", type=int, default=4, help="synthetic scenes")
+    parser.add_argument("--share", type=float, default=0.5, help="of the drive in the training sweeps")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--results", type=Path, default=Path("runs/adaptation"))
     parser.add_argument("--output", type=Path, default=HERE / "results/adaptation.md")

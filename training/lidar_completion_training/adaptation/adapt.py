@@ -21,7 +21,7 @@ from lidar_completion.model.card import ModelCard, load_card, save_card
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
 from lidar_completion_evaluation.evaluate import evaluate
-from lidar_completion_evaluation.evaluate_scene import BRIEF
+from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import ModelMethod
 from lidar_completion_evaluation.scenes import DriveScenes, SceneSource, SyntheticScenes
 from lidar_completion_evaluation.summary import summarise
@@ -42,6 +42,7 @@ from lidar_completion_training.runs import RECIPES, train
 TRAINING_RULES = replace(PUBLISHED_RULES, max_z_m=np.inf)
 TRAINING_RAYS = RayRules(voxel_size_m=0.4)
 TRAINING_RAY_SWEEPS = 4
+BRIEF = SceneSettings(brief=True, published_emd=False)
 HELD_BACK_SCENES = 8  # evaluated at most, if `every` is not given
 DEFAULT_SENSOR = "HDL-64E"
 
