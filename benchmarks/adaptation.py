@@ -1,6 +1,6 @@
 """`lidar-completion-train adapt` on each real drive, and the fine-tuned model on the other one.
 
-    python benchmarks/adaptation.py [--model benchmarks/candidates/edge] [--control 4] [iterations=400]
+    python benchmarks/adaptation.py [--model models/edge] [--control 4] [iterations=400]
 
 Drives 90 and 91 (LIDAR_COMPLETION_SHARED). Every fifth sweep of the other drive judges, with the map of that whole drive. A refused
 model is evaluated as well and marked as refused. Resumes; writes benchmarks/results/adaptation.md.

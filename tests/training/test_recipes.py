@@ -138,17 +138,17 @@ def test_paper_recipes_have_published_settings(model):
 
 
 def test_a_fine_tuned_card_keeps_the_training_data_of_its_start():
-    edge = load_card(MODELS / "edge").training_data
-    start = f"start_from={MODELS / 'edge'}"
-    assert exported_card(load_recipe(None, [start])).training_data == edge  # the same data
+    before = load_card(MODELS / "drive").training_data
+    start = f"start_from={MODELS / 'drive'}"
+    assert exported_card(load_recipe(None, [start])).training_data == before  # the same data
     drives = [start, "data.source=drives", "data.drives=[drives/mine]"]
-    assert exported_card(load_recipe(None, drives)).training_data == f"{edge}; then drives mine"
+    assert exported_card(load_recipe(None, drives)).training_data == f"{before}; then drives mine"
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("edge", "6_student"), ("drive", "7_refiner")])
+@pytest.mark.parametrize(("name", "recipe"), [("edge", "edge/3_third"), ("drive", "small/7_refiner")])
 def test_shipped_cards_match_their_recipes(name, recipe):
     shipped = load_card(MODELS / name)
-    card = exported_card(load_recipe(RECIPES / f"small/{recipe}.yaml", [f"start_from={MODELS / 'edge'}"]))
+    card = exported_card(load_recipe(RECIPES / f"{recipe}.yaml", [f"start_from={MODELS / name}"]))
     assert (card.name, card.description, card.training_data) == (name, shipped.description, shipped.training_data)
     assert (card.pipeline, card.architecture, card.schedule) == (
         shipped.pipeline,
@@ -167,7 +167,7 @@ def test_edge_recipes_train_one_model(tmp_path):
     assert {each.name for each in recipes} == {"edge"}
     assert len({(each.architecture, each.pipeline) for each in recipes}) == 1
     assert len({each.data.first_seed for each in recipes}) == len(recipes)
-    assert {(each.pipeline.replication, exported_card(each).pipeline.replication) for each in recipes} == {(4, 8)}
+    assert {(each.pipeline.replication, exported_card(each).pipeline.replication) for each in recipes} == {(4, 9)}
 
 
 def test_export_changes_sampler_and_steps():
