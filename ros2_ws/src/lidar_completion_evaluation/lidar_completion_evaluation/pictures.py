@@ -104,7 +104,7 @@ def errors_over_truth(
         worst_last = np.argsort(errors_m, kind="stable")
         _paint(image, points[worst_last], error_colours(errors_m[worst_last]), extent_m)
     buffer = io.BytesIO()
-    Image.fromarray(image).quantize(64).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).quantize(64).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -149,7 +149,7 @@ def measured_and_imagined(
     picture = Image.fromarray(image)
     _legend(picture, len(measured), len(completed))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
