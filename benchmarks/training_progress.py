@@ -3,7 +3,8 @@
     python benchmarks/training_progress.py runs/edge/first:2000 runs/edge/second:4200 [--reference models/edge] [--scenes 10]
 
 RUN:SAMPLES names the folder of a run and the training samples that its model has seen, earlier stages included. Every fifth sweep of
-drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone, one step. Writes benchmarks/results/training_progress.md and .png;
+drives 90 and 91 (LIDAR_COMPLETION_SHARED), completed points alone, one step, the same
+replication for all runs. Writes benchmarks/results/training_progress.md and .png;
 dashed lines show the reference.
 """
 
@@ -42,10 +43,13 @@ Figures = dict[str, dict[str, float]]  # name of a row -> figure -> mean
 def main() -> None:
     options = arguments()
     names = {f"{samples:,} samples": samples for _, samples in options.runs}
-    methods = [ModelMethod(run / MODEL_NAME, 1, name=name) for (run, _), name in zip(options.runs, names, strict=True)]
+    methods = [
+        ModelMethod(run / MODEL_NAME, 1, name=name, options={"replication": options.replication})
+        for (run, _), name in zip(options.runs, names, strict=True)
+    ]
     reference = ModelMethod(options.reference, 1, name=options.reference.name)
     found = {output.name: figures(source, [*methods, reference], output) for source, output in sources(options)}
-    parts = [f"{datetime.date.today()}  {processor()}; recipe {options.runs[-1][0].parent.name}; means over scenes"]
+    parts = [f"{datetime.date.today()}  {processor()}; replication {options.replication}; means over scenes"]
     parts += [f"## {name}\n\n{table(rows)}" for name, rows in found.items()]
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "training_progress.md").write_text(text)
@@ -96,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=run_and_samples, nargs="+", metavar="RUN:SAMPLES")
     parser.add_argument("--reference", type=Path, default=RESULTS.parents[1] / "models/edge")
+    parser.add_argument("--replication", type=int, default=9, help="of all runs, as exported models may differ in it")
     parser.add_argument("--scenes", type=int, default=10, help="synthetic test scenes")
     parser.add_argument("--results", type=Path, default=Path("runs/training_progress"))
     parser.set_defaults(no_drives=False)

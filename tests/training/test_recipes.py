@@ -168,6 +168,7 @@ def test_edge_recipes_train_one_model(tmp_path):
     assert len({(each.architecture, each.pipeline) for each in recipes}) == 1
     assert len({each.data.first_seed for each in recipes}) == len(recipes)
     assert {(each.pipeline.replication, exported_card(each).pipeline.replication) for each in recipes} == {(4, 9)}
+    assert load_card(MODELS / "edge").pipeline == exported_card(recipes[-1]).pipeline
 
 
 def test_export_changes_sampler_and_steps():
