@@ -68,7 +68,7 @@ class AdaptSettings:
 
 
 def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
-    """Fine-tune the model to the drive and export it to settings.output if no figure rises; returns both sets of figures.
+    """Fine-tune the model to the drive and export it to settings.output if no figure rises by more than its tolerance; returns both sets of figures.
 
     Raises AdaptationRefused if one does. An interrupted call resumes.
     """
@@ -98,7 +98,7 @@ def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
             metrics={"adaptation": {"before": before, "after": after}},
         ),
     )
-    print(f"{settings.output}: adapted to {drive.name}; no figure rose")
+    print(f"{settings.output}: adapted to {drive.name}; no figure rose by more than its tolerance")
     return before, after
 
 
@@ -181,6 +181,6 @@ def _refusal(found: list[str], settings: AdaptSettings, candidate: Path) -> str:
     listed = "\n".join(f"  {each}" for each in found)
     return (
         f"{settings.model} stays as it is: fine-tuning made it worse.\n{listed}\n{candidate} holds the refused model. "
-        "Use the original model, or try again with a longer drive, or in another --folder with a smaller "
+        "Use the original model, or try again in another --folder, with a longer drive, a smaller "
         "optimiser.learning_rate or fewer iterations"
     )
