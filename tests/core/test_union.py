@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.errors import ModelError
 from lidar_completion.model.card import ModelCard, Pipeline, load_card
 from lidar_completion.model.weights import build_networks, save_model
-from lidar_completion.networks import Architecture, UnionDenoiser, fold_batch_norm
+from lidar_completion.networks import Architecture, UnionDenoiser, UnionRefiner, fold_batch_norm
 from lidar_completion.sparse.heads import (
     point_estimates,
     point_estimates_plain,
@@ -45,9 +46,9 @@ def sweep(n: int = 3000, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(points.astype(np.float32))
 
 
-def card(**changes) -> ModelCard:
+def card(networks: tuple[str, ...] = ("denoiser",), **changes) -> ModelCard:
     architecture = dataclasses.replace(UNION, **changes)
-    return ModelCard("union", architecture=architecture, pipeline=PIPELINE, networks=architecture.networks)
+    return ModelCard("union", architecture=architecture, pipeline=PIPELINE, networks=networks)
 
 
 def ray_features(scan: torch.Tensor):
@@ -188,12 +189,41 @@ def test_cards_without_the_entries_of_the_union_network_load_with_their_defaults
     assert load_card(tmp_path / "m").pipeline == old.pipeline
 
 
-@pytest.mark.parametrize("skips", ["added", "concatenated"])
-def test_onnx_and_torch_complete_the_same_scene(tmp_path, skips: str):
+def test_a_refiner_replaces_each_estimate_by_several_points(tmp_path):
+    completer = SceneCompleter.load(saved(tmp_path / "m", networks=("denoiser", "refiner")), device="cpu")
+    points, keep_all = sweep().numpy(), TrustRules(free_space=None, below_ground_m=None)
+    coarse, refined = (completer.complete(points, seed=3, refine=refine, trust=keep_all) for refine in (False, True))
+    assert refined.sampled == coarse.sampled
+    assert len(refined.completed_points) > 2 * len(coarse.completed_points)
+    assert (len(refined.completed_points) + sum(refined.removed.values())) > 2.5 * coarse.sampled
+    distances = cdist(refined.completed_points[::50], coarse.completed_points).min(axis=1)
+    assert np.median(distances) < 0.5  # an untrained refiner spreads points by INITIAL_SPREAD voxels of 0.5 m
+
+
+@torch.no_grad()
+def test_a_refiner_with_the_weights_of_a_denoiser_is_that_denoiser_at_its_timestep():
+    torch.manual_seed(0)
+    denoiser, refiner = UnionDenoiser(UNION).eval(), UnionRefiner(UNION).eval()
+    refiner.load_state_dict(denoiser.state_dict())
+    scan = sweep(800)
+    cloud = UNION.cloud(scan.repeat(2, 1) + 0.1, scan, ray_features(scan))
+    offsets, logit = denoiser(cloud, torch.tensor([UnionRefiner.TIMESTEP]))
+    outputs = refiner(cloud)
+    torch.testing.assert_close(outputs[..., :3], offsets)
+    torch.testing.assert_close(outputs[..., 3], logit)
+    without = UnionRefiner(dataclasses.replace(UNION, point_confidence=False)).eval()
+    assert without(cloud).shape == (1600, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("skips", "networks"),
+    [("added", ("denoiser",)), ("concatenated", ("denoiser",)), ("added", ("denoiser", "refiner"))],
+)
+def test_onnx_and_torch_complete_the_same_scene(tmp_path, skips: str, networks: tuple[str, ...]):
     pytest.importorskip("onnxruntime")
     from lidar_completion.model.onnx_export import export_model
 
-    folder = saved(tmp_path / "m", skips=skips)
+    folder = saved(tmp_path / "m", networks=networks, skips=skips)
     export_model(folder)
     points = sweep().numpy()
     one, other = (

@@ -4,7 +4,9 @@ import pytest
 import torch
 from small_wall import wall
 
+from lidar_completion.model.weights import save_model
 from lidar_completion.visibility import ClearSpace
+from lidar_completion_training.cards import exported_card
 from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.objectives import objective_of
 from lidar_completion_training.objectives.chamfer import clamped_chamfer
@@ -46,8 +48,25 @@ def test_trains_all_parameters_and_completes(second_pass: int):
     assert objective.preview(floor(), torch.Generator().manual_seed(1)).shape[1] == 3
 
 
+def test_refiner_starts_as_the_denoiser_and_trains_alone(tmp_path):
+    recipe = load_recipe(None, UNION)
+    save_model(tmp_path, exported_card(recipe), dict(objective_of(recipe).exported))
+    entries = ("objective=refiner", "refiner.inputs=completion", "refiner.points=0", "refiner.loss=clamped")
+    objective = objective_of(load_recipe(None, [*UNION, *entries, f"start_from={tmp_path}"]))
+    networks = objective.exported
+    assert set(networks) == {"denoiser", "refiner"}
+    for name, weights in networks["denoiser"].state_dict().items():
+        torch.testing.assert_close(networks["refiner"].state_dict()[name], weights)
+    losses, numbers = objective.losses(floor(), torch.Generator().manual_seed(1))
+    losses["model"].backward()
+    assert all(p.grad is not None for p in networks["refiner"].parameters())
+    assert all(p.grad is None for p in networks["denoiser"].parameters())
+    assert numbers["free_space_m"] > 0
+    assert objective.preview(floor(), torch.Generator().manual_seed(1)).shape[1] == 3
+
+
 def test_other_objectives_reject_the_union_network():
-    with pytest.raises(RecipeError, match="can only be trained with 'direct'"):
+    with pytest.raises(RecipeError, match="can only be trained with 'direct' and 'refiner'"):
         objective_of(load_recipe(None, [*UNION, "objective=teacher"]))
 
 

@@ -62,6 +62,7 @@ OBJECTIVES = {
     "score_distillation": "ScoreDistillation",
     "distillation_dpo": "DistillationDPO",
 }  # file -> class
+UNION_OBJECTIVES = ("direct", "refiner")
 
 
 def objective_of(recipe: Recipe) -> Objective:
@@ -70,9 +71,10 @@ def objective_of(recipe: Recipe) -> Objective:
     RecipeError for an unknown objective or a missing start_from, ModelError for a damaged model.
     """
     check_choice("objective", recipe.objective, tuple(OBJECTIVES))
-    if recipe.architecture.conditioning == "union" and recipe.objective != "direct":
+    if recipe.architecture.conditioning == "union" and recipe.objective not in UNION_OBJECTIVES:
         raise RecipeError(
-            f"objective is {recipe.objective}; networks with architecture.conditioning 'union' can only be trained with 'direct'"
+            f"objective is {recipe.objective}; networks with architecture.conditioning 'union' can only be trained with "
+            + " and ".join(map(repr, UNION_OBJECTIVES))
         )
     torch.manual_seed(recipe.seed)
     module = import_module(f"{__name__}.{recipe.objective}")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lidar_completion.diffusion import noise_like
-from lidar_completion.networks import NETWORKS, refined_points
+from lidar_completion.networks import Architecture, new_network, refined_points
 from lidar_completion_training.cards import exported_card
 from lidar_completion_training.configuration import Recipe
 from lidar_completion_training.objectives.chamfer import (
@@ -32,7 +32,7 @@ class Refinement:
         self.recipe = recipe
         self.card = exported_card(recipe)
         networks = networks_of(required(recipe.start_from, "refiner"), recipe.architecture)
-        networks.setdefault("refiner", NETWORKS["refiner"](recipe.architecture))
+        networks.setdefault("refiner", _new_refiner(recipe.architecture, networks["denoiser"]))
         self.networks = self.exported = nn.ModuleDict(networks).requires_grad_(False).eval()
         self.trained: dict[str, nn.Module] = {"model": self.networks["refiner"].requires_grad_(True).train()}
 
@@ -64,7 +64,10 @@ class Refinement:
 
     def clamped(self, cloud: Tensor, logit: Tensor | None, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The loss of the direct objective."""
-        return clamped_chamfer(cloud, logit, step.sweep.truth, self.recipe.direct, step.generator)
+        sweep = step.sweep
+        return clamped_chamfer(
+            cloud, logit, sweep.truth, self.recipe.direct, step.generator, sweep.clear_space, sweep.known
+        )
 
     @torch.no_grad()
     def coarse_cloud(self, step: Step) -> Tensor:
@@ -81,3 +84,11 @@ class Refinement:
     def preview(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A refined completion (N, 3) of the sample's sweep."""
         return completion(self.card, self.exported, sample, generator)
+
+
+def _new_refiner(architecture: Architecture, denoiser: nn.Module) -> nn.Module:
+    """An untrained refiner; with conditioning "union" it starts as the denoiser, which already moves points onto surfaces."""
+    refiner = new_network("refiner", architecture)
+    if architecture.conditioning == "union":
+        refiner.load_state_dict(denoiser.state_dict())
+    return refiner

@@ -30,7 +30,8 @@ class Step:
 
     def cloud(self, points: Tensor) -> VoxelisedCloud:
         """Points (N, 3) as the networks see them, without gradient; DivergedError if they left the voxel grid."""
-        return self.recipe.architecture.cloud(self.on_grid(points), self.scan)
+        rays = None if self.sweep.clear_space is None else self.sweep.clear_space.ray_features
+        return self.recipe.architecture.cloud(self.on_grid(points), self.scan, rays)
 
     def on_grid(self, points: Tensor) -> Tensor:
         """Points (N, 3) without gradient; DivergedError if they left the voxel grid."""

@@ -24,7 +24,7 @@ Replication = Annotated[
     int | None, typer.Option(min=1, help="start points per point of the downsampled sweep; default: the model card's")
 ]
 Refine = Annotated[
-    bool, typer.Option(help="run the refiner, if the model has one: six points for each completed point")
+    bool, typer.Option(help="run the refiner, if the model has one: it replaces each completed point by several")
 ]
 FreeSpaceFilter = Annotated[
     bool, typer.Option(help="remove completed points in space that the sensor observed as free")

@@ -46,7 +46,9 @@ def cards() -> list[ModelCard]:
     edge = ModelCard(name="random weights", architecture=architecture, pipeline=pipeline)
     drive = dataclasses.replace(edge, networks=("encoder", "denoiser", "refiner"))
     without_confidence = dataclasses.replace(architecture, point_confidence=False)
-    return [edge, drive, dataclasses.replace(drive, architecture=without_confidence), union_card()]
+    union = union_card()
+    refined = dataclasses.replace(union, networks=("denoiser", "refiner"))
+    return [edge, drive, dataclasses.replace(drive, architecture=without_confidence), union, refined]
 
 
 def union_card() -> ModelCard:

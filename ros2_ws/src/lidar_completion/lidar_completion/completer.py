@@ -26,7 +26,7 @@ from lidar_completion.measured import (
 from lidar_completion.model.card import ModelCard
 from lidar_completion.model.weights import load_model
 from lidar_completion.neighbours import nearest_within
-from lidar_completion.networks import Refiner, fold_batch_norm, refined_points
+from lidar_completion.networks import fold_batch_norm, refined_points
 from lidar_completion.output_voxels import thinned_to_voxels
 from lidar_completion.samplers import SAMPLERS
 from lidar_completion.sparse.allocation import keep_memory
@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     min_confidence: float | None  # completed points with a lower one are removed; TrustRules can raise it
     output_voxel_m: float | None  # one completed point per voxel of this size, the most confident one; 0: all
 
-    refine: bool  # run the refiner, if the model has one: six points for each completed point (default True)
+    refine: bool  # run the refiner, if the model has one: it replaces each completed point by several (default True)
     trust: TrustRules | None  # which completed points are removed (default: TrustRules())
     max_points: int | None  # limit on all points; measured points first, the rest is thinned evenly (default: none)
     seed: int  # of the noise; the same seed on the same device gives the same scene (default 0)
@@ -170,7 +170,7 @@ class SceneCompleter:
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, space)
         clock.stop("denoise")
         inside, limits = self.crop(denoised, scene_limits(near, card.pipeline), settings.refine)
-        completed = self.refine(inside, scan.points) if settings.refine else inside
+        completed = self.refine(inside, scan.points, space) if settings.refine else inside
         confidence = point_confidence(completed.logit, completed.points, scan.points, card)
         kept, removed = trusted_rows(completed.points, scan.points, confidence, rays, settings.trust, space, limits)
         kept, thinned = thinned_to_voxels(completed.points, confidence, kept, card.pipeline.output_voxel_m)
@@ -214,13 +214,16 @@ class SceneCompleter:
             return denoised, limits
         return denoised.at(scene_rows(denoised.points, limits)), None
 
-    def refine(self, completed: CompletedPoints, scan: Tensor) -> CompletedPoints:
-        """Six points for each completed point, if the model has a refiner; scan (S, 3)."""
+    def refine(
+        self, completed: CompletedPoints, scan: Tensor, clear_space: ClearSpace | None = None
+    ) -> CompletedPoints:
+        """Several points for each completed point, if the model has a refiner; scan (S, 3); clear_space as in denoise."""
         if "refiner" not in self.networks:
             return completed
-        outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan))
+        ray_features = None if clear_space is None else clear_space.ray_features
+        outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan, ray_features))
         points, logit = refined_points(completed.points, outputs)
-        return CompletedPoints(points, logit, completed.source, completed.per_start * Refiner.OFFSETS)
+        return CompletedPoints(points, logit, completed.source, completed.per_start * outputs.shape[1])
 
 
 class Settings(NamedTuple):

@@ -93,7 +93,9 @@ class Parameters:
         low=0,
         high=100,
     )
-    refine: bool = _parameter(True, "Apply the refiner, if the model has one: six points for each completed point")
+    refine: bool = _parameter(
+        True, "Apply the refiner, if the model has one: it replaces each completed point by several"
+    )
     voxel_size_m: float = _parameter(
         0.0,
         f"Voxel size to which a sweep is downsampled, not that of the network; 0: {CARD}",

@@ -21,7 +21,7 @@ from lidar_completion.files import atomic_write
 from lidar_completion.model.card import load_card
 from lidar_completion.model.onnx_network import BLOCK, INPUTS_VERSION, MANIFEST_NAME
 from lidar_completion.model.weights import base_of, load_model
-from lidar_completion.networks import STAGE_LEVEL, UnionDenoiser, fold_batch_norm
+from lidar_completion.networks import STAGE_LEVEL, UnionDenoiser, UnionRefiner, fold_batch_norm
 from lidar_completion.networks.union import TIME_CHANNELS
 
 OPSET = 17
@@ -40,8 +40,8 @@ CONVENTIONS = {
     "up.L.rows": "(V_L,) 8 * parent + octant",
     "nearest.L": "(V_L,) nearest condition voxel; ties: the smallest (x, y, z)",
     "condition": "(C, c) output of the encoder",
-    "estimates": "output of a denoiser with conditioning 'union', (N, 3 M) or (N, 4 M): offsets in metres from each point to its M "
-    "clean estimates, then their logits",
+    "estimates": "output of a denoiser or refiner with conditioning 'union', (N, 3 M) or (N, 4 M): offsets in metres from each point "
+    "to its M clean estimates, then their logits",
     "t": "(1,) float32 timestep",
     "point_offset": "(N, 3) point minus its voxel's mean (local_features: its centre), in voxels",
 }
@@ -246,7 +246,7 @@ def _encoder(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
 def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
     condition_channels = network.latent_stage1[0].in_features
     condition = graph.input("condition", "C", condition_channels, kind=TensorProto.FLOAT)
-    embedding = _timestep_embedding(graph, network.embedding_channels)
+    embedding = _timestep_embedding(graph, _timestep(graph), network.embedding_channels)
     one = graph.op("Concat", graph.op("Shape", condition, end=1), graph.index(1), axis=0)
 
     def gate(stage: str, features: str) -> str:
@@ -265,8 +265,10 @@ def _denoiser(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
 
 
 def _union(graph: _Graph, network: Any) -> onnx.ValueInfoProto:
-    """As networks.UnionDenoiser."""
-    embedding = _timestep_embedding(graph, TIME_CHANNELS)
+    """As networks.UnionDenoiser, or networks.UnionRefiner."""
+    constant = isinstance(network, UnionRefiner)
+    timestep = graph.weight(np.array([network.TIMESTEP], np.float32)) if constant else _timestep(graph)
+    embedding = _timestep_embedding(graph, timestep, TIME_CHANNELS)
     gates = [_two_layers(graph, gate, embedding) for gate in network.gates]
     features, skips = _features(graph, network.architecture.inputs), []
     for convolution in list(network.stem)[::2]:
@@ -302,11 +304,15 @@ def _estimates(graph: _Graph, network: Any, features: str) -> onnx.ValueInfoProt
     return helper.make_tensor_value_info("estimates", TensorProto.FLOAT, ["N", network.last.out_features])
 
 
-def _timestep_embedding(graph: _Graph, channels: int) -> str:
+def _timestep(graph: _Graph) -> str:
+    return graph.input("t", 1, kind=TensorProto.FLOAT)
+
+
+def _timestep_embedding(graph: _Graph, timestep: str, channels: int) -> str:
     """As networks.timestep_embedding."""
     half = channels // 2
     frequency = np.exp(np.arange(half) * (-np.log(10000.0) / (half - 1))).astype(np.float32)
-    t = graph.op("Reshape", graph.input("t", 1, kind=TensorProto.FLOAT), graph.index(1, 1))
+    t = graph.op("Reshape", timestep, graph.index(1, 1))
     angle = graph.op("Mul", t, graph.weight(frequency[None]))
     parts = [graph.op("Sin", angle), graph.op("Cos", angle)]
     if channels % 2:

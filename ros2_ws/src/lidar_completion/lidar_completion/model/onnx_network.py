@@ -45,9 +45,13 @@ def load_onnx_networks(
         raise ModelError(
             f"{manifest_path}: exported from weights {source[:12]}…, the card says {card.sha256[:12]}…; export again"
         )
-    union = card.architecture.conditioning == "union"
-    denoiser = partial(OnnxUnionDenoiser, estimates=card.architecture.offsets_per_point) if union else OnnxDenoiser
-    kinds: dict[str, Any] = {"encoder": OnnxEncoder, "denoiser": denoiser, "refiner": OnnxRefiner}
+    kinds: dict[str, Any] = {"encoder": OnnxEncoder, "denoiser": OnnxDenoiser, "refiner": OnnxRefiner}
+    if card.architecture.conditioning == "union":
+        estimates = card.architecture.offsets_per_point
+        kinds = {
+            "denoiser": partial(OnnxUnionDenoiser, estimates=estimates),
+            "refiner": partial(OnnxUnionRefiner, estimates=estimates),
+        }
     base = base_of(folder, card)
     shared = {} if base is None else load_onnx_networks(base, load_card(base), device, or_cpu)
     own = [name for name in card.networks if name not in shared]
@@ -139,6 +143,20 @@ class OnnxUnionDenoiser(_OnnxNetwork):
         output = self._run(cloud, {"t": t.float().cpu().numpy()})
         offsets, logit = output[:, : 3 * self._estimates], output[:, 3 * self._estimates :]
         return offsets.unflatten(1, (self._estimates, 3)), logit
+
+
+class OnnxUnionRefiner(_OnnxNetwork):
+    """As networks.UnionRefiner."""
+
+    def __init__(self, path: Path, providers: list[Any], estimates: int) -> None:
+        super().__init__(path, providers)
+        self._estimates = estimates
+
+    def __call__(self, cloud: VoxelisedCloud) -> Tensor:
+        output = self._run(cloud, {})
+        offsets, logit = output[:, : 3 * self._estimates], output[:, 3 * self._estimates :]
+        offsets = offsets.unflatten(1, (self._estimates, 3))
+        return torch.cat([offsets, logit[..., None]], dim=2) if logit.shape[1] else offsets
 
 
 class OnnxRefiner(_OnnxNetwork):

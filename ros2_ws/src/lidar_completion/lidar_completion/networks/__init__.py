@@ -1,4 +1,4 @@
-"""The networks: ConditionEncoder, Denoiser and Refiner of the public checkpoints, and UnionDenoiser, which is not in the paper.
+"""The networks: ConditionEncoder, Denoiser and Refiner of the public checkpoints; UnionDenoiser and UnionRefiner are not in the paper.
 
 Names and shapes of the published networks' tensors are those of the LiDiff, ScoreLiDAR and Distillation-DPO checkpoints, so a
 module's path is its name in the file. A network sees voxels and their features; it does not depend on the diffusion process.
@@ -10,17 +10,17 @@ from lidar_completion.networks.architecture import CHANNELS, STAGE_LEVEL, Archit
 from lidar_completion.networks.encoder import Condition, ConditionEncoder
 from lidar_completion.networks.folding import fold_batch_norm
 from lidar_completion.networks.unet import Denoiser, Refiner, moved_points, refined_points, timestep_embedding
-from lidar_completion.networks.union import UnionDenoiser
+from lidar_completion.networks.union import UnionDenoiser, UnionRefiner
 from lidar_completion.networks.voxelised_cloud import RAY_FEATURES, VoxelisedCloud
 
 NETWORKS = {"encoder": ConditionEncoder, "denoiser": Denoiser, "refiner": Refiner}
+UNION_NETWORKS = {"denoiser": UnionDenoiser, "refiner": UnionRefiner}
 
 
 def new_network(name: str, architecture: Architecture) -> nn.Module:
     """A network with random weights; name: a key of NETWORKS."""
-    if name == "denoiser" and architecture.conditioning == "union":
-        return UnionDenoiser(architecture)
-    return NETWORKS[name](architecture)
+    kinds = UNION_NETWORKS if architecture.conditioning == "union" else NETWORKS
+    return kinds[name](architecture)
 
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Denoiser",
     "Refiner",
     "UnionDenoiser",
+    "UnionRefiner",
     "VoxelisedCloud",
     "fold_batch_norm",
     "moved_points",

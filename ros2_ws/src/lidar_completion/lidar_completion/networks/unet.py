@@ -146,7 +146,7 @@ class Refiner(UNet):
 
 
 def refined_points(points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The refined cloud (6N, 3) of points (N, 3) from a refiner's outputs (N, 6, 3 or 4), and its logits (6N,) if there are any."""
+    """The refined cloud (M N, 3) of points (N, 3) from a refiner's outputs (N, M, 3 or 4), and its logits (M N,) if there are any."""
     logit = outputs[..., 3].flatten() if outputs.shape[2] > 3 else None
     return moved_points(points, outputs).flatten(0, 1), logit
 

@@ -133,3 +133,15 @@ class UnionDenoiser(nn.Module):
         scale = torch.ones_like(self.last.bias)
         scale[: 3 * self.architecture.offsets_per_point] = self.architecture.voxel_size_m
         return scale
+
+
+class UnionRefiner(UnionDenoiser):
+    """Replaces each point of a completion by M points. It has the layers of UnionDenoiser, whose weights its training starts from."""
+
+    TIMESTEP = 300  # an arbitrary later pass of the denoiser; the gates are constants here
+
+    def forward(self, cloud: VoxelisedCloud) -> Tensor:  # type: ignore[override]
+        """Offsets (N, M, 3) in metres for each point of `cloud`; with Architecture.point_confidence (N, M, 4), the last being the logit."""
+        timestep = torch.tensor([self.TIMESTEP], device=cloud.features.device)
+        offsets, logit = super().forward(cloud, timestep)
+        return torch.cat([offsets, logit[..., None]], dim=2) if logit.shape[1] else offsets
