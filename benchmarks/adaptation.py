@@ -2,7 +2,7 @@
 
     python benchmarks/adaptation.py [--model models/edge] [--control 4] [iterations=400]
 
-Drives 90 and 91 (LIDAR_COMPLETION_SHARED). Every fifth sweep of the other drive judges, with the map of that whole drive. A refused
+Drives 90 and 91 (LIDAR_COMPLETION_SHARED). The result is evaluated on every fifth sweep of the other drive, with the map of that whole drive. A refused
 model is evaluated as well and marked as refused. Resumes; writes benchmarks/results/adaptation.md.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
         state = load_state(folder / "run")
         timing = state["timing"]
         parts.append(
-            f"## Adapted to drive {drive}, judged on drive {other}\n\n{verdict}\n\n"
+            f"## Adapted to drive {drive}, evaluated on drive {other}\n\n{verdict}\n\n"
             f"{timing['steps']} steps in {timing['seconds'] / 60:.0f} minutes.\n\n"
             + judged(other, options.model, folder / "candidate", options)
         )

@@ -231,7 +231,7 @@ def test_adapt_resumes_accepts_and_refuses(settings, monkeypatch, capsys):
     assert card.metrics["adaptation"]["after"] == after
     adapted, original = (load_model(folder)[1]["denoiser"].state_dict() for folder in (settings.output, settings.model))
     assert any(not torch.equal(adapted[name], original[name]) for name in adapted)
-    assert "sweeps 1 to 4 of 6 train, 6 to 6 judge" in capsys.readouterr().out
+    assert "4 of 6 sweeps for training, the last 1 for evaluation" in capsys.readouterr().out
 
     tolerate(monkeypatch, -10.0)
     refused = replace(settings, output=settings.folder / "refused")

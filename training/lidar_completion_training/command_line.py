@@ -111,7 +111,7 @@ def adapt(
     bin_columns: Annotated[int, typer.Option(min=3, help="float32 values per point of .bin files")] = 4,
     moving: Annotated[str, typer.Option(help="removal of moving objects: labels, visibility, keep, auto")] = "auto",
     deskew: Annotated[bool, typer.Option(help="deskew the sweeps of the truth")] = False,
-    every: Annotated[int | None, typer.Option(min=1, help="judge on every n-th held-back sweep; default: 8")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="every n-th held-back sweep; default: at most 8")] = None,
     control: Annotated[int, typer.Option(min=1, help="synthetic test scenes that must not get worse")] = 4,
     sensor: Annotated[str | None, typer.Option(help="of synthetic sweeps; default: what the model has seen")] = None,
     share: Annotated[float, typer.Option(min=0.05, max=1, help="share of the drive in the training sweeps")] = 0.5,

@@ -103,7 +103,7 @@ def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
 
 
 def _scenes_of(settings: AdaptSettings, drive: Drive, parts: Parts) -> dict[str, SceneSource]:
-    """What judges the model: held-back sweeps with the map of the whole drive, and synthetic scenes as a control."""
+    """The evaluation: held-back sweeps with the map of the whole drive, and synthetic scenes as a control."""
     truth = build_map(drive, settings.folder / "map.npz", moving=settings.moving, deskew=settings.deskew)
     every = settings.every or math.ceil((parts.sweeps - parts.held_back) / HELD_BACK_SCENES)
     sensor, _ = _sensor_and_world(settings)

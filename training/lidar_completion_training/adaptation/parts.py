@@ -1,4 +1,4 @@
-"""Splits a drive into the sweeps that train the model and those that judge it."""
+"""Splits a drive into training sweeps and held-back sweeps, which evaluate the model."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ MIN_SWEEPS = 5
 
 @dataclass(frozen=True)
 class Parts:
-    """The first `training` sweeps train; those from number `held_back` on judge; the gap between them is left out."""
+    """The first `training` sweeps train the model, those from number `held_back` on evaluate it, and the gap between is left out."""
 
     sweeps: int
     training: int
     held_back: int
-    apart_m: float  # smallest distance between a training sweep and one that judges
+    apart_m: float  # smallest distance between a training sweep and a held-back one
 
     def of_training(self, drive: Drive) -> Drive:
         """The drive as if it had ended with the last training sweep."""
         return replace(drive, names=drive.names[: self.training], T_map_sensor=drive.T_map_sensor[: self.training])
 
     def describe(self) -> str:
-        """What is trained on and what judges, in one or two lines."""
+        """The split, in one or two lines."""
         lines = [
-            f"sweeps 1 to {self.training} of {self.sweeps} train, {self.held_back + 1} to {self.sweeps} judge; "
+            f"{self.training} of {self.sweeps} sweeps for training, the last {self.sweeps - self.held_back} for evaluation; "
             f"{self.held_back - self.training} between them are left out"
         ]
         if self.apart_m < GAP_M:
             lines.append(
-                f"the two parts come within {self.apart_m:.0f} m of each other, so their surroundings overlap: the figures "
-                f"of this drive are better than those of a new street (for separate ones, drive {GAP_M:g} m further)"
+                f"training and evaluation sweeps come within {self.apart_m:.0f} m of each other, so their surroundings "
+                f"overlap, and the figures may be better than on a new street ({GAP_M:g} m apart, they would not overlap; "
+                "record a longer drive)"
             )
         return "\n".join(lines)
 
 
 def split(drive: Drive) -> Parts:
-    """The last fifth of a drive judges. Before it, sweeps within GAP_M are left out, at most a fifth of the drive.
+    """Hold back the last fifth of a drive. Before it, sweeps within GAP_M are left out, at most a fifth of the drive.
 
     DriveError for a drive of fewer than MIN_SWEEPS sweeps.
     """
