@@ -1,4 +1,4 @@
-"""The denoiser of one scan: condition and guidance around the denoising network."""
+"""The denoiser of one scan: what a sampler calls. It adds condition and guidance to the denoising network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def scan_denoiser(
     scale: Tensor | float = 1.0,
     ray_features: Callable[[Tensor], Tensor] | None = None,
 ) -> Denoise:
-    """The denoiser of one scan (S, 3), by the card's conditioning. scale: as in samplers; ray_features: as Architecture.cloud."""
+    """The denoiser of one scan (S, 3) for the card's architecture. scale: see samplers.py; ray_features: see Architecture.cloud."""
     if card.architecture.conditioning == "encoder":
         return ScanDenoiser(networks, card.architecture, scan, card.pipeline.guidance)
     if card.pipeline.guidance != 1.0:
@@ -30,8 +30,8 @@ def scan_denoiser(
 class ScanDenoiser:
     """Predicts the noise of points around one scan (S, 3).
 
-    The condition is encoded once. A guidance weight of 1 costs one forward per call, any other weight two, which share the
-    kernel maps and the stem.
+    For networks with a condition encoder; the condition is encoded once. With a guidance weight of 1 a call is one forward
+    pass, with any other weight two, which share the kernel maps and the stem.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ScanDenoiser:
 
 
 class UnionScanDenoiser:
-    """Predicts clean points around one scan (S, 3) with a network without encoder, and the noise that leads to them.
+    """Predicts clean points around one scan (S, 3), and the noise that corresponds to them.
 
-    The network gives M estimates per point, but a sampler of several steps continues from one: the points are divided into M
-    equal parts, and part m continues from estimate m.
+    For networks without a condition encoder ("union"). The network gives M estimates per point, but a further step needs one
+    noise per point: the points are divided into M equal parts, and those of part m continue from their estimate m.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class UnionScanDenoiser:
         self.network, self.card, self.scan, self.scale, self.ray_features = network, card, scan, scale, ray_features
 
     def __call__(self, points: Tensor, t: int) -> Prediction:
-        """The prediction for points (N, 3) at timestep t, with estimates (N * M, 3)."""
+        """The prediction for points (N, 3) at timestep t, with all estimates (N * M, 3)."""
         cloud = self.card.architecture.cloud(points, self.scan, self.ray_features)
         offsets, logit = self.network(cloud, torch.tensor([t], device=points.device))  # (N, M, 3), (N, M)
 

@@ -1,7 +1,7 @@
-"""Holes of a scan: cells of a horizontal grid that no ray reached, such as the blind disc around the sensor and shadows.
+"""Holes of a scan: cells of a horizontal grid without a return, such as the blind disc around the sensor and shadows.
 
-About a fifth of the ground truth lies there, too far from the scan's points for their copies to reach it. A start point in a hole lies on the
-estimated ground; the network moves it or gives it a low confidence. Not in the paper.
+About a fifth of the ground truth lies there, out of reach of start points that are copies of the scan. A hole therefore gets
+start points of its own, on the estimated ground; the network moves them or gives them a low confidence. Not in the paper.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch.nn import functional
 from lidar_completion import holes_compiled
 
 SECTORS = 360  # a cell is a hole only if something was measured beyond it in its sector of azimuth
-MAX_DISTANCE_M = 8.0  # a hole's distance from the nearest cell with a return; the ground is too uncertain farther away
-MIN_DISTANCE_M = 0.5  # nearer to a return, copies of scan points reach the cell
-GROUND_CELL_M = 2.0  # the lowest return in a cell of this width and its neighbours counts as ground
-GROUND_NEIGHBOURS = 1  # cells to each side: roofs and walls usually have a lower return beside them
+MAX_DISTANCE_M = 8.0  # of a hole from the nearest cell with a return; farther away, the ground is too uncertain
+MIN_DISTANCE_M = 0.5  # of a hole from the nearest cell with a return; copies of scan points reach nearer cells
+GROUND_CELL_M = 2.0  # the lowest return in a cell of this width and its neighbours is taken as ground
+GROUND_NEIGHBOURS = 1  # cells to each side; beside a roof or wall there is usually a lower return
 SMOOTHING = 5  # width in cells of the mean filter that fills cells without returns
 SMOOTHING_PASSES = 4  # the ground extends to SMOOTHING_PASSES * (SMOOTHING // 2) cells from a return
 
@@ -65,12 +65,12 @@ def _farthest_return(points: Tensor) -> Tensor:
 
 
 def _distance_to(occupied: Tensor) -> Tensor:
-    """Distance in cells from each cell (G, G) to the nearest occupied one; float32."""
+    """Distance (G, G) float32, in cells, from each cell to the nearest occupied one; occupied (G, G) bool."""
     return holes_compiled.distance_to(occupied.cpu()).to(occupied.device)
 
 
 def distance_plain(occupied: Tensor) -> Tensor:
-    """The plain implementation, over all pairs of cells; occupied (X, Y) bool with at least one occupied cell."""
+    """The plain implementation of _distance_to, over all pairs of cells; occupied (X, Y) bool with at least one occupied cell."""
     cells = torch.ones_like(occupied).nonzero().double()
     return torch.cdist(cells, occupied.nonzero().double()).amin(1).float().view(occupied.shape)
 
@@ -89,7 +89,7 @@ def _ground_height(points: Tensor, max_range_m: float, size: int) -> Tensor:
 
 
 def _smoothed(height: Tensor, weight: Tensor, default: Tensor) -> Tensor:
-    """Means of known heights (1, 1, G, G) around each cell; a cell without any takes a wider mean, or else `default`."""
+    """Mean of the known heights around each cell, (1, 1, G, G); where there are none, a wider mean, or else `default`."""
     total = height * weight
     smooth = torch.zeros_like(height)
     done = torch.zeros_like(weight, dtype=torch.bool)

@@ -5,10 +5,10 @@
 denoise       (points (N, 3), timestep) -> Prediction
 start_points  (N, 3) the points that noise was added to: p* of the paper, or another source (starts.py)
 start         (N, 3) the start points with noise
-timesteps     descending; a sampler ends at the clean point, after the last of them
-schedule      noise level of each timestep
+timesteps     descending; after the last one, a sampler goes to the clean points
+schedule      noise level sigma_t of each timestep
 generator     source of fresh noise; None: PyTorch's default
-scale         (N, 3) or a number: the noise of each point and axis, in units of sigma_t (diffusion.range_scale); 1 as published
+scale         (N, 3) or a number: factor on sigma_t for each point and axis (diffusion.range_scale); 1 as published
 
 A new sampler is a function of this signature and a line in SAMPLERS; model cards name it in pipeline.sampler.
 """
@@ -25,10 +25,10 @@ from lidar_completion.diffusion import NoiseSchedule, add_scaled_noise, clean_es
 
 
 class Prediction:
-    """A denoiser's output: the noise (N, 3), and the logit (N,) of each point ending near a surface, if it has one.
+    """A denoiser's output: the predicted noise (N, 3) and, if the network has a confidence, its logit (N,).
 
-    A network with M clean estimates per point (networks/union.py) also gives these, (N * M, 3), and logits (N * M,). Its
-    noise is computed if a further step needs it.
+    A network with M clean estimates per point (networks/union.py) also gives these, (N * M, 3), with logits (N * M,). Its noise
+    is a function, called only if a further step needs it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Prediction:
 
 
 class SampledPoints(NamedTuple):
-    """A sampler's output: clean points (N, 3), and the logit (N,) of the last prediction; (N * M, 3) if that has estimates."""
+    """A sampler's output: clean points (N, 3) and the logit (N,) of the last prediction; N * M of both if it has estimates."""
 
     points: Tensor
     logit: Tensor | None = None
@@ -74,7 +74,7 @@ class SamplingFunction(Protocol):
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler and how it is used."""
+    """A sampler, how its timesteps are chosen, and whether it can start from a prior."""
 
     sample: SamplingFunction
     timesteps: Callable[[NoiseSchedule, int, int | None], list[int]] = NoiseSchedule.timesteps_by_sigma
@@ -82,7 +82,7 @@ class Sampler:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Samplers that agree with Eq. 1: the clean estimate is p_t - sigma_t eps
+# Samplers of the process of Eq. 1, whose clean estimate is p_t - sigma_t eps
 
 
 def few_step(
@@ -94,7 +94,7 @@ def few_step(
     generator: torch.Generator | None = None,
     scale: Tensor | float = 1.0,
 ) -> SampledPoints:
-    """Clean estimate, then fresh noise of the next level (the multistep sampler of consistency models)."""
+    """Each step: the clean estimate, then fresh noise of the next level (the multistep sampler of consistency models)."""
     return _clean_and_noise(denoise, start, timesteps, schedule, scale, lambda noise: noise_like(noise, generator))
 
 
@@ -107,7 +107,7 @@ def deterministic(
     generator: torch.Generator | None = None,
     scale: Tensor | float = 1.0,
 ) -> SampledPoints:
-    """Clean estimate, then the predicted noise at the next level (DDIM for the process of Eq. 1)."""
+    """Each step: the clean estimate, then the predicted noise at the next level (DDIM for the process of Eq. 1)."""
     return _clean_and_noise(denoise, start, timesteps, schedule, scale, lambda noise: noise)
 
 
@@ -120,7 +120,10 @@ def ancestral(
     generator: torch.Generator | None = None,
     scale: Tensor | float = 1.0,
 ) -> SampledPoints:
-    """The posterior of Eq. 1: variance sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, mean between p_t and the clean estimate."""
+    """Each step, from t to s: the posterior of Eq. 1, given the clean estimate.
+
+    Its variance is sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2; its mean lies between p_t and the clean estimate.
+    """
     points, prediction = start, Prediction(start)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         sigma, lower = float(schedule.sigma[t]), 0.0 if t_next is None else float(schedule.sigma[t_next])
@@ -153,8 +156,8 @@ def _clean_and_noise(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Published samplers. They act on the offset from the start points with variance-preserving coefficients, which contradicts
-# Eq. 1: they divide the offset by sqrt(abar_t). The public checkpoints were trained with this; our own models were not.
+# Published samplers. They treat the offset from the start points as a variance-preserving process, which divides it by
+# sqrt(abar_t) and contradicts Eq. 1. The public checkpoints were trained with this; our own models were not.
 
 
 def dpm_solver(
@@ -168,7 +171,7 @@ def dpm_solver(
 ) -> SampledPoints:
     """Second-order SDE-DPM-Solver++, the sampler of the published code.
 
-    The last step goes to the noise level of t = 0, which is not zero, and is first-order below 15 steps.
+    The last step goes to t = 0, whose noise level is not zero. It is first-order if there are fewer than 15 steps.
     """
     offset, prediction, previous = (start - start_points) / scale, Prediction(start), None
     for t, t_next in pairwise([*timesteps, 0]):
@@ -218,7 +221,7 @@ def ddpm(
     generator: torch.Generator | None = None,
     scale: Tensor | float = 1.0,
 ) -> SampledPoints:
-    """The reverse process as printed in the paper (Eq. 2); the last step is without noise."""
+    """The reverse process as printed in the paper (Eq. 2); the last step adds no noise."""
     offset, prediction = (start - start_points) / scale, Prediction(start)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         prediction = denoise(start_points + scale * offset, t)
@@ -230,7 +233,7 @@ def ddpm(
 def reverse_step(
     offset: Tensor, eps: Tensor, t: int, t_next: int | None, schedule: NoiseSchedule, noise: Tensor
 ) -> Tensor:
-    """The reverse step of Eq. 2 from t to t_next, None being the clean point; alpha_t is abar_t / abar_next."""
+    """The reverse step of Eq. 2 from t to t_next, or to the clean point (None); its alpha_t is abar_t / abar_next."""
     alpha_bar = schedule.alpha_bar
     lower = alpha_bar.new_tensor(1.0) if t_next is None else alpha_bar[t_next]
     alpha = float(alpha_bar[t] / lower)

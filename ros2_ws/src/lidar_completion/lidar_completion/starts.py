@@ -1,7 +1,7 @@
-"""Start points: where a sample starts, before noise is added to them.
+"""Start points: the points from which a completion is sampled, before noise is added to them.
 
-Each source of start points is one function here: copies of the scan, a temporal prior (points kept from the
-completion of the previous sweep, see temporal.py), and holes of the scan (holes.py). start_points concatenates them.
+There is one function for each source: copies of the scan, a temporal prior (points kept from the completion of the
+previous sweep, see temporal.py), and holes of the scan (holes.py). start_points concatenates them.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NO_SOURCE = -1
 
 @dataclass(frozen=True)
 class StartPoints:
-    """points (N, 3) metres, and for each the row of the scan that it copies (N,) int64, or NO_SOURCE."""
+    """points (N, 3) in metres; source (N,) int64: the row of the scan that a point is a copy of, or NO_SOURCE."""
 
     points: Tensor
     source: Tensor
@@ -27,17 +27,16 @@ class StartPoints:
 
 
 def start_points(scan: Tensor, pipeline: Pipeline, prior: Tensor | None = None) -> StartPoints:
-    """About pipeline.replication * S start points for a scan (S, 3), and pipeline.hole_starts for each of its holes.
+    """The start points of a scan (S, 3): pipeline.hole_starts for each of its holes, then about pipeline.replication * S others.
 
-    Without a prior the former are copies of the scan. With a prior (P, 3), half of them are copies of the scan and the rest
-    are taken from the prior.
+    These others are copies of the scan; with a prior (P, 3), half of them come from the prior.
     """
     starts = scan_and_prior(scan, pipeline.replication, prior)
     return joined(hole_starts(scan, pipeline), starts) if pipeline.hole_starts else starts
 
 
 def scan_and_prior(scan: Tensor, replication: int, prior: Tensor | None) -> StartPoints:
-    """About replication * S start points: copies of the scan (S, 3), half of them replaced by points of the prior, if any."""
+    """About replication * S start points: copies of the scan (S, 3), or half copies, half points of the prior (P, 3)."""
     if prior is None or not len(prior):
         return scan_copies(scan, replication)
     half = max(1, replication // 2)
@@ -45,18 +44,18 @@ def scan_and_prior(scan: Tensor, replication: int, prior: Tensor | None) -> Star
 
 
 def scan_copies(scan: Tensor, replication: int) -> StartPoints:
-    """The scan (S, 3), repeated."""
+    """The scan (S, 3), `replication` times over."""
     return StartPoints(replicate(scan, replication), torch.arange(len(scan), device=scan.device).repeat(replication))
 
 
 def prior_points(prior: Tensor, limit: int) -> StartPoints:
-    """The prior (P, 3), thinned to at most `limit` points."""
+    """The points of the prior (P, 3), thinned to at most `limit`."""
     points = prior[every_nth_rows(len(prior), limit, prior.device)]
     return StartPoints(points, _no_source(points), has_prior=True)
 
 
 def hole_starts(scan: Tensor, pipeline: Pipeline) -> StartPoints:
-    """The centres of the scan's holes, repeated."""
+    """The centre of each hole of the scan (S, 3), pipeline.hole_starts times."""
     points = replicate(hole_points(scan, pipeline.max_range_m, pipeline.hole_cell_m), pipeline.hole_starts)
     return StartPoints(points, _no_source(points))
 
@@ -90,7 +89,7 @@ def add_start_noise(
 
 
 def noise_scale(starts: StartPoints, scan: Tensor, pipeline: Pipeline) -> Tensor:
-    """pipeline.noise_scale of the start points, (N, 3), computed only once for all copies of a point of the scan (S, 3)."""
+    """pipeline.noise_scale of the start points, (N, 3). Copies of a point of the scan (S, 3) share one computation."""
     scale = pipeline.noise_scale(scan).index_select(0, starts.source.clamp(min=0))
     others = (starts.source == NO_SOURCE).nonzero().squeeze(1)
     return scale.index_copy_(0, others, pipeline.noise_scale(starts.points.index_select(0, others)))

@@ -19,7 +19,7 @@ from lidar_completion.completer import Completion
 
 @dataclass(frozen=True)
 class TemporalRules:
-    """Which points are kept for the next sweep, and when they are discarded."""
+    """Which completed points are remembered, and up to which gap, step and turn between two sweeps they are used."""
 
     min_confidence: float = 0.4  # of points that are kept
     max_gap_s: float = 0.5
@@ -29,7 +29,7 @@ class TemporalRules:
 
 @dataclass(frozen=True)
 class TemporalMemory:
-    """Completed points (P, 3) float32 in the sensor frame of their sweep, its pose (4, 4) and its stamp in seconds."""
+    """Completed points (P, 3) float32 in the sensor frame of their sweep; pose (4, 4) and stamp of that sweep."""
 
     points: np.ndarray
     T_fixed_sensor: np.ndarray
@@ -39,7 +39,7 @@ class TemporalMemory:
 def remember(
     completion: Completion, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
 ) -> TemporalMemory:
-    """The memory to keep for the next sweep."""
+    """What the caller keeps for the next sweep: the confident completed points, in float32, with pose and stamp."""
     rules = rules or TemporalRules()
     confidence = completion.confidence[len(completion.measured_rows) :]
     return TemporalMemory(
@@ -50,7 +50,7 @@ def remember(
 def recall(
     memory: TemporalMemory | None, T_fixed_sensor: np.ndarray, stamp_s: float, rules: TemporalRules | None = None
 ) -> tuple[np.ndarray | None, str]:
-    """The remembered points (P, 3) float32 in the current sensor frame, or None and the reason ("" without a memory)."""
+    """The remembered points (P, 3) float32 in the current sensor frame, or None and the reason ("" if there is no memory)."""
     rules = rules or TemporalRules()
     if memory is None:
         return None, ""

@@ -124,7 +124,7 @@ class Parameters:
         "Layout of ~/points and ~/points_completed: fields (output_fields), pass_through (and ring, time and return type of "
         "the measured points, in the sweep's own types), xyzirc (Autoware's PointXYZIRC; output_fields is ignored)",
     )
-    lazy: bool = _parameter(True, "Skip sweeps while nobody subscribes to ~/points or ~/points_completed")
+    lazy: bool = _parameter(True, "Skip sweeps while nobody subscribes to any output")
     max_input_points: int = _parameter(
         1_000_000, "Sweeps with more points are refused", unit="points", low=1, high=10_000_000
     )
@@ -136,12 +136,10 @@ class Parameters:
         low=0.0,
         high=60_000.0,
     )
-    free_space_filter: bool = _parameter(
-        True, "Remove completed points in space that a ray of the sensor passed through"
-    )
+    free_space_filter: bool = _parameter(True, "Remove completed points in space that a ray has passed through")
     free_space_margin_m: float = _parameter(
         FreeSpaceRules().margin_m,
-        "Length of the part of each ray before the measured point that is not treated as free space",
+        "Length of the last part of each ray, in front of the measured point, that does not count as free space",
         unit="m",
         low=0.0,
         high=10.0,
