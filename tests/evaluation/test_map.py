@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,9 +15,16 @@ from street_drive import a_street, poses_along_x, write_drive
 from lidar_completion_evaluation.drives.drive import DriveError, DriveSweep, transform
 from lidar_completion_evaluation.drives.folder import open_folder
 from lidar_completion_evaluation.truth.deskewed_drive import motion_of_sweep, time_from_azimuth, to_mid_sweep
-from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, build_map
+from lidar_completion_evaluation.truth.ground_truth_map import GroundTruthMap, build_map, write_surface
 from lidar_completion_evaluation.truth.moving import VisibilityCheck
-from lidar_completion_evaluation.truth.rules import MapRules, aggregated_truth, first_per_voxel, truth_for_sweep
+from lidar_completion_evaluation.truth.rules import (
+    MapRules,
+    aggregated_truth,
+    first_per_voxel,
+    in_range,
+    truth_for_sweep,
+    truth_for_sweep_plain,
+)
 
 
 class RecordedDrive:
@@ -53,12 +62,39 @@ def test_map_has_one_point_per_voxel(drive):
 
 def test_map_on_disk_equals_map_in_memory(drive, tmp_path):
     file = build_map(drive, tmp_path / "map.npz", moving="keep", batch_sweeps=2, progress=False)
-    stored = GroundTruthMap(file, max_tiles=2)
+    stored = GroundTruthMap(file)
     assert_same_points(stored.all(), aggregated_truth(drive))
     around = stored.around(np.array([3.0, 0, 0]), 10.0)
     near = truth_for_sweep(around, drive.T_map_sensor[3], MapRules(max_range_m=10.0))
     expected = truth_for_sweep(aggregated_truth(drive), drive.T_map_sensor[3], MapRules(max_range_m=10.0))
     assert_same_points(near, expected)
+
+
+def test_a_map_keeps_no_tile_in_memory(tmp_path):
+    """Otherwise every data worker would come to hold all maps."""
+    drive = open_folder(write_drive(tmp_path / "long", poses_along_x(2)))
+    random = np.random.default_rng(0)
+    surface = random.uniform((0, 0, 0), (600, 50, 1), (200_000, 3))
+    stored = GroundTruthMap(write_surface(surface, tmp_path / "map.npz", drive))
+    tracemalloc.start()
+    try:
+        found = sum(len(stored.around(np.array([x, 25.0, 0.0]), 25.0)) for x in range(26, 600, 52))
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found > len(surface) / 2
+    assert kept < 0.01 * surface.nbytes
+    assert peak < 0.5 * surface.nbytes
+
+
+def test_rejects_a_map_with_compressed_tiles(drive, tmp_path):
+    stored = build_map(drive, tmp_path / "map.npz", moving="keep", progress=False)
+    packed = tmp_path / "packed.npz"
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(DriveError, match=r"packed\.npz: expected uncompressed tiles"):
+        GroundTruthMap(packed)
 
 
 def test_reuses_map_with_same_settings_only(drive, tmp_path):
@@ -131,6 +167,27 @@ def test_truth_is_limited_by_range_height_and_view_cells():
     assert ((cells[:, 1] >= 0) & (cells[:, 1] < 10)).all()
     with pytest.raises(ValueError, match="view cells"):
         truth_for_sweep(world, pose, MapRules(view_cell_m=10.0))
+
+
+@pytest.mark.parametrize("view_cell_m", [None, 0.5, 10.0])
+def test_compiled_truth_equals_plain_implementation(view_cell_m):
+    random = np.random.default_rng(1)
+    world = random.uniform((-80, -80, -6), (80, 80, 8), (50_000, 3)) + np.array([4000.0, -900.0, 12.0])
+    pose = expm(np.cross(np.eye(3), [0.03, -0.02, 2.0]))
+    pose = np.vstack([np.column_stack([pose, [4001.0, -899.0, 13.0]]), [0, 0, 0, 1]])
+    sweep = random.uniform((-60, -60, -2), (60, 60, 3), (300, 3)).astype(np.float32)
+    rules = MapRules(view_cell_m=view_cell_m, max_z_m=np.inf)
+    plain = truth_for_sweep_plain(world, pose, rules, sweep)
+    assert len(plain) > 0
+    np.testing.assert_allclose(truth_for_sweep(world, pose, rules, sweep), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points_in_range_are_finite_and_between_the_limits(dtype):
+    points = np.random.default_rng(0).uniform(-40, 40, (1000, 3)).astype(dtype)
+    points[:3] = [[np.nan, 0, 10], [np.inf, 0, 0], [3.5, 0, 0]]
+    distance = np.linalg.norm(points, axis=1)
+    np.testing.assert_array_equal(in_range(points, MapRules()), points[(distance > 3.5) & (distance < 50)])
 
 
 def test_map_excludes_vehicle_and_invalid_points():

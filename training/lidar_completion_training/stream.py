@@ -4,7 +4,7 @@ import os
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from itertools import count, islice
 from multiprocessing import parent_process, set_forkserver_preload
 from multiprocessing.connection import wait
@@ -115,9 +115,11 @@ class DriveStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = start_worker()
-        maps = [GroundTruthMap(file) for file in self.maps]  # opened here: workers must not share file handles
+        maps = [
+            GroundTruthMap(file) for file in self.maps
+        ]  # opened here: a mapped file would be sent to the workers as a copy
         ends = np.cumsum([len(drive) for drive in self.drives])
-        order = cache(lambda epoch: np.random.default_rng([self.recipe.first_seed, epoch]).permutation(ends[-1]))
+        order = lru_cache(1)(lambda epoch: np.random.default_rng([self.recipe.first_seed, epoch]).permutation(ends[-1]))
         number = self.first_sample + self.step * worker
         while True:
             epoch, place = divmod(number, int(ends[-1]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from lidar_completion_evaluation.truth.deskewed_drive import deskewed
 from lidar_completion_evaluation.truth.moving import VisibilityCheck, VisibilityRules
 from lidar_completion_evaluation.truth.rules import DRIVE_RULES, MapRules, first_per_voxel, map_points
 
+NPY_HEADER_BYTES = 256  # more than the header of any array of points
 TILE_VOXELS = 512  # 51.2 m at 0.1 m: a sweep touches about nine tiles
 MOVING = ("auto", "labels", "visibility", "keep")
 
@@ -76,36 +77,51 @@ def build_map(
 
 
 class GroundTruthMap:
-    """A map file, read tile by tile; at most max_tiles tiles stay in memory."""
+    """A map file, mapped into memory. No tile is kept: all processes that read the file share the system's cache of it."""
 
-    def __init__(self, file: str | Path, max_tiles: int = 36) -> None:
+    def __init__(self, file: str | Path) -> None:
         self.settings = map_settings(file)
-        self._archive = np.load(file)
         self._edge = TILE_VOXELS * self.settings["rules"]["voxel_size_m"]
-        self._names = {name for name in self._archive.files if name.startswith("tile_")}
-        self._tiles: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._max_tiles = max_tiles
+        self._bytes = np.memmap(file, np.uint8, "r")
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if member.filename.startswith("tile_")]
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise DriveError(f"{file}: expected uncompressed tiles, found compressed ones; build the map again")
+        self._places = {member.filename.removesuffix(".npy"): self._place_of(member) for member in members}
 
     def around(self, centre: np.ndarray, radius_m: float) -> np.ndarray:
         """Points (M, 3) float64 in the map frame of every tile within radius_m (in x or y) of the centre (3,)."""
         low = np.floor((np.asarray(centre)[:2] - radius_m) / self._edge).astype(int)
         high = np.floor((np.asarray(centre)[:2] + radius_m) / self._edge).astype(int)
         near = [_tile_name(x, y) for x in range(low[0], high[0] + 1) for y in range(low[1], high[1] + 1)]
-        tiles = [self._tile(name) for name in near if name in self._names]
-        return np.concatenate(tiles) if tiles else np.zeros((0, 3))
+        return self._points([name for name in near if name in self._places])
 
     def all(self) -> np.ndarray:
         """Every point of the map (M, 3) float64."""
-        return np.concatenate([self._tile(name) for name in sorted(self._names)])
+        return self._points(sorted(self._places))
 
-    def _tile(self, name: str) -> np.ndarray:
-        if name not in self._tiles:
+    def _points(self, names: list[str]) -> np.ndarray:
+        offsets = [self._offsets(name) for name in names]
+        ends = np.cumsum([0, *map(len, offsets)])
+        points = np.empty((ends[-1], 3))
+        for name, tile, start, end in zip(names, offsets, ends, ends[1:], strict=False):
             corner = np.array([*map(int, name.split("_")[1:]), 0]) * self._edge
-            self._tiles[name] = self._archive[name] + corner
-            if len(self._tiles) > self._max_tiles:
-                self._tiles.popitem(last=False)
-        self._tiles.move_to_end(name)
-        return self._tiles[name]
+            np.add(tile, corner, out=points[start:end])
+        return points
+
+    def _offsets(self, name: str) -> np.ndarray:
+        """The points (M, 3) float32 of a tile from its corner, in the file's own memory."""
+        member = self._bytes[self._places[name]]
+        header = io.BytesIO(member[:NPY_HEADER_BYTES].tobytes())
+        np.lib.format.read_magic(header)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+        return np.frombuffer(member, dtype, offset=header.tell()).reshape(shape)
+
+    def _place_of(self, member: zipfile.ZipInfo) -> slice:
+        """The bytes of a member: a local header of 30 bytes, a name and an extra field precede them."""
+        name_and_extra = self._bytes[member.header_offset + 26 : member.header_offset + 30].view("<u2").sum()
+        start = member.header_offset + 30 + int(name_and_extra)
+        return slice(start, start + member.file_size)
 
 
 def check_map(file: str | Path, drive: Drive) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from lidar_completion_evaluation.drives.drive import Drive, DriveSweep, transform
+from lidar_completion_evaluation.truth.sweep_truth import CELL_BITS, CELL_OFFSET, range_mask, sweep_truth
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,26 @@ def truth_for_sweep(
 
     points_map (M, 3) in the map frame; sweep (N, 3), sensor frame: required if the rules have a view_cell_m.
     """
-    near = np.abs(points_map - T_map_sensor[:3, 3]).max(axis=1) < rules.max_range_m
-    points_map = points_map[near]
-    points = transform(np.linalg.inv(T_map_sensor), points_map)
-    inside = window_mask(points, rules)
+    start, cells = np.zeros(3), np.zeros(0, np.int64)
     if rules.view_cell_m is not None:
         if sweep is None:
             raise ValueError(
                 "sweep: expected the points of the sweep, found None; the rules restrict the truth to its view cells"
             )
+        start, cells = _view_cells(sweep, rules.view_cell_m, rules.max_range_m)
+    return sweep_truth(
+        np.ascontiguousarray(points_map, np.float64), np.linalg.inv(T_map_sensor),
+        rules.max_range_m, rules.min_z_m, rules.max_z_m, rules.view_cell_m or 0.0, start.astype(np.float64), cells,
+    )  # fmt: skip
+
+
+def truth_for_sweep_plain(
+    points_map: np.ndarray, T_map_sensor: np.ndarray, rules: MapRules = DRIVE_RULES, sweep: np.ndarray | None = None
+) -> np.ndarray:
+    """The plain implementation of truth_for_sweep."""
+    points = transform(np.linalg.inv(T_map_sensor), points_map)
+    inside = window_mask(points, rules)
+    if rules.view_cell_m is not None and sweep is not None:
         inside &= in_view_cells(points, sweep, rules.view_cell_m, rules.max_range_m)
     return points[inside].astype(np.float32)
 
@@ -85,9 +97,7 @@ def map_points(sweep: DriveSweep, T_map_sensor: np.ndarray, rules: MapRules) -> 
 
 def in_range(points: np.ndarray, rules: MapRules) -> np.ndarray:
     """The finite points (K, 3) between the two ranges, which are the model's input."""
-    points = points[np.isfinite(points).all(axis=1)]
-    distance = np.linalg.norm(points, axis=1)
-    return points[(distance > rules.min_range_m) & (distance < rules.max_range_m)]
+    return points[range_mask(points, rules.min_range_m, rules.max_range_m)]
 
 
 def in_window(points: np.ndarray, rules: MapRules) -> np.ndarray:
@@ -120,8 +130,8 @@ def first_per_voxel(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
 
 def cell_keys(points: np.ndarray, voxel_size_m: float) -> np.ndarray:
     """One int64 per point (N, 3): the floored indices of its cell, 21 bits each (±104 km at 0.1 m)."""
-    index = np.floor(points / voxel_size_m).astype(np.int64) + (1 << 20)
-    return (index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2]
+    index = np.floor(points / voxel_size_m).astype(np.int64) + CELL_OFFSET
+    return (index[:, 0] << 2 * CELL_BITS) | (index[:, 1] << CELL_BITS) | index[:, 2]
 
 
 def in_view_cells(points: np.ndarray, sweep: np.ndarray, edge_m: float, max_range_m: float) -> np.ndarray:
@@ -129,10 +139,15 @@ def in_view_cells(points: np.ndarray, sweep: np.ndarray, edge_m: float, max_rang
 
     As in the published evaluation, the grid starts half a cell below the minimum of the sweep's points within max_range_m.
     """
-    near = np.linalg.norm(sweep, axis=1) < max_range_m  # False for points that are not finite
-    start = sweep[near].min(axis=0) - edge_m / 2
-    seen = np.unique(cell_keys(sweep[near] - start, edge_m))
-    return np.isin(cell_keys(points - start, edge_m), seen)
+    start, cells = _view_cells(sweep, edge_m, max_range_m)
+    return np.isin(cell_keys(points - start, edge_m), cells)
+
+
+def _view_cells(sweep: np.ndarray, edge_m: float, max_range_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """The start (3,) of the grid of view cells, and the sorted keys of those with a point of the sweep."""
+    near = sweep[range_mask(sweep, -1.0, max_range_m)]
+    start = near.min(axis=0) - edge_m / 2
+    return start, np.unique(cell_keys(near - start, edge_m))
 
 
 def in_view_columns(points: np.ndarray, sweep: np.ndarray, edge_m: float) -> np.ndarray:
