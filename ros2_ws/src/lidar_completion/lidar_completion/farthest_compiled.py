@@ -11,33 +11,35 @@ from torch import Tensor
 
 from lidar_completion.sparse.compiled import compiled
 
-LEAF_POINTS = 16
+LEAF_POINTS = 32
 
 
 def farthest_point_rows(points: Tensor, count: int, start: int) -> Tensor:
     """Rows (count,) int64 of points (N, 3), N > count, on the CPU."""
-    cloud = points.detach().float().contiguous().numpy()
+    cloud = points.detach().to(torch.float32, copy=True).contiguous().numpy()
     depth = max(0, int(np.ceil(np.log2(len(cloud) / LEAF_POINTS))))
     order, first, low, high = _boxes(cloud, depth)
-    return torch.from_numpy(_sample(cloud[order], order, first, low, high, count, start))
+    return torch.from_numpy(_sample(cloud, order, first, low, high, count, start))
 
 
 @compiled
 def _boxes(points, depth):  # type: ignore[no-untyped-def]
-    """Order (N,) of the points by leaf, and of every box, children of box i at 2 i + 1 and 2 i + 2: its first point and its bounds."""
+    """Sort the points by leaf, in place.
+
+    Returns their rows before (N,), and of every box, children of box i at 2 i + 1 and 2 i + 2: its first point and its bounds.
+    """
     leaves = 1 << depth
     order = np.arange(len(points))
     first = np.zeros(2 * leaves, np.int64)  # of box i; box i ends at last[i]
     last = np.zeros(2 * leaves, np.int64)
-    low, high = np.empty((2 * leaves, 3), np.float32), np.empty((2 * leaves, 3), np.float32)
+    low, high = np.full((2 * leaves, 3), np.inf, np.float32), np.full((2 * leaves, 3), -np.inf, np.float32)
     last[0] = len(points)
     for box in range(2 * leaves - 1):
         begin, end = first[box], last[box]
-        for axis in range(3):
-            low[box, axis], high[box, axis] = np.inf, -np.inf
-            for i in range(begin, end):
-                value = points[order[i], axis]
-                low[box, axis], high[box, axis] = min(low[box, axis], value), max(high[box, axis], value)
+        for i in range(begin, end):
+            for axis in range(3):
+                low[box, axis] = min(low[box, axis], points[i, axis])
+                high[box, axis] = max(high[box, axis], points[i, axis])
         if box < leaves - 1:
             widest = 0
             for axis in range(1, 3):
@@ -53,17 +55,19 @@ def _boxes(points, depth):  # type: ignore[no-untyped-def]
 
 @compiled
 def _split(points, order, axis, begin, end, middle):  # type: ignore[no-untyped-def]
-    """Reorder order[begin : end + 1] so that no point before `middle` exceeds one after it along the axis (quickselect)."""
+    """Reorder rows begin ... end so that no point before `middle` exceeds one after it along the axis (quickselect)."""
     while begin < end:
-        pivot = points[order[(begin + end) // 2], axis]
+        pivot = points[(begin + end) // 2, axis]
         i, j = begin, end
         while i <= j:
-            while points[order[i], axis] < pivot:
+            while points[i, axis] < pivot:
                 i += 1
-            while points[order[j], axis] > pivot:
+            while points[j, axis] > pivot:
                 j -= 1
             if i <= j:
                 order[i], order[j] = order[j], order[i]
+                for k in range(3):
+                    points[i, k], points[j, k] = points[j, k], points[i, k]
                 i += 1
                 j -= 1
         if middle <= j:
