@@ -134,6 +134,8 @@ class DistillationRecipe:
     second_start_noise: float = 1.1  # lambda (Eq. 19) of the second sample of a pair
     metric: str = "cd"  # decides the winner: cd, clamped_cd, jsd, w1, f_score
     metric_points: int = 0  # random points per direction for metrics of distances; 0: all
+    preference_cell_m: float = at_least(0.0, 0.0)  # decide in square cells of this size; 0: for the scene, as published
+    cell_metric: str = "wrong"  # decides the winner of a cell: wrong, f_score, iou (objectives/cell_preference.py)
     auxiliary_models: int = 2  # or 1 (Table 7); score distillation always has one
     sign: str = "released"  # as in the released code; or "equation": Eq. 18 as printed, which has the opposite sign
     pair_weight: float = 1.0  # 1/omega of Eq. 18

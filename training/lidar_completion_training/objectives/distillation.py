@@ -44,6 +44,9 @@ class StudentSample:
     auxiliary: str  # the auxiliary model that learns on it
     weight: float  # weight of its score in the student's gradient; positive (Eq. 6): towards the teacher
     seed: int  # seed of the noise at which its score is taken
+    where: Tensor | None = (
+        None  # (N,) bool: the points that count, for the score and for the auxiliary model; None: all
+    )
 
 
 class Distillation(ABC):
@@ -151,8 +154,8 @@ class Distillation(ABC):
         with torch.set_grad_enabled(shared):
             eps_phi = predict_noise(self.networks[one.auxiliary], cloud, step)
         eps_theta = predict_guided_noise(self.networks["teacher"], cloud, step, self.settings.teacher_guidance)
-        score, difference = score_term(eps_theta, eps_phi, cloud, weighted)
-        error = noise_error(eps_phi, cloud, weighted) if shared else self.auxiliary_error(one, step)
+        score, difference = score_term(eps_theta, eps_phi, cloud, weighted, one.where)
+        error = noise_error(eps_phi, cloud, weighted, one.where) if shared else self.auxiliary_error(one, step)
         return score, error, difference
 
     def auxiliary_error(self, one: StudentSample, step: Step) -> Tensor:
@@ -161,7 +164,7 @@ class Distillation(ABC):
         cloud = noised(one.completed.points.detach(), step.sweep.replicated, t, step)
         with self.updating(one.auxiliary) as auxiliary:
             prediction = predict_noise(auxiliary, cloud, step)
-        return noise_error(prediction, cloud, self.settings.weight_by_noise_scale)
+        return noise_error(prediction, cloud, self.settings.weight_by_noise_scale, one.where)
 
     # --- samples -------------------------------------------------------------------------------------------------------
 
@@ -205,14 +208,20 @@ def with_process_of(teacher: str, recipe: Recipe) -> Recipe:
 
 
 def score_term(
-    eps_theta: Tensor, eps_phi: Tensor, cloud: NoisedCloud, weight_by_noise_scale: bool
+    eps_theta: Tensor,
+    eps_phi: Tensor,
+    cloud: NoisedCloud,
+    weight_by_noise_scale: bool,
+    where: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """A scalar whose gradient with respect to the noised sample is (eps_theta - eps_phi) / 3N (Eq. 6, Eq. 18), and the
-    mean magnitude of that difference.
+    mean magnitude of that difference. Points outside `where` (N,) bool get no gradient.
 
     The released code multiplies by (x_noised - x) instead of x_noised: x cancels, and its gradient is exactly 0.
     """
     difference = (eps_theta - eps_phi).detach()
     if weight_by_noise_scale:
         difference = difference * cloud.scale
+    if where is not None:
+        difference = difference * where[:, None]
     return (difference * cloud.points).mean(), difference.abs().mean().item()

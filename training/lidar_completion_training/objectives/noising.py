@@ -65,10 +65,18 @@ def predict_guided_noise(denoiser: nn.Module, cloud: NoisedCloud, step: Step, we
     return guide(conditional, unconditional[:, :3].float(), weight)
 
 
-def noise_error(prediction: Tensor, cloud: NoisedCloud, weight_by_noise_scale: bool) -> Tensor:
-    """||eps - eps_hat||^2, the mean over all coordinates; weighted by the noise scale it is in square metres."""
+def noise_error(
+    prediction: Tensor, cloud: NoisedCloud, weight_by_noise_scale: bool, where: Tensor | None = None
+) -> Tensor:
+    """||eps - eps_hat||^2, the mean over all coordinates, or over those of the points `where` (N,) bool.
+
+    Weighted by the noise scale it is in square metres. 0 if no point counts.
+    """
     error = prediction - cloud.noise
-    return (error * cloud.scale if weight_by_noise_scale else error).square().mean()
+    squares = (error * cloud.scale if weight_by_noise_scale else error).square()
+    if where is None:
+        return squares.mean()
+    return squares[where].sum() / (where.sum() * squares.shape[1]).clamp(min=1)
 
 
 def draw_timestep(
