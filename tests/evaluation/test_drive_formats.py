@@ -17,6 +17,7 @@ from lidar_completion_evaluation.drives.drive import DriveError, transform
 from lidar_completion_evaluation.drives.open import open_drive
 from lidar_completion_evaluation.drives.poses import interpolate_poses
 from lidar_completion_evaluation.drives.semantic_kitti import open_sequence
+from lidar_completion_evaluation.options import BenchmarkData
 
 SHARED = Path(os.environ.get("LIDAR_COMPLETION_SHARED", Path(__file__).parents[3] / "shared"))
 CAMERA = np.array(
@@ -113,6 +114,22 @@ def test_kitti_360_skips_frames_without_pose(kitti_360_root):
     drive = open_drive(kitti_360_root, check=False)
     assert drive.names == ("0000000003", "0000000004", "0000000006")
     np.testing.assert_allclose(transform(drive.T_map_sensor[2], drive.read(2).points), a_street(), atol=1e-4)
+
+
+def test_every_kitti_360_drive_can_be_opened_by_its_path(kitti_360_root):
+    other = "2013_05_28_drive_0003_sync"
+    for part in ("data_3d_raw", "data_poses"):
+        (kitti_360_root / part / kitti_360.FIRST_DRIVE).rename(kitti_360_root / part / other)
+    path = kitti_360_root / "data_3d_raw" / other
+    by_path = open_drive(path, check=False)
+    assert (by_path.name, len(by_path)) == (other, 3)
+    np.testing.assert_array_equal(
+        by_path.T_map_sensor, open_drive(kitti_360_root, kitti_360_drive=other, check=False).T_map_sensor
+    )
+    benchmark = BenchmarkData(BENCHMARKS["kitti-360"], path)
+    assert benchmark.name == f"kitti-360-{other}"
+    assert benchmark.benchmark.open(benchmark.root).names == by_path.names
+    refused(lambda: open_drive(kitti_360_root, check=False), kitti_360.FIRST_DRIVE, "found nothing there")
 
 
 def test_rejects_inconsistent_kitti_360(kitti_360_root):

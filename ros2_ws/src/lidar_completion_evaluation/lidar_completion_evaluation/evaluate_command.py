@@ -101,11 +101,13 @@ def evaluate_command(
 ) -> None:
     """Compare models, other methods' predictions and the baselines on the same scenes. An interrupted run resumes."""
     from lidar_completion_evaluation import options as made
+    from lidar_completion_evaluation.drives.kitti_360 import SWEEPS
     from lidar_completion_evaluation.drives.open import DriveOptions
 
     try:
         if benchmark:
-            source: DataOptions = made.BenchmarkData(made.find_benchmark(benchmark), Path(data), every, scenes)
+            root = Path(data) / SWEEPS / kitti_360_drive if kitti_360_drive else Path(data)
+            source: DataOptions = made.BenchmarkData(made.find_benchmark(benchmark), root, every, scenes)
         elif data == "synthetic-test":
             source = made.SyntheticData(
                 sensor, scenes or 100, published_rules is not False, height, tilt, every_ring, world

@@ -9,6 +9,7 @@ from typing import Protocol as Interface
 from lidar_completion.model.card import load_card
 from lidar_completion.model.public_checkpoints import convert_public_checkpoints
 from lidar_completion_evaluation.benchmarks import BENCHMARKS, Benchmark
+from lidar_completion_evaluation.drives import kitti_360
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
 from lidar_completion_evaluation.evaluate_scene import SceneSettings
 from lidar_completion_evaluation.methods import Method, ModelMethod, PredictionFolder, baseline_methods
@@ -99,7 +100,8 @@ class BenchmarkData:
 
     @property
     def name(self) -> str:
-        return self.benchmark.name
+        of_drive = self.root.absolute().parent.name == kitti_360.SWEEPS
+        return f"{self.benchmark.name}-{self.root.absolute().name}" if of_drive else self.benchmark.name
 
     def open(self, work: Path) -> SceneSource:
         chosen = self.benchmark

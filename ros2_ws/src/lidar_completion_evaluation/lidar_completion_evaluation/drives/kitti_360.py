@@ -13,16 +13,26 @@ from lidar_completion_evaluation.drives.drive import DriveError, refuse_jumps
 from lidar_completion_evaluation.drives.folder import FolderDrive
 from lidar_completion_evaluation.drives.poses import checked_pose, number_rows
 
+SWEEPS = "data_3d_raw"
 FIRST_DRIVE = "2013_05_28_drive_0000_sync"
 
 
-def open_drive(root: str | Path, drive: str = FIRST_DRIVE) -> FolderDrive:
-    """Open a drive of KITTI-360 from its root folder (with data_3d_raw, data_poses and calibration).
+def is_kitti_360(path: Path) -> bool:
+    """Whether the path is a root of KITTI-360 or one of its drives."""
+    return (path / SWEEPS).is_dir() or path.absolute().parent.name == SWEEPS
 
-    Raises DriveError if sweeps, poses and calibration do not match.
+
+def open_drive(path: str | Path, drive: str | None = None) -> FolderDrive:
+    """Open a drive of KITTI-360.
+
+    path: one drive, ROOT/data_3d_raw/DRIVE, or the root (with data_3d_raw, data_poses and calibration), of which `drive` is opened;
+    default: the first. Raises DriveError if sweeps, poses and calibration do not match.
     """
-    root = Path(root)
-    folder = root / "data_3d_raw" / drive / "velodyne_points" / "data"
+    root = Path(path).absolute()
+    if root.parent.name == SWEEPS:
+        root, drive = root.parents[1], drive or root.name
+    drive = drive or FIRST_DRIVE
+    folder = root / SWEEPS / drive / "velodyne_points" / "data"
     if not folder.is_dir():
         raise DriveError(f"{folder}: expected the sweeps of {drive}, found nothing there; check the root of KITTI-360")
     T_camera_lidar = _camera_from_lidar(root / "calibration" / "calib_cam_to_velo.txt")

@@ -52,8 +52,8 @@ FORMATS = (
     ),
     Format(
         "KITTI-360",
-        lambda path, options: (path / "data_3d_raw").is_dir(),
-        lambda path, options: kitti_360.open_drive(path, options.kitti_360_drive or kitti_360.FIRST_DRIVE),
+        lambda path, options: kitti_360.is_kitti_360(path),
+        lambda path, options: kitti_360.open_drive(path, options.kitti_360_drive),
     ),
     Format(
         "SemanticKITTI",
