@@ -35,7 +35,7 @@ class DataRecipe:
     first_seed: int = at_least(0, 0)  # seeds the synthetic worlds and the order of recorded sweeps
     sweeps_per_epoch: int = at_least(0, 0)  # 0: all sweeps of the drives; any other number must match the drives
     view_cell_m: float = at_least(1e-3, 10.0)  # ground truth is cut to grid cells that the sweep touches, as published
-    drives: list[str] = field(default_factory=list)  # folders: SemanticKITTI sequences, KITTI-360 roots, bags
+    drives: list[str] = field(default_factory=list)  # SemanticKITTI sequences, KITTI-360 drives, bags, folders
     maps: str = "maps"  # folder of the ground-truth maps, one <drive name>.npz per drive
     drop_moving: bool = True  # also remove moving and unlabelled points from the input, if a drive has labels
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
@@ -132,7 +132,7 @@ class DistillationRecipe:
     """Score distillation and Distillation-DPO; the defaults are the published settings."""
 
     second_start_noise: float = 1.1  # lambda (Eq. 19) of the second sample of a pair
-    metric: str = "cd"  # decides the winner: cd, clamped_cd, jsd, w1, f_score
+    metric: str = "cd"  # decides the winner: cd, clamped_cd, jsd, jsd_3d, w1, f_score
     metric_points: int = 0  # random points per direction for metrics of distances; 0: all
     preference_cell_m: float = at_least(0.0, 0.0)  # decide in square cells of this size; 0: for the scene, as published
     cell_metric: str = "wrong"  # decides the winner of a cell: wrong, f_score, iou (objectives/cell_preference.py)

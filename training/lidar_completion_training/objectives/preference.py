@@ -24,6 +24,7 @@ OF_DISTANCES: dict[str, Callable[[NearestDistances, float], float]] = {
 }
 OF_CLOUDS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "jsd": metrics.jensen_shannon_birds_eye,
+    "jsd_3d": metrics.jensen_shannon_3d,
     "w1": lambda completed, truth: (
         metrics.wasserstein_1(completed, truth, voxel_size_m=TRANSPORT_VOXEL_M, max_pairs=TRANSPORT_PAIRS).value
     ),
