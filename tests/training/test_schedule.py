@@ -1,10 +1,12 @@
 """Epochs, global batch and processes: lengths of the paper recipes, impossible process counts, variants, and --plan."""
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lidar_completion_training.command_line import app
 from lidar_completion_training.errors import RecipeError
+from lidar_completion_training.plan import plan_text
 from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.runs import RECIPES
 from lidar_completion_training.schedule import schedule_of
@@ -88,6 +90,14 @@ def test_plan_prints_the_schedule_without_training(tmp_path):
     for text in ("20 epochs of 19,130: 382,600", "191,300", "0.5 every 47,825 steps", "unknown; train a few steps"):
         assert text in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_plan_prints_measured_hours_and_memory(tmp_path):
+    timing = {"steps": 4, "seconds": 8.0, "peak_bytes": 3 * 2**30}
+    torch.save({"iteration": 4, "networks": {}, "average": {}, "timing": timing}, tmp_path / "state.pt")
+    text = plan_text(paper("1_teacher"), 2, tmp_path)
+    assert "106.28 at 2 s per step" in text  # 191,300 steps
+    assert "3.00 GiB per process at most" in text
 
 
 def test_deprecated_batch_counts_sweeps_per_process(monkeypatch):
