@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_wall import TINY, wall
+import two_processes
+from small_wall import TINY, floor, wall
 from two_processes import run_twice
 
 from lidar_completion.model.weights import save_model
@@ -98,6 +99,48 @@ def test_rejects_a_process_without_the_state(tmp_path, requested):
     (tmp_path / "program.py").write_text(WITHOUT_STATE)
     entries = [*SMALL, "iterations=6", "global_batch=2"]
     assert run_twice([str(tmp_path / "program.py"), str(tmp_path), *entries]).count("rejected") == 2
+
+
+ON_FLOORS = """
+import itertools, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from small_wall import floor
+from lidar_completion_training import trainer as training
+from lidar_completion_training.processes import launch_fabric
+from lidar_completion_training.recipe_files import load_recipe
+
+training.samples = lambda recipe, first, step=1, **_: map(floor, itertools.count(first, step))
+fabric = launch_fabric("cpu")
+for objective in ("teacher", "distillation_dpo"):
+    recipe = load_recipe(None, [*sys.argv[3:], f"objective={objective}"])
+    training.Trainer(recipe, Path(sys.argv[2], objective), fabric).run(progress=False)
+"""
+
+
+def test_two_processes_take_the_step_of_one(tmp_path, monkeypatch):
+    """Each has two sweeps. None without condition: its single voxel is normalised by running statistics, which differ."""
+    recipe = load_recipe(None, TINY)
+    save_model(tmp_path / "model", model_card(recipe), starting_networks(recipe))
+    entries = [f"start_from={tmp_path / 'model'}", "iterations=1", "data.workers=0", "global_batch=4"]
+    entries += ["optimiser.kind=sgd", "optimiser.warm_up_iterations=0", "noise_prediction.condition_dropout=0"]
+    (tmp_path / "program.py").write_text(ON_FLOORS)
+    fixtures = str(Path(two_processes.__file__).parent)
+    run_twice([str(tmp_path / "program.py"), fixtures, str(tmp_path / "two"), *entries])
+    for objective in ("teacher", "distillation_dpo"):
+        state = load_state(tmp_path / "two" / objective)
+        alone = Trainer(load_recipe(None, [*entries, f"objective={objective}"]), tmp_path / "one" / objective)
+        monkeypatch.setattr(
+            training, "samples", lambda recipe, first, step=1, **_: map(floor, itertools.count(first, step))
+        )
+        before = {name: p.clone() for name, p in alone.objective.networks.named_parameters()}
+        alone.run(progress=False)
+        assert (state["iteration"], state["samples"]) == (1, 4)
+        for name, p in alone.objective.networks.named_parameters():
+            moved = (p - before[name]).norm()
+            assert (state["networks"][name] - p).norm() <= 1e-6 + 1e-3 * moved, (objective, name)
+        assert any(not torch.equal(p, before[name]) for name, p in alone.objective.networks.named_parameters())
 
 
 @pytest.mark.slow  # 15 s of processor time: part of `make smoke`

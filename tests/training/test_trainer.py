@@ -139,7 +139,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
 
 
 EXCHANGE = """
-import sys
+from types import SimpleNamespace
+
 import torch
 from lidar_completion_training import processes
 
@@ -147,15 +148,30 @@ fabric = processes.launch_fabric(device="cpu")
 rank = fabric.global_rank
 norm = torch.nn.BatchNorm1d(1)
 norm.running_mean.fill_(2.0 + 2.0 * rank)
-both, first, none = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
-both.grad = torch.full((1,), 1.0 + 2.0 * rank)
-if rank == 0:
-    first.grad = torch.full((1,), 2.0)
-processes.average_gradients(fabric, [both, first, none])
+both, first, early, none = parameters = torch.nn.ParameterList(torch.zeros(1) for _ in range(4))
+
+
+def losses(sweep):  # `first` is used by process 0 alone, `early` by process 1 in its first sweep alone, `both` twice in a loss
+    used = [both[0] * (0.5 + rank), both[0] * (0.5 + rank)]
+    if rank == 0:
+        used.append(first[0] * 2.0)
+    if rank == 1 and sweep == 0:
+        used.append(early[0] * 8.0)
+    return {"model": torch.stack(used).sum()}, {"sweep": float(sweep)}
+
+
+losses = processes.averaged_losses(fabric, SimpleNamespace(networks=torch.nn.ModuleDict({"all": parameters}), losses=losses))
+for step in range(2):
+    parameters.zero_grad(set_to_none=True)
+    with processes.without_averaging(losses):
+        (losses(0)[0]["model"] / 2).backward()
+    assert both.grad.item() == 0.5 + rank
+    (losses(1)[0]["model"] / 2).backward()
+    assert both.grad.item() == 2.0
+    assert first.grad.item() == 1.0
+    assert early.grad.item() == 2.0
+    assert none.grad is None
 processes.average_buffers(fabric, [norm])
-assert both.grad.item() == 2.0
-assert first.grad.item() == 1.0
-assert none.grad is None
 assert norm.running_mean.item() == 3.0
 assert processes.average_numbers(fabric, {"loss": 1.0 + rank}) == {"loss": 1.5}
 """

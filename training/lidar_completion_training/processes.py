@@ -1,7 +1,8 @@
 """One training run on one or several processes: alone, or started by torchrun on one or many machines.
 
-Every process holds all networks and takes its own samples. Gradients are averaged once per step, between backward and the
-optimiser, so an objective may run its networks any number of times and need not know the number of processes.
+Every process holds all networks and takes its own samples. DistributedDataParallel averages the gradients during the backward
+pass. It wraps all losses of a sample as one forward pass, so an objective may run its networks any number of times and need
+not know the number of processes.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lidar_completion_training.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from lidar_completion_training.objectives import Objective
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -58,21 +63,36 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over processes, in one exchange.
+class Losses(nn.Module):
+    """The losses of an objective as one forward pass, whose gradients DistributedDataParallel can average."""
 
-    A process without a gradient counts as zero. A parameter without a gradient in any process keeps none, so that the
-    optimiser skips it as it would in a single process.
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.networks = objective.networks
+        self._losses = objective.losses
+
+    def forward(self, *inputs: Any) -> Any:
+        """The losses and numbers of objective.losses."""
+        return self._losses(*inputs)
+
+
+def averaged_losses(fabric: Fabric, objective: Objective) -> Losses | DistributedDataParallel:
+    """The objective's losses, whose backward pass averages the gradients of all processes while it runs.
+
+    A process that does not use a parameter counts as a gradient of zero. A parameter that no process uses keeps no gradient,
+    so that the optimiser skips it as it would in a single process.
     """
+    losses = Losses(objective)
     if fabric.world_size == 1:
-        return
-    parameters = list(parameters)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=fabric.device)
-    flat = _mean(fabric, torch.cat([has_gradient, *(g.flatten().float() for g in gradients)]))
-    parts = flat[len(parameters) :].split([p.numel() for p in parameters])
-    for parameter, share, part in zip(parameters, flat[: len(parameters)].tolist(), parts, strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype) if share else None
+        return losses
+    return DistributedDataParallel(
+        losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+    )
+
+
+def without_averaging(losses: nn.Module) -> AbstractContextManager[None]:
+    """Gradients of losses and backward passes in this context stay in their process and are averaged with the next ones."""
+    return losses.no_sync() if isinstance(losses, DistributedDataParallel) else nullcontext()  # type: ignore[no-any-return]
 
 
 def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:

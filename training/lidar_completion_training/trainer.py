@@ -31,11 +31,12 @@ from lidar_completion_training.objectives.sweep import PreparedSweep, generator_
 from lidar_completion_training.preview import Preview
 from lidar_completion_training.processes import (
     average_buffers,
-    average_gradients,
     average_numbers,
+    averaged_losses,
     check_agreement,
     launch_fabric,
     make_deterministic,
+    without_averaging,
 )
 from lidar_completion_training.schedule import schedule_of
 from lidar_completion_training.state import STATE_NAME, TrainingState, changed_entries, load_state
@@ -66,6 +67,7 @@ class Trainer:
         self.schedule = schedule_of(recipe, self.fabric.world_size)
         self.objective = objective_of(recipe)
         self.objective.networks.to(self.fabric.device)
+        self.losses = averaged_losses(self.fabric, self.objective)
         self.state = TrainingState(self.objective, recipe, self.fabric.device)
         self.state.variant = self.schedule.variant
         self.log = TrainingLog(folder)
@@ -115,7 +117,6 @@ class Trainer:
         self.objective.networks.zero_grad(set_to_none=True)
         numbers = mean_of([self.accumulate(place, sample) for place, sample in enumerate(batch)])
         numbers = average_numbers(self.fabric, numbers)
-        average_gradients(self.fabric, (p for module in self.objective.trained.values() for p in module.parameters()))
         numbers |= {f"{group}_gradient": self._clip(group) for group in self.state.optimisers}
         for optimiser in self.state.optimisers.values():
             self.state.scaler.step(optimiser)
@@ -127,15 +128,20 @@ class Trainer:
         return numbers | rates
 
     def accumulate(self, place: int, sample: Sample | PreparedSweep) -> dict[str, float]:
-        """Add the gradient of one sweep, at index `place` of this process's batch; returns its losses and numbers."""
+        """Add the gradient of one sweep, at index `place` of this process's batch; returns its losses and numbers.
+
+        That of the last sweep also averages the gradients over processes.
+        """
         number = self._first_sample() + place * self.fabric.world_size
         generator = generator_after(sample, self.recipe, number, self.fabric.device)
-        losses, numbers = self.objective.losses(sample.to(self.fabric.device), generator)
-        for group, loss in losses.items():
-            if not torch.isfinite(loss):
-                raise DivergedError(f"the loss of the {group} is {loss.item()} on sample {number}")
-        total = torch.stack([*losses.values()]).sum() / self.schedule.accumulation
-        self.state.scaler.scale(total).backward()
+        last = place + 1 == self.schedule.accumulation
+        with contextlib.nullcontext() if last else without_averaging(self.losses):
+            losses, numbers = self.losses(sample.to(self.fabric.device), generator)
+            for group, loss in losses.items():
+                if not torch.isfinite(loss):
+                    raise DivergedError(f"the loss of the {group} is {loss.item()} on sample {number}")
+            total = torch.stack([*losses.values()]).sum() / self.schedule.accumulation
+            self.state.scaler.scale(total).backward()
         return {f"{group}_loss": loss.item() for group, loss in losses.items()} | numbers
 
     def _clip(self, group: str) -> float:
