@@ -126,7 +126,7 @@ def test_every_kitti_360_drive_can_be_opened_by_its_path(kitti_360_root):
     np.testing.assert_array_equal(
         by_path.T_map_sensor, open_drive(kitti_360_root, kitti_360_drive=other, check=False).T_map_sensor
     )
-    benchmark = BenchmarkData(BENCHMARKS["kitti-360"], path)
+    benchmark = BenchmarkData.of("kitti-360", kitti_360_root, other, None, None)
     assert benchmark.name == f"kitti-360-{other}"
     assert benchmark.benchmark.open(benchmark.root).names == by_path.names
     refused(lambda: open_drive(kitti_360_root, check=False), kitti_360.FIRST_DRIVE, "found nothing there")

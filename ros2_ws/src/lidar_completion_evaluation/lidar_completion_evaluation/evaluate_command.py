@@ -101,13 +101,11 @@ def evaluate_command(
 ) -> None:
     """Compare models, other methods' predictions and the baselines on the same scenes. An interrupted run resumes."""
     from lidar_completion_evaluation import options as made
-    from lidar_completion_evaluation.drives.kitti_360 import SWEEPS
     from lidar_completion_evaluation.drives.open import DriveOptions
 
     try:
         if benchmark:
-            root = Path(data) / SWEEPS / kitti_360_drive if kitti_360_drive else Path(data)
-            source: DataOptions = made.BenchmarkData(made.find_benchmark(benchmark), root, every, scenes)
+            source: DataOptions = made.BenchmarkData.of(benchmark, Path(data), kitti_360_drive, every, scenes)
         elif data == "synthetic-test":
             source = made.SyntheticData(
                 sensor, scenes or 100, published_rules is not False, height, tilt, every_ring, world

@@ -98,6 +98,11 @@ class BenchmarkData:
     every: int | None = None
     scenes: int | None = None
 
+    @classmethod
+    def of(cls, name: str, root: Path, drive: str | None, every: int | None, scenes: int | None) -> BenchmarkData:
+        """The benchmark of this name, on `drive` of KITTI-360 if there is one."""
+        return cls(find_benchmark(name), root / kitti_360.SWEEPS / drive if drive else root, every, scenes)
+
     @property
     def name(self) -> str:
         of_drive = self.root.absolute().parent.name == kitti_360.SWEEPS
