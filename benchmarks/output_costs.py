@@ -34,7 +34,6 @@ from std_msgs.msg import Header
 
 from lidar_completion.completer import Completion, SceneCompleter
 from lidar_completion_ros.installed_files import use_shared_memory_profile
-from lidar_completion_ros.motion.frames import IDENTITY
 from lidar_completion_ros.occupancy_message import confident_rows, occupancy_message, occupancy_of
 from lidar_completion_ros.parameters import Parameters
 from lidar_completion_ros.point_cloud_messages import completion_columns, completion_message, decode, passed_on_columns
@@ -227,7 +226,7 @@ def message_makers(
         "points, output_layout xyzirc": lambda: laid_out("xyzirc"),
         "points_completed": lambda: completion_message(header, completion.completed_points, completed),
         "points_confident": confident,
-        "occupancy": lambda: occupancy_message(header, occupancy_of(completion, IDENTITY, parameters)),
+        "occupancy": lambda: occupancy_message(header, occupancy_of(completion, None, parameters)),
     }
 
 

@@ -8,10 +8,10 @@ from scipy.spatial.transform import Rotation
 
 from lidar_completion_ros.motion import frames
 from lidar_completion_ros.motion.frames import (
-    IDENTITY,
     FixedFrames,
     FrameError,
     TfFrames,
+    identity,
     is_identity,
     pose,
     tf_is_installed,
@@ -57,7 +57,8 @@ def test_point_moves_from_the_sensor_into_the_target_frame():
 
 def test_identity_keeps_every_bit():
     points = np.array([[1e-30, np.nan, 3.3]], np.float32)
-    assert frames.apply(IDENTITY, points) is points
+    assert frames.apply(identity(), points) is points
+    assert frames.apply(None, points) is points
     assert is_identity(pose([0] * 6))
 
 

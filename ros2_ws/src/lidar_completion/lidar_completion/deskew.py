@@ -6,7 +6,6 @@ The sensor's velocity is assumed constant over a sweep: p' = exp(t (v, w)) p, th
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 STILL = 1e-9  # rad: smaller rotations are treated as none
 
@@ -37,6 +36,8 @@ def deskew(points: np.ndarray, seconds: np.ndarray, linear_m_s: np.ndarray, angu
 
 def velocity(T_before_after: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """The constant velocity, linear (3,) m/s and angular (3,) rad/s in the sensor frame, that gives this motion (4, 4) in `seconds`."""
+    from scipy.spatial.transform import Rotation  # here, because the node only deskews
+
     angular = Rotation.from_matrix(T_before_after[:3, :3]).as_rotvec()
     angle = np.linalg.norm(angular)
     translation = np.asarray(T_before_after[:3, 3], np.float64)

@@ -12,7 +12,6 @@ T_fixed_sensor (4, 4) is the sensor's pose in metres, in a frame that does not j
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from lidar_completion.completer import Completion
 
@@ -62,6 +61,8 @@ def recall(
 
 
 def _jump(T_now_then: np.ndarray, seconds: float, rules: TemporalRules) -> str:
+    from scipy.spatial.transform import Rotation  # here, because only the temporal mode needs it
+
     if seconds <= 0:
         return f"time went back by {-seconds:.3f} s"
     if seconds > rules.max_gap_s:

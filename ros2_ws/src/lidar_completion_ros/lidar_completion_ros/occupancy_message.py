@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import array
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from geometry_msgs.msg import Point, Pose
 from nav_msgs.msg import MapMetaData
 from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
-from scipy.spatial.transform import RigidTransform
 from std_msgs.msg import Header
 
 from lidar_completion.completer import Completion
@@ -18,9 +18,17 @@ from lidar_completion.visibility.output_filter import inside_box
 from lidar_completion_ros.motion import frames
 from lidar_completion_ros.parameters import Parameters
 
+if TYPE_CHECKING:
+    from scipy.spatial.transform import RigidTransform
 
-def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parameters: Parameters) -> OccupancyGrid:
-    """The grid around the sensor in the output's frame. Completed points count from marking_min_confidence on."""
+
+def occupancy_of(
+    completion: Completion, T_target_sensor: RigidTransform | None, parameters: Parameters
+) -> OccupancyGrid:
+    """The grid around the sensor in the output's frame; None: the frame of the sweep.
+
+    Completed points count from marking_min_confidence on.
+    """
     measured = completion.points[: len(completion.measured_rows)]
     if any(parameters.ego_box_m):
         measured = measured[~inside_box(torch.from_numpy(measured), parameters.ego_box_m).numpy()]
@@ -28,7 +36,7 @@ def occupancy_of(completion: Completion, T_target_sensor: RigidTransform, parame
     return occupancy_grid(
         frames.apply(T_target_sensor, measured),
         frames.apply(T_target_sensor, confident),
-        T_target_sensor.translation,
+        np.zeros(3) if T_target_sensor is None else T_target_sensor.translation,
         parameters.occupancy_rules(),
     )
 

@@ -22,7 +22,7 @@ from lidar_completion.occupancy import OccupancyRules
 from lidar_completion.output_layouts import LAYOUTS
 from lidar_completion.point_clouds import OUTPUT_FIELDS
 from lidar_completion.visibility import FreeSpaceRules, TrustRules
-from lidar_completion_ros.motion.frames import POSE_FORMAT, pose
+from lidar_completion_ros.motion.frames import POSE_FORMAT, pose_numbers
 
 CARD = "the model card's value"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
@@ -263,7 +263,7 @@ class Parameters:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ParameterError(f"{name}: expected a finite number, found {value}")
         try:
-            pose(self.sensor_pose)
+            pose_numbers(self.sensor_pose)
             self.trust_rules()
         except ValueError as error:
             raise ParameterError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -12,7 +12,6 @@ from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_sensor_data
-from scipy.spatial.transform import RigidTransform
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64, Header
 
@@ -23,6 +22,9 @@ from lidar_completion_ros.occupancy_message import confident_rows, occupancy_mes
 from lidar_completion_ros.parameters import Parameters
 from lidar_completion_ros.point_cloud_messages import completion_columns, completion_message, stamp_ns
 from lidar_completion_ros.status import SweepLabel, diagnostic_status
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import RigidTransform
 
 OUTPUT_TOPIC = "~/points"
 COMPLETED_TOPIC = "~/points_completed"
@@ -68,13 +70,13 @@ class Publishers:
         self,
         header: Header,
         completion: Completion,
-        T_target_sensor: RigidTransform,
+        T_target_sensor: RigidTransform | None,
         parameters: Parameters,
         sweep: Mapping[str, np.ndarray],
     ) -> None:
         """Publish the cloud, measured points first, and what somebody subscribes to of the other outputs.
 
-        sweep (n,): columns of the measured points that output_layout passes on.
+        T_target_sensor: None if the output is in the sweep's frame. sweep (n,): columns of the measured points that output_layout passes on.
         """
         measured, points = len(completion.measured_rows), frames.apply(T_target_sensor, completion.points)
         columns, layout = completion_columns(completion), (parameters.output_fields, parameters.output_layout)

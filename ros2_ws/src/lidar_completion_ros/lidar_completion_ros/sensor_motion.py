@@ -10,15 +10,14 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.subscription import Subscription
-from scipy.spatial.transform import RigidTransform
 from std_msgs.msg import Header
 
 from lidar_completion_ros.motion.frames import (
-    IDENTITY,
     FixedFrames,
     FrameError,
     Frames,
     TfFrames,
+    identity,
     pose,
     tf_is_installed,
 )
@@ -28,6 +27,7 @@ from lidar_completion_ros.point_cloud_messages import stamp_ns
 
 if TYPE_CHECKING:
     from nav_msgs.msg import Odometry
+    from scipy.spatial.transform import RigidTransform
 
 DEFAULT_BASE_FRAME = "base_link"
 
@@ -43,10 +43,10 @@ class SensorMotion:
         self._frames = _frames(node, parameters)
         self._subscription = self._subscribe(parameters().motion)
 
-    def output_transform(self, header: Header) -> tuple[Header, RigidTransform]:
-        """The output's header, and the transform of points from the sweep's frame into the output's."""
+    def output_transform(self, header: Header) -> tuple[Header, RigidTransform | None]:
+        """The output's header, and the transform of points from the sweep's frame into the output's; None: the same frame."""
         if not self._target_frame:
-            return header, IDENTITY
+            return header, None
         T_target_sensor = self._frames.transform(self._target_frame, header.frame_id, stamp_ns(header))
         return Header(stamp=header.stamp, frame_id=self._target_frame), T_target_sensor
 
@@ -97,7 +97,8 @@ def _frames(node: Node, parameters: Callable[[], Parameters]) -> Frames:
     """The source of the transforms to `target_frame` and from the frame of the twist."""
     given = parameters()
     if not given.target_frame and given.motion == "none" and given.level_sweep != "pose":
-        return FixedFrames(lambda: IDENTITY)
+        return FixedFrames(identity)
+    identity()  # imports scipy now, not during the first sweep
     has_pose = any(given.sensor_pose[:6])
     if given.transforms == "tf" or (given.transforms == "auto" and not has_pose and tf_is_installed()):
         return TfFrames(node)

@@ -3,7 +3,6 @@
 from types import ModuleType
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 GROUND_CELL_M = 2.0
 MAX_SLOPE = 0.2  # rise per metre; returns from a roof alone are not taken for the ground
@@ -18,6 +17,8 @@ def ground_heights(
     The third-lowest return of each 2 m cell, as single returns may be reflections from below the ground; lowered to
     what a slope of MAX_SLOPE allows from all other cells; cells without returns get the height of the nearest one with.
     """
+    from scipy.ndimage import distance_transform_edt  # here, because without a subscriber the node makes no grid
+
     count = int(np.ceil(cells * resolution_m / GROUND_CELL_M))
     known = within_slope(loops.third_lowest(measured, corner, GROUND_CELL_M, count), MAX_SLOPE * GROUND_CELL_M)
     if not np.isfinite(known).any():

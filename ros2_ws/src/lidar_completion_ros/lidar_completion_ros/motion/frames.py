@@ -7,17 +7,17 @@ quaternions are converted by ROS's tf_transformations if it is installed, otherw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy.spatial.transform import RigidTransform, Rotation
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # scipy is imported where a transform is made: a node without transforms does not need its 20 MB
     from rclpy.node import Node
+    from scipy.spatial.transform import RigidTransform, Rotation
 
 TF_TIMEOUT_S = 0.05  # how long to wait for a transform that arrives after its sweep
 POSE_FORMAT = "6 numbers (x, y, z in metres; roll, pitch, yaw in radians) or 7 (x, y, z; quaternion x, y, z, w)"
-IDENTITY = RigidTransform.identity()
 
 
 class FrameError(ValueError):
@@ -36,9 +36,16 @@ class Frames(Protocol):
         """Release subscriptions."""
 
 
-def apply(T_target_source: RigidTransform, points: np.ndarray) -> np.ndarray:
-    """Points (N, 3) float32 in the target frame, computed in float64; the same array for the identity."""
-    if is_identity(T_target_source):
+@cache
+def identity() -> RigidTransform:
+    from scipy.spatial.transform import RigidTransform
+
+    return RigidTransform.identity()
+
+
+def apply(T_target_source: RigidTransform | None, points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) float32 in the target frame, computed in float64; the same array for the identity and for None."""
+    if T_target_source is None or is_identity(T_target_source):
         return points
     moved: np.ndarray = T_target_source.apply(points.astype(np.float64)).astype(np.float32)
     return moved
@@ -48,20 +55,27 @@ def is_identity(transform: RigidTransform) -> bool:
     return bool((transform.as_matrix() == np.eye(4)).all())
 
 
+def pose_numbers(values: Sequence[float]) -> np.ndarray:
+    """The numbers (6,) or (7,) float64 of a pose as in `pose`. Raises FrameError if the values are not a pose."""
+    numbers = np.asarray(values, np.float64)
+    if len(numbers) not in (6, 7) or not np.isfinite(numbers).all():
+        raise FrameError(f"sensor_pose: expected {POSE_FORMAT}, found {list(values)}")
+    if len(numbers) == 7 and not 0.99 < np.linalg.norm(numbers[3:]) < 1.01:
+        raise FrameError(f"sensor_pose: expected a quaternion of length 1, found {numbers[3:].tolist()}")
+    return numbers
+
+
 def pose(values: Sequence[float]) -> RigidTransform:
     """T_target_sensor from the sensor's pose in the target frame.
 
     x, y, z (metres), then roll, pitch, yaw (radians about the fixed axes x, y, z, as in URDF) or a quaternion x, y, z, w.
     Raises FrameError if the values are not a pose.
     """
-    numbers = np.asarray(values, np.float64)
-    if len(numbers) not in (6, 7) or not np.isfinite(numbers).all():
-        raise FrameError(f"sensor_pose: expected {POSE_FORMAT}, found {list(values)}")
-    if len(numbers) == 6:
-        return RigidTransform.from_components(numbers[:3], _rotation_from_angles(numbers[3:]))
-    if not 0.99 < np.linalg.norm(numbers[3:]) < 1.01:
-        raise FrameError(f"sensor_pose: expected a quaternion of length 1, found {numbers[3:].tolist()}")
-    return RigidTransform.from_components(numbers[:3], _rotation_from_quaternion(numbers[3:]))
+    from scipy.spatial.transform import RigidTransform
+
+    numbers = pose_numbers(values)
+    turn = _rotation_from_angles if len(numbers) == 6 else _rotation_from_quaternion
+    return RigidTransform.from_components(numbers[:3], turn(numbers[3:]))
 
 
 class FixedFrames:
@@ -72,7 +86,7 @@ class FixedFrames:
         self._T_target_sensor = T_target_sensor
 
     def transform(self, target: str, source: str, stamp_ns: int) -> RigidTransform:
-        return IDENTITY if target == source else self._T_target_sensor()
+        return identity() if target == source else self._T_target_sensor()
 
     def close(self) -> None:
         """Nothing to release."""
@@ -90,9 +104,10 @@ class TfFrames:
     def transform(self, target: str, source: str, stamp_ns: int) -> RigidTransform:
         from rclpy.duration import Duration
         from rclpy.time import Time
+        from scipy.spatial.transform import RigidTransform
 
         if target == source:
-            return IDENTITY
+            return identity()
         time, timeout = Time(nanoseconds=max(stamp_ns, 0)), Duration(seconds=TF_TIMEOUT_S)
         try:
             found = self._buffer.lookup_transform(target, source, time, timeout).transform
@@ -126,6 +141,8 @@ def _tf2_ros() -> Any:
 
 
 def _rotation_from_quaternion(xyzw: np.ndarray) -> Rotation:
+    from scipy.spatial.transform import Rotation
+
     try:
         from tf_transformations import quaternion_matrix
     except ImportError:
@@ -134,6 +151,8 @@ def _rotation_from_quaternion(xyzw: np.ndarray) -> Rotation:
 
 
 def _rotation_from_angles(roll_pitch_yaw: np.ndarray) -> Rotation:
+    from scipy.spatial.transform import Rotation
+
     try:
         from tf_transformations import euler_matrix
     except ImportError:

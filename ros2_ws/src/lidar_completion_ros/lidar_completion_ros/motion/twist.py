@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial.transform import RigidTransform
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import RigidTransform
 
 MAX_TWISTS = 200  # two seconds at 100 Hz
 MAX_AGE_S = 0.5  # maximum difference between the stamps of twist and sweep
@@ -30,6 +33,8 @@ class Twist:
 
     def integrated(self, seconds: float) -> np.ndarray:
         """(4, 4): pose of the moving frame after `seconds` of this twist, in the frame at the start."""
+        from scipy.spatial.transform import RigidTransform
+
         exponential = RigidTransform.from_exp_coords(np.concatenate([self.angular, self.linear]) * seconds)
         return np.asarray(exponential.as_matrix())
 
