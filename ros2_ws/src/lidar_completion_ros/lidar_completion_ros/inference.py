@@ -13,7 +13,7 @@ import torch
 from lidar_completion.completer import Completion
 from lidar_completion.errors import SweepError
 from lidar_completion.model.card import ModelCard
-from lidar_completion.sparse.allocation import release_memory
+from lidar_completion.sparse.allocation import release_memory, unmap_start_up_code
 from lidar_completion_ros.scheduling.deadline import Deadline
 from lidar_completion_ros.scheduling.memory_limit import MemoryLimit, is_out_of_memory
 from lidar_completion_ros.scheduling.workload import WorkLimits, Workload
@@ -91,6 +91,7 @@ class Inference:
         """Complete synthetic sweeps, so that compilation does not slow down the first real one and its cost is roughly known.
 
         With a budget three workloads are measured. The largest comes last: what it allocates suffices for the others.
+        Afterwards the memory that only this needed is given back.
         """
         self._adopt_requests()
         largest = self._limits.max
@@ -104,6 +105,7 @@ class Inference:
                 if self._deadline is not None:
                     self._deadline.warmed_up(len(points), done, _stages(completion))
         release_memory()
+        unmap_start_up_code()
 
     # ---- each sweep ----
 
