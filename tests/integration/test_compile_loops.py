@@ -20,10 +20,12 @@ import gc, sys
 import numpy as np
 from lidar_completion.compile_loops import synthetic_sweep
 from lidar_completion.completer import SceneCompleter
+from lidar_completion.mounting import SensorView
 from numba.core.dispatcher import Dispatcher
 sweep = synthetic_sweep() * np.float32(1.3)
 for model in sys.argv[1:]:
-    SceneCompleter.load(model, device="cpu").complete(sweep)
+    SceneCompleter.load(model, device="cpu").complete(sweep, intensity=np.zeros(len(sweep), np.float32))
+SensorView.of(sweep)
 loops = [each for each in gc.get_objects() if isinstance(each, Dispatcher) and "lidar_completion" in each.py_func.__module__]
 print(sum(sum(loop.stats.cache_hits.values()) for loop in loops))
 print(*sorted({loop.__name__ for loop in loops if loop.stats.cache_misses}))

@@ -14,6 +14,7 @@ import torch
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.model.card import ModelCard, Pipeline
 from lidar_completion.model.weights import build_networks
+from lidar_completion.mounting import SensorView
 from lidar_completion.networks import Architecture, fold_batch_norm
 from lidar_completion.occupancy import OccupancyRules, occupancy_grid
 from lidar_completion.visibility import TrustRules
@@ -34,6 +35,7 @@ def compile_loops() -> None:
         completer.complete(sweep, intensity=intensity, trust=TrustRules(ego_box_m=EGO_BOX_M))
         completer.complete(sweep, intensity=intensity, prior=prior, steps=2)
     occupancy_grid(sweep, sweep, np.zeros(3), OccupancyRules())
+    SensorView.of(sweep)
 
 
 def cards() -> list[ModelCard]:

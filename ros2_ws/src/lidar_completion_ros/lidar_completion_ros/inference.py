@@ -13,6 +13,7 @@ import torch
 from lidar_completion.completer import Completion
 from lidar_completion.errors import SweepError
 from lidar_completion.model.card import ModelCard
+from lidar_completion.mounting import SensorView
 from lidar_completion.sparse.allocation import release_memory, unmap_start_up_code
 from lidar_completion_ros.scheduling.deadline import Deadline
 from lidar_completion_ros.scheduling.memory_limit import MemoryLimit, is_out_of_memory
@@ -99,6 +100,8 @@ class Inference:
         if self._deadline is not None:
             measured = [Workload(1, max(1, largest.replication // 4)), Workload(1, largest.replication), largest]
         points = _warm_up_sweep()
+        options = {**options, "intensity": np.zeros(len(points), np.float32)}
+        SensorView.of(points)  # of the mounting check
         with suppress(SweepError):  # the range limits may exclude every point
             for workload in measured:
                 completion, done = self._complete(points, workload, options)
