@@ -1,10 +1,13 @@
 """Memory exhaustion: a smaller workload, then the CPU, and the full workload again when the cause is gone."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from fake_completer import FakeCompleter
 
+from lidar_completion_ros import inference as inference_module
 from lidar_completion_ros.inference import Inference
 from lidar_completion_ros.scheduling.memory_limit import MemoryLimit, is_out_of_memory
 from lidar_completion_ros.scheduling.workload import WorkLimits, Workload
@@ -49,6 +52,22 @@ def make_inference(tiny_model):
 
 def replications(inference, sweep, count):
     return [inference.complete(sweep, {})[1].replication for _ in range(count)]
+
+
+def test_no_completion_of_the_warm_up_is_held_when_memory_is_released(make_inference, monkeypatch):
+    completions, held = [], []
+    inference, _ = make_inference()
+    complete = inference.completer.complete
+
+    def watched(*given, **options):
+        completion = complete(*given, **options)
+        completions.append(weakref.ref(completion.points))
+        return completion
+
+    monkeypatch.setattr(inference.completer, "complete", watched)
+    monkeypatch.setattr(inference_module, "release_memory", lambda: held.extend(each() for each in completions))
+    inference.warm_up({})
+    assert held == [None]
 
 
 def test_workload_is_halved_until_it_fits(make_inference, sweep):

@@ -94,6 +94,11 @@ class Inference:
         With a budget three workloads are measured. The largest comes last: what it allocates suffices for the others.
         Afterwards the memory that only this needed is given back.
         """
+        self._complete_synthetic_sweeps(options)
+        release_memory()  # after the last completion is out of scope
+        unmap_start_up_code()
+
+    def _complete_synthetic_sweeps(self, options: Mapping[str, Any]) -> None:
         self._adopt_requests()
         largest = self._limits.max
         measured = [largest]
@@ -107,8 +112,6 @@ class Inference:
                 completion, done = self._complete(points, workload, options)
                 if self._deadline is not None:
                     self._deadline.warmed_up(len(points), done, _stages(completion))
-        release_memory()
-        unmap_start_up_code()
 
     # ---- each sweep ----
 
