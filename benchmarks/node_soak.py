@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -213,9 +213,13 @@ def spinning(node: Node, context: rclpy.Context) -> Iterator[None]:
 
 
 @contextmanager
-def node_process(parameters: dict[str, object]) -> Iterator[subprocess.Popen]:
+def node_process(
+    parameters: dict[str, object], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
     arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-    process = subprocess.Popen([sys.executable, "-m", "lidar_completion_ros", "--ros-args", *arguments])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lidar_completion_ros", "--ros-args", *arguments], env=environment
+    )
     try:
         yield process
     finally:

@@ -95,8 +95,8 @@ class Inference:
         Afterwards the memory that only this needed is given back.
         """
         self._complete_synthetic_sweeps(options)
-        release_memory()  # after the last completion is out of scope
         unmap_start_up_code()
+        release_memory()  # also what the last completion held
 
     def _complete_synthetic_sweeps(self, options: Mapping[str, Any]) -> None:
         self._adopt_requests()
