@@ -143,7 +143,11 @@ def report(results: dict[str, dict[tuple[str, int], np.ndarray]], options: argpa
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--start-from", default="models/drive", help="model folder with a condition encoder")
+    parser.add_argument(
+        "--start-from",
+        default="runs/small/direct/model",
+        help="model folder with a condition encoder, such as that of chain small",
+    )
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--scenes", type=int, default=12, help="synthetic test scenes")
     parser.add_argument("--minutes", type=float, default=0, help="stop training after this time; 0: when finished")

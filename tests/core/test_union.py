@@ -208,11 +208,11 @@ def test_a_refiner_with_the_weights_of_a_denoiser_is_that_denoiser_at_its_timest
     scan = sweep(800)
     cloud = UNION.cloud(scan.repeat(2, 1) + 0.1, scan, ray_features(scan))
     offsets, logit = denoiser(cloud, torch.tensor([UnionRefiner.TIMESTEP]))
-    outputs = refiner(cloud)
-    torch.testing.assert_close(outputs[..., :3], offsets)
-    torch.testing.assert_close(outputs[..., 3], logit)
+    refined = refiner(cloud)
+    torch.testing.assert_close(refined[0], offsets)
+    torch.testing.assert_close(refined[1], logit)
     without = UnionRefiner(dataclasses.replace(UNION, point_confidence=False)).eval()
-    assert without(cloud).shape == (1600, 3, 3)
+    assert [each.shape for each in without(cloud)] == [(1600, 3, 3), (1600, 0)]
 
 
 @pytest.mark.parametrize(

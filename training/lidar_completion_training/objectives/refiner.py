@@ -43,11 +43,11 @@ class Refinement:
         """CD(p + offsets, truth): squared (square metres, published) or clamped (metres)."""
         step = begin(self.networks, sample, self.recipe, generator)
         points = self.coarse_cloud(step)
-        answers = run(self.networks["refiner"], self.recipe, step.cloud(points)).float()
-        cloud, logit = refined_points(points, answers)
+        offsets, logits = run(self.networks["refiner"], self.recipe, step.cloud(points))
+        cloud, logit = refined_points(points, offsets.float(), logits.float())
         chamfer = self.squared if self.recipe.refiner.loss == "squared" else self.clamped
         loss, numbers = chamfer(cloud, logit, step)
-        return {"model": loss}, {"offset_m": answers[..., :3].detach().norm(dim=2).mean().item(), **numbers}
+        return {"model": loss}, {"offset_m": offsets.detach().norm(dim=2).mean().item(), **numbers}
 
     def squared(self, cloud: Tensor, logit: Tensor | None, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The published loss; plus the confidence's cross entropy, if there is a logit."""

@@ -207,10 +207,11 @@ class SceneCompleter:
     ) -> tuple[CompletedPoints, SceneLimits | None]:
         """The points inside the limits, and no limits for the output filter.
 
-        If no stage comes before that filter, it crops in the same pass: then all points, and the limits.
+        If that filter follows at once, it crops in the same pass: then all points, and the limits. So it does after the refiner of
+        a union network; the published refiner gets cropped points.
         """
-        refined = refine and "refiner" in self.networks
-        if denoised.logit is not None and not refined:
+        published_refiner = refine and "refiner" in self.networks and self.card.architecture.conditioning == "encoder"
+        if denoised.logit is not None and not published_refiner:
             return denoised, limits
         return denoised.at(scene_rows(denoised.points, limits)), None
 
@@ -221,9 +222,9 @@ class SceneCompleter:
         if "refiner" not in self.networks:
             return completed
         ray_features = None if clear_space is None else clear_space.ray_features
-        outputs = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan, ray_features))
-        points, logit = refined_points(completed.points, outputs)
-        return CompletedPoints(points, logit, completed.source, completed.per_start * outputs.shape[1])
+        offsets, logits = self.networks["refiner"](self.card.architecture.cloud(completed.points, scan, ray_features))
+        points, logit = refined_points(completed.points, offsets, logits)
+        return CompletedPoints(points, logit, completed.source, completed.per_start * offsets.shape[1])
 
 
 class Settings(NamedTuple):

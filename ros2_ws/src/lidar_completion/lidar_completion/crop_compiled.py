@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
-from lidar_completion.sparse.rows_cpu import rows_with, shares_of
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
+from lidar_completion.sparse.rows_cpu import rows_with
 
 CHUNK = 256  # points that are worked on at once; they stay in the first-level cache
 INFINITY = np.float32(np.inf)
@@ -14,7 +14,7 @@ INFINITY = np.float32(np.inf)
 def finite_rows(points: Tensor) -> Tensor:
     """Rows (n,) int64 of the points (N, 3) with three finite coordinates."""
     array, finite = points.detach().contiguous().numpy(), np.empty(len(points), np.uint8)
-    in_parallel(_mark_finite, [(array, finite, *share) for share in shares_of(len(array))])
+    in_parallel(_mark_finite, [(array, finite, *share) for share in equal_cuts(len(array))])
     return rows_with(1, finite)
 
 
@@ -29,7 +29,7 @@ def range_rows(points: Tensor, min_range_m: float, max_range_m: float) -> Tensor
     """Rows (n,) int64 of the points (N, 3) with min_range_m < distance < max_range_m."""
     array, inside = points.detach().contiguous().numpy(), np.empty(len(points), np.uint8)
     limits = np.float32(min_range_m**2), np.float32(max_range_m**2)
-    in_parallel(_mark_between, [(array, *limits, inside, *share) for share in shares_of(len(array))])
+    in_parallel(_mark_between, [(array, *limits, inside, *share) for share in equal_cuts(len(array))])
     return rows_with(1, inside)
 
 
@@ -44,7 +44,7 @@ def _mark_between(points, low, high, inside, first, last):  # type: ignore[no-un
 def scene_rows(points: Tensor, limits: np.ndarray) -> Tensor:
     """Rows (n,) int64 of points (N, 3) within the limits (3,): squared range, lowest and highest z."""
     array, inside = points.detach().contiguous().numpy(), np.empty(len(points), np.uint8)
-    in_parallel(_mark_inside, [(array, limits, inside, *share) for share in shares_of(len(array))])
+    in_parallel(_mark_inside, [(array, limits, inside, *share) for share in equal_cuts(len(array))])
     return rows_with(1, inside)
 
 
@@ -59,7 +59,7 @@ def _mark_inside(points, limits, inside, first, last):  # type: ignore[no-untype
 def bounds_inside(points: Tensor, limits: np.ndarray | None) -> tuple[Tensor, Tensor]:
     """Smallest and largest coordinates (3,) of the points (N, 3) within the limits (None: of all); inf and -inf without any."""
     array, wanted = points.detach().contiguous().numpy(), np.zeros(0, np.float32) if limits is None else limits
-    found = in_parallel(_bounds_inside, [(array, wanted, *share) for share in shares_of(len(array))])
+    found = in_parallel(_bounds_inside, [(array, wanted, *share) for share in equal_cuts(len(array))])
     if not found:
         return torch.full((3,), torch.inf), torch.full((3,), -torch.inf)
     return torch.from_numpy(np.min(found, axis=0)[0]), torch.from_numpy(np.max(found, axis=0)[1])

@@ -4,15 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
-from lidar_completion.sparse.rows_cpu import shares_of
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 
 def add_scaled_noise(points: Tensor, scale: Tensor, noise: Tensor, sigma: float) -> Tensor:
     """As diffusion.add_scaled_noise, for tensors (N, 3) float32."""
     out = torch.empty(points.shape)
     arrays = [each.detach().contiguous().numpy() for each in (points, scale, noise, out)]
-    in_parallel(_add_scaled_noise, [(*arrays, np.float32(sigma), *share) for share in shares_of(len(points))])
+    in_parallel(_add_scaled_noise, [(*arrays, np.float32(sigma), *share) for share in equal_cuts(len(points))])
     return out
 
 
@@ -28,7 +27,7 @@ def clean_estimate(points: Tensor, scale: Tensor, noise: Tensor, sigma: float) -
     out = torch.empty(points.shape)
     arrays = [points.detach().contiguous().numpy(), scale.detach().contiguous().numpy(), noise.detach().numpy()]
     settings = (out.numpy(), np.float32(sigma))
-    in_parallel(_clean_estimate, [(*arrays, *settings, *share) for share in shares_of(len(points))])
+    in_parallel(_clean_estimate, [(*arrays, *settings, *share) for share in equal_cuts(len(points))])
     return out
 
 

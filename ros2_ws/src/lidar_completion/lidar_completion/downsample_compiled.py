@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from lidar_completion.sparse import points_cpu
-from lidar_completion.sparse.compiled import compiled, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 from lidar_completion.sparse.coordinates import BITS, voxel_keys
-from lidar_completion.sparse.rows_cpu import shares_of
 
 
 def voxel_rows(points: Tensor, voxel_size_m: float, tie: float) -> Tensor:
@@ -16,7 +15,7 @@ def voxel_rows(points: Tensor, voxel_size_m: float, tie: float) -> Tensor:
     order = points_cpu.sorted_order(keys, BITS)
     order = keys.argsort(stable=True) if order is None else order
     arrays = points.detach().float().contiguous().numpy(), keys.numpy(), order.numpy()
-    found = in_parallel(_nearest_to_centroids, [(*arrays, tie, *share) for share in shares_of(len(order))])
+    found = in_parallel(_nearest_to_centroids, [(*arrays, tie, *share) for share in equal_cuts(len(order))])
     return torch.from_numpy(np.concatenate(found))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lidar_completion.sparse import points_cpu
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 COLUMN_M = 0.3
 MAX_COLUMNS = 1 << 21  # a larger grid gets wider columns
@@ -40,7 +40,7 @@ def _in_columns(search: Any, queries: Tensor, reference: Tensor, max_distance_m:
     reachable = _reachable(queries, reference, max_distance_m)
     if len(reachable):
         points, columns = queries.float().contiguous().numpy(), _columns(reference[reachable].float().numpy())
-        shares = even_cuts(np.arange(len(points) + 1))
+        shares = equal_cuts(len(points))
         limit = np.float32(max_distance_m)
         in_parallel(search, [(points[a:b], *columns, limit, *(each[a:b] for each in results)) for a, b in shares])
     return reachable

@@ -140,30 +140,26 @@ class OnnxUnionDenoiser(_OnnxNetwork):
         self._estimates = estimates
 
     def __call__(self, cloud: VoxelisedCloud, t: Tensor) -> tuple[Tensor, Tensor]:
-        output = self._run(cloud, {"t": t.float().cpu().numpy()})
+        return self._estimates_of(self._run(cloud, {"t": t.float().cpu().numpy()}))
+
+    def _estimates_of(self, output: Tensor) -> tuple[Tensor, Tensor]:
         offsets, logit = output[:, : 3 * self._estimates], output[:, 3 * self._estimates :]
         return offsets.unflatten(1, (self._estimates, 3)), logit
 
 
-class OnnxUnionRefiner(_OnnxNetwork):
+class OnnxUnionRefiner(OnnxUnionDenoiser):
     """As networks.UnionRefiner."""
 
-    def __init__(self, path: Path, providers: list[Any], estimates: int) -> None:
-        super().__init__(path, providers)
-        self._estimates = estimates
-
-    def __call__(self, cloud: VoxelisedCloud) -> Tensor:
-        output = self._run(cloud, {})
-        offsets, logit = output[:, : 3 * self._estimates], output[:, 3 * self._estimates :]
-        offsets = offsets.unflatten(1, (self._estimates, 3))
-        return torch.cat([offsets, logit[..., None]], dim=2) if logit.shape[1] else offsets
+    def __call__(self, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._estimates_of(self._run(cloud, {}))
 
 
 class OnnxRefiner(_OnnxNetwork):
     """As networks.Refiner."""
 
-    def __call__(self, cloud: VoxelisedCloud) -> Tensor:
-        return self._run(cloud, {})
+    def __call__(self, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:
+        output = self._run(cloud, {})
+        return output[..., :3], output[..., 3:].flatten(1)
 
 
 def cloud_input(name: str, cloud: VoxelisedCloud) -> np.ndarray:

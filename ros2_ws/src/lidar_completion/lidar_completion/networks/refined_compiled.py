@@ -3,21 +3,20 @@
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
-from lidar_completion.sparse.rows_cpu import shares_of
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 
-def add_offsets(points: Tensor, outputs: Tensor) -> Tensor:
-    """(N, M, 3) points[:, None] + outputs[..., :3], for tensors (N, 3) and (N, M, 3 or more) float32."""
-    out = torch.empty(*outputs.shape[:2], 3)
-    arrays = [each.contiguous().numpy() for each in (points, outputs, out)]
-    in_parallel(_add_offsets, [(*arrays, *share) for share in shares_of(len(points))])
+def add_offsets(points: Tensor, offsets: Tensor) -> Tensor:
+    """(N, M, 3) points (N, 3) plus offsets (N, M, 3), float32."""
+    out = torch.empty(offsets.shape)
+    arrays = [each.contiguous().numpy() for each in (points, offsets, out)]
+    in_parallel(_add_offsets, [(*arrays, *share) for share in equal_cuts(len(points))])
     return out
 
 
 @compiled
-def _add_offsets(points, outputs, out, first, last):  # type: ignore[no-untyped-def]
+def _add_offsets(points, offsets, out, first, last):  # type: ignore[no-untyped-def]
     for i in range(first, last):
-        for k in range(outputs.shape[1]):
+        for k in range(offsets.shape[1]):
             for axis in range(3):
-                out[i, k, axis] = points[i, axis] + outputs[i, k, axis]
+                out[i, k, axis] = points[i, axis] + offsets[i, k, axis]

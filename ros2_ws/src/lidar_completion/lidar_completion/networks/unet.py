@@ -133,29 +133,30 @@ class Refiner(UNet):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture, outputs=self.OFFSETS * architecture.outputs)
 
-    def forward(self, cloud: VoxelisedCloud) -> Tensor:
-        """Offsets (N, 6, 3) in metres for each point of `cloud`; with Architecture.point_confidence (N, 6, 4), the last being the logit."""
+    def forward(self, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:
+        """Offsets (N, 6, 3) in metres for each point of `cloud`, and their logits (N, 6); (N, 0) without Architecture.point_confidence."""
         features = self.trunk(cloud, self.stem_features(cloud), lambda stage, features: features)
         outputs = self.point_outputs(features, cloud).unflatten(1, (self.OFFSETS, -1))
         # all columns, as tanh of three columns of four takes ten times as long
         if points_cpu.usable(outputs):
             logit = outputs[..., 3:].clone()
-            outputs.tanh_()[..., 3:] = logit
-            return outputs
-        return torch.where(torch.arange(outputs.shape[2], device=outputs.device) < 3, torch.tanh(outputs), outputs)
+            return outputs.tanh_()[..., :3], logit.flatten(1)
+        return torch.tanh(outputs[..., :3]), outputs[..., 3:].flatten(1)
 
 
-def refined_points(points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The refined cloud (M N, 3) of points (N, 3) from a refiner's outputs (N, M, 3 or 4), and its logits (M N,) if there are any."""
-    logit = outputs[..., 3].flatten() if outputs.shape[2] > 3 else None
-    return moved_points(points, outputs).flatten(0, 1), logit
+def refined_points(points: Tensor, offsets: Tensor, logit: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The refined cloud (M N, 3) of points (N, 3), and its logits (M N,) if there are any, from a refiner's outputs.
+
+    offsets (N, M, 3); logit (N, M) or (N, 0).
+    """
+    return moved_points(points, offsets).flatten(0, 1), logit.flatten() if logit.shape[1] else None
 
 
-def moved_points(points: Tensor, outputs: Tensor) -> Tensor:
-    """(N, M, 3) points[:, None] + outputs[..., :3], of points (N, 3) and outputs (N, M, 3 or more)."""
-    if points_cpu.usable(points, outputs):
-        return refined_compiled.add_offsets(points, outputs)
-    return points[:, None] + outputs[..., :3]
+def moved_points(points: Tensor, offsets: Tensor) -> Tensor:
+    """(N, M, 3) points (N, 3) plus offsets (N, M, 3)."""
+    if points_cpu.usable(points, offsets):
+        return refined_compiled.add_offsets(points, offsets)
+    return points[:, None] + offsets
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:

@@ -140,8 +140,6 @@ class UnionRefiner(UnionDenoiser):
 
     TIMESTEP = 300  # an arbitrary later pass of the denoiser; the gates are constants here
 
-    def forward(self, cloud: VoxelisedCloud) -> Tensor:  # type: ignore[override]
-        """Offsets (N, M, 3) in metres for each point of `cloud`; with Architecture.point_confidence (N, M, 4), the last being the logit."""
-        timestep = torch.tensor([self.TIMESTEP], device=cloud.features.device)
-        offsets, logit = super().forward(cloud, timestep)
-        return torch.cat([offsets, logit[..., None]], dim=2) if logit.shape[1] else offsets
+    def forward(self, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Offsets (N, M, 3) in metres for each point of `cloud`, and their logits (N, M); (N, 0) without Architecture.point_confidence."""
+        return super().forward(cloud, torch.tensor([self.TIMESTEP], device=cloud.features.device))

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numba
-import numpy as np
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -49,9 +48,8 @@ def in_parallel(function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]])
     return list(_pool(os.getpid(), workers).map(lambda piece: function(*piece), pieces))
 
 
-def even_cuts(running_work: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of rows with about equal work, one per thread; running_work (rows + 1,) is the work before each row."""
+def equal_cuts(count: int) -> list[tuple[int, int]]:
+    """Ranges of `count` rows, about as many for each thread; none if there are no rows."""
     workers = torch.get_num_threads()
-    targets = running_work[-1] * np.arange(1, workers) // workers
-    cuts = [0, *np.searchsorted(running_work, targets).tolist(), len(running_work) - 1]
+    cuts = [count * i // workers for i in range(workers + 1)]
     return [(first, last) for first, last in pairwise(cuts) if last > first]

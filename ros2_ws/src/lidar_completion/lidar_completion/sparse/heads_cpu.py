@@ -15,8 +15,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from lidar_completion.sparse.compiled import compiled_sums, in_parallel
-from lidar_completion.sparse.rows_cpu import shares_of
+from lidar_completion.sparse.compiled import compiled_sums, equal_cuts, in_parallel
 from lidar_completion.sparse.vector_instructions import (
     FLOAT,
     I64,
@@ -46,7 +45,7 @@ def point_estimates(
     arrays = [each.detach().contiguous().numpy() for each in (hidden, row, offset, by_offset.T, weights, bias)]
     loop = _loop(hidden.shape[1], split, outputs, lanes, vectors, rows)
     out = (first.view(len(row), split).numpy(), rest.numpy())
-    in_parallel(loop, [(*arrays, *out, *share) for share in shares_of(len(row))])
+    in_parallel(loop, [(*arrays, *out, *share) for share in equal_cuts(len(row))])
     return first, rest
 
 

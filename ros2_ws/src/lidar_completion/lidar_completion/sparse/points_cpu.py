@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 MAP_BITS = 256  # cells per key up to which a box is marked in a bit map, which fits the caches
 WORTH_SHARING = 1 << 13  # points: with fewer, waking another thread costs more than it saves
@@ -302,4 +302,4 @@ def _times_rows(features, table, row, out, first, last):  # type: ignore[no-unty
 
 
 def _shares(count: int) -> list[tuple[int, int]]:
-    return even_cuts(np.arange(count + 1)) if count >= WORTH_SHARING else [(0, count)]
+    return equal_cuts(count) if count >= WORTH_SHARING else [(0, count)]

@@ -7,25 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 BLOCK = 4096  # codes that are counted together
 
 
 def rows_with(code: int | np.uint8, codes: np.ndarray) -> Tensor:
     """Rows (n,) int64 where codes (N,) uint8 equals `code`."""
-    shares = shares_of(len(codes))
+    shares = equal_cuts(len(codes))
     counts = in_parallel(_count, [(codes, np.uint8(code), *share) for share in shares])
     rows, ends = np.empty(sum(counts), np.int64), np.cumsum([0, *counts])
     in_parallel(
         _fill_rows, [(codes, np.uint8(code), rows, ends[i], ends[i + 1], share[0]) for i, share in enumerate(shares)]
     )
     return torch.from_numpy(rows)
-
-
-def shares_of(count: int) -> list[tuple[int, int]]:
-    """Ranges of rows, one per thread; none if there are no rows."""
-    return even_cuts(np.arange(count + 1)) if count else []
 
 
 @compiled

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 
 def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, list[int]]:
@@ -23,7 +23,7 @@ def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, li
         sorted((min(k, last - k, key=shifts.__getitem__) for k in range(last // 2)), key=shifts.__getitem__)
     )
     wanted, side = np.array(shifts)[searched], round(len(shifts) ** (1 / 3))
-    shares = even_cuts(np.arange(len(array) + 1))
+    shares = equal_cuts(len(array))
     found = np.empty((len(searched), 2, len(array)), np.int32)
     matched = in_parallel(_match, [(array, wanted, side, found, *share) for share in shares])
     before = np.cumsum([np.zeros_like(searched), *matched], axis=0)  # pairs of each offset found by earlier shares
@@ -122,7 +122,7 @@ def nearest_tables(
     distance, _ = cKDTree(places).query(centres, workers=torch.get_num_threads())
     reach = distance + 2 * half + 1e-3
     counts = np.zeros(len(cells) + 1, np.int64)
-    shares = even_cuts(np.arange(len(cells) + 1))
+    shares = equal_cuts(len(cells))
     in_parallel(_count_near, [(centres, reach, places, counts, first, last) for first, last in shares])
     starts = np.cumsum(counts)
     near = np.empty(starts[-1], np.int64)
@@ -132,7 +132,7 @@ def nearest_tables(
     for keys, cell in zip(levels, [*cell_of, torch.arange(len(cells))], strict=True):
         table = np.empty(len(keys), np.int64)
         arrays = (keys.numpy(), bits, cell.numpy(), starts, near, places, table)
-        in_parallel(_nearest_of_cell, [(*arrays, first, last) for first, last in even_cuts(np.arange(len(keys) + 1))])
+        in_parallel(_nearest_of_cell, [(*arrays, first, last) for first, last in equal_cuts(len(keys))])
         tables.append(torch.from_numpy(table))
     return tables
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 PI = np.float32(np.pi)
 Directions = tuple[Tensor, Tensor, Tensor]
@@ -24,7 +24,7 @@ def before_clear(directions: Directions, clear: Tensor, lowest: float, scales: S
     """As free_space.before_clear_plain, (N,) bool."""
     arrays, out = [each.numpy() for each in directions], np.empty(len(directions[0]), np.bool_)
     settings = (clear.numpy(), np.float32(lowest), *scales, np.float32(margin_m))
-    shares = even_cuts(np.arange(len(out) + 1))
+    shares = equal_cuts(len(out))
     in_parallel(_before_clear, [(*arrays, *settings, out, *share) for share in shares])
     return torch.from_numpy(out)
 

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, even_cuts, in_parallel
-from lidar_completion.sparse.rows_cpu import shares_of
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
 
 
 def lowest_returns(box: tuple[Tensor, Tensor], measured: Tensor, cell_m: float) -> tuple[Tensor, Tensor] | None:
@@ -16,7 +15,7 @@ def lowest_returns(box: tuple[Tensor, Tensor], measured: Tensor, cell_m: float) 
     returns, margin, cell = measured.contiguous().numpy(), np.float32(2 * cell_m), np.float32(cell_m)
     low, high = (each[:2].numpy() for each in box)
     found = in_parallel(
-        _bounds_within, [(returns, low - margin, high + margin, *each) for each in shares_of(len(returns))]
+        _bounds_within, [(returns, low - margin, high + margin, *each) for each in equal_cuts(len(returns))]
     )
     first, last = np.min([each[0] for each in found], axis=0), np.max([each[1] for each in found], axis=0)
     if first[0] > last[0]:
@@ -33,7 +32,7 @@ def below_floor(points: Tensor, floor: Tensor, corner: Tensor, cell_m: float, to
     out = np.empty(len(points), np.bool_)
     arrays = [each.contiguous().numpy() for each in (points, floor, corner)]
     settings = (np.float32(cell_m), np.float32(tolerance_m))
-    in_parallel(_below_floor, [(*arrays, *settings, out, *share) for share in even_cuts(np.arange(len(points) + 1))])
+    in_parallel(_below_floor, [(*arrays, *settings, out, *share) for share in equal_cuts(len(points))])
     return torch.from_numpy(out)
 
 

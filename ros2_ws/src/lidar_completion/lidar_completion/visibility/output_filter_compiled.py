@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lidar_completion.crop_compiled import by_axis
-from lidar_completion.sparse.compiled import compiled, compiled_sums, in_parallel
-from lidar_completion.sparse.rows_cpu import shares_of
+from lidar_completion.sparse.compiled import compiled, compiled_sums, equal_cuts, in_parallel
 
 # Codes in the order of output_filter.REASONS: a point that several rules remove counts for the first.
 KEPT, OUTSIDE, FREE_SPACE, BELOW_GROUND, EGO_BOX, LOW_CONFIDENCE = np.arange(6, dtype=np.uint8)
@@ -53,7 +52,7 @@ class RuleArrays(NamedTuple):
 def reasons(points: np.ndarray, confidence: np.ndarray, rules: RuleArrays) -> np.ndarray:
     """Why each of points (N, 3) float32 is removed, (N,) uint8: KEPT, a reason, or UNDECIDED; confidence (N,) float32."""
     out = np.empty(len(points), np.uint8)
-    in_parallel(_reasons, [(points, confidence, *rules, out, *share) for share in shares_of(len(points))])
+    in_parallel(_reasons, [(points, confidence, *rules, out, *share) for share in equal_cuts(len(points))])
     return out
 
 
