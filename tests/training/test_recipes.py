@@ -140,12 +140,13 @@ def test_paper_recipes_have_published_settings(model):
 def test_a_fine_tuned_card_keeps_the_training_data_of_its_start():
     before = load_card(MODELS / "drive").training_data
     start = f"start_from={MODELS / 'drive'}"
-    assert exported_card(load_recipe(None, [start])).training_data == before  # the same data
+    same = [start, "data.sensor=mix", "data.world=varied"]
+    assert exported_card(load_recipe(None, same)).training_data == before
     drives = [start, "data.source=drives", "data.drives=[drives/mine]"]
     assert exported_card(load_recipe(None, drives)).training_data == f"{before}; then drives mine"
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("edge", "edge/3_third"), ("drive", "small/7_refiner")])
+@pytest.mark.parametrize(("name", "recipe"), [("edge", "edge/4_fourth"), ("drive", "drive/1_first")])
 def test_shipped_cards_match_their_recipes(name, recipe):
     shipped = load_card(MODELS / name)
     card = exported_card(load_recipe(RECIPES / f"{recipe}.yaml", [f"start_from={MODELS / name}"]))
@@ -169,6 +170,11 @@ def test_edge_recipes_train_one_model(tmp_path):
     assert len({each.data.first_seed for each in recipes}) == len(recipes)
     assert {(each.pipeline.replication, exported_card(each).pipeline.replication) for each in recipes} == {(4, 9)}
     assert load_card(MODELS / "edge").pipeline == exported_card(recipes[-1]).pipeline
+
+
+def test_drive_has_the_pipeline_that_its_recipe_makes_of_edge():
+    recipe = load_recipe(RECIPES / "drive/1_first.yaml", [f"start_from={MODELS / 'edge'}"])
+    assert load_card(MODELS / "drive").pipeline == exported_card(recipe).pipeline
 
 
 def test_export_changes_sampler_and_steps():
