@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.model.card import load_card
@@ -62,7 +63,10 @@ def test_the_refined_one_says_the_same_on_onnxruntime(scene):
         )
         points.append(done.completed_points)
         confidence.append(done.confidence[len(done.measured_rows) :])
-    assert points[0].shape == points[1].shape
-    distance = np.linalg.norm(points[0] - points[1], axis=1)
-    assert np.quantile(distance, 0.95) < 0.01  # a point on a voxel's edge may fall to either side of it
-    assert np.quantile(np.abs(confidence[0] - confidence[1]), 0.95) < 0.01
+    assert len(points[0]) == pytest.approx(
+        len(points[1]), rel=1e-4
+    )  # a point on the border may fall to either side of it
+    some = slice(None, None, 20)
+    distance, nearest = cKDTree(points[1]).query(points[0][some])
+    assert np.quantile(distance, 0.95) < 0.01  # so may one on a voxel's edge
+    assert np.quantile(np.abs(confidence[0][some] - confidence[1][nearest]), 0.95) < 0.01
