@@ -31,12 +31,12 @@ class _Cells(NamedTuple):
     truth: Tensor  # (T, 3)
     of_points: Tensor  # (N,) int64
     of_truth: Tensor  # (T,) int64
-    count: int
+    total: int
     clear_space: ClearSpace | None
 
     def share(self, of: Tensor, marked: Tensor) -> Tensor:
-        """Share (count,) of the marked ones among the points whose cells are `of`; NaN for a cell without any."""
-        return torch.bincount(of[marked], minlength=self.count) / torch.bincount(of, minlength=self.count)
+        """Share (total,) of the marked ones among the points whose cells are `of`; NaN for a cell without any."""
+        return torch.bincount(of[marked], minlength=self.total) / torch.bincount(of, minlength=self.total)
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def intersection_over_union(cells: _Cells) -> Tensor:
     completed, real = (torch.zeros(size, dtype=torch.bool, device=voxel.device) for _ in range(2))
     completed[voxel[:number]], real[voxel[number:]] = True, True
     cost = -cells.share(of_voxel, completed & real)
-    empty = torch.bincount(cells.of_points, minlength=cells.count) == 0
+    empty = torch.bincount(cells.of_points, minlength=cells.total) == 0
     return torch.where(empty, torch.nan, cost)
 
 
