@@ -187,8 +187,8 @@ def test_folding_batch_norms_keeps_the_output(width: int):
     encoder, denoiser, refiner = (trained_like(kind(architecture)) for kind in (ConditionEncoder, Denoiser, Refiner))
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     t = torch.tensor([500])
-    plain = denoiser(points, encoder(scan), t), refiner(points)
-    folded = fold_batch_norm(denoiser)(points, fold_batch_norm(encoder)(scan), t), fold_batch_norm(refiner)(points)
+    plain = denoiser(points, encoder(scan), t), refiner(points)[0]
+    folded = fold_batch_norm(denoiser)(points, fold_batch_norm(encoder)(scan), t), fold_batch_norm(refiner)(points)[0]
     for a, b in zip(plain, folded, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * float(a.std()) + 1e-5)
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
