@@ -77,6 +77,18 @@ def test_clamped_chamfer_equals_brute_force():
     assert loss.item() == pytest.approx(numbers["accuracy_m"] + numbers["coverage_m"], rel=1e-5)
 
 
+def test_near_weight_counts_short_distances_again():
+    generator = torch.Generator().manual_seed(3)
+    prediction, truth = torch.rand(60, 3, generator=generator) * 5, torch.rand(80, 3, generator=generator) * 5
+    recipe = load_recipe(
+        None, ["direct.queries=20000", "direct.near_weight=1.5", "direct.near_m=0.3", "direct.coverage_weight=2"]
+    ).direct
+    loss, numbers = clamped_chamfer(prediction, None, truth, recipe, generator)
+    near = np.minimum(cdist(prediction, truth), 0.3)
+    extra = loss.item() - numbers["accuracy_m"] - 2 * numbers["coverage_m"]
+    assert extra == pytest.approx(1.5 * (near.min(axis=1).mean() + 2 * near.min(axis=0).mean()), rel=0.02)
+
+
 def test_confidence_gradient_has_the_sign_of_nearness():
     generator = torch.Generator().manual_seed(3)
     truth = torch.rand(80, 3, generator=generator) * 3

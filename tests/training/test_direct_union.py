@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_wall import wall
 
-from lidar_completion.model.weights import save_model
+from lidar_completion.model.weights import load_model, save_model
 from lidar_completion.visibility import ClearSpace
 from lidar_completion_training.cards import exported_card
 from lidar_completion_training.errors import RecipeError
@@ -63,6 +63,17 @@ def test_refiner_starts_as_the_denoiser_and_trains_alone(tmp_path):
     assert all(p.grad is None for p in networks["denoiser"].parameters())
     assert numbers["free_space_m"] > 0
     assert objective.preview(floor(), torch.Generator().manual_seed(1)).shape[1] == 3
+
+
+def test_refiner_with_another_denoiser_is_exported_with_it(tmp_path):
+    recipe = load_recipe(None, UNION)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_model(tmp_path / str(seed), exported_card(recipe), dict(objective_of(recipe).exported))
+    entries = ("objective=refiner", "refiner.inputs=completion", f"refiner.denoiser={tmp_path / '2'}")
+    networks = objective_of(load_recipe(None, [*UNION, *entries, f"start_from={tmp_path / '1'}"])).exported
+    other = load_model(tmp_path / "2")[1]["denoiser"]
+    torch.testing.assert_close(dict(networks["denoiser"].state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 
 
 def test_other_objectives_reject_the_union_network():

@@ -79,6 +79,8 @@ class DirectRecipe:
     queries: int = 20_000  # random points per direction of the Chamfer distance
     clamp_m: float = 2.0
     coverage_weight: float = 1.0  # distance ground truth -> prediction
+    near_weight: float = at_least(0.0, 0.0)  # counts the first near_m of each distance again, for the F-score
+    near_m: float = 0.4
     confidence_weight: float = 0.05  # cross entropy of the confidence (architecture.point_confidence)
     free_space_weight: float = 0.0  # depth of points inside observed free space
     batch_norm: str = "sweep"  # statistics of the sweep; or "frozen": the running ones of start_from, for fine-tuning
@@ -101,9 +103,10 @@ class TeacherRecipe:
 
 @dataclass
 class RefinerRecipe:
-    """The refiner's input is jittered ground truth, as published, or completions by recipe.start_from, as at inference."""
+    """The refiner's input is jittered ground truth, as published, or completions, as at inference."""
 
     inputs: str = "jitter"  # or "completion"
+    denoiser: str | None = None  # model folder whose denoiser makes the completions; default: recipe.start_from
     loss: str = "squared"  # the published squared Chamfer distance, or "clamped": that of the direct objective
     jitter_m: float = 0.2
     jitter_clip_m: float = 0.3

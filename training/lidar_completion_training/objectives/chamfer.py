@@ -38,8 +38,12 @@ def clamped_chamfer(
         rows, distance = rows[inside], distance[inside]
     accuracy = distance.mean()
     seen = truth[random_rows(len(truth), recipe.queries, generator)]
-    coverage = clamped_distance(seen, prediction, recipe.clamp_m).mean()
+    covered = clamped_distance(seen, prediction, recipe.clamp_m)
+    coverage = covered.mean()
     loss = accuracy + recipe.coverage_weight * coverage
+    if recipe.near_weight:
+        near = [each.clamp(max=recipe.near_m).mean() for each in (distance, covered)]
+        loss = loss + recipe.near_weight * (near[0] + recipe.coverage_weight * near[1])
     numbers = {"accuracy_m": accuracy.item(), "coverage_m": coverage.item()}
     if logit is not None:
         entropy = confidence_loss(logit[rows], distance)

@@ -25,13 +25,15 @@ from lidar_completion_training.stream import Sample
 class Refinement:
     """Trains the refiner on jittered ground truth, or on completions by the start_from model.
 
-    That model is exported with the refiner, unchanged.
+    That model is exported with the refiner, unchanged, except that refiner.denoiser replaces its denoiser.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.card = exported_card(recipe)
         networks = networks_of(required(recipe.start_from, "refiner"), recipe.architecture)
+        if recipe.refiner.denoiser is not None:
+            networks["denoiser"] = networks_of(recipe.refiner.denoiser, recipe.architecture)["denoiser"]
         networks.setdefault("refiner", _new_refiner(recipe.architecture, networks["denoiser"]))
         self.networks = self.exported = nn.ModuleDict(networks).requires_grad_(False).eval()
         self.trained: dict[str, nn.Module] = {"model": self.networks["refiner"].requires_grad_(True).train()}
