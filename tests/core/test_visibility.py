@@ -145,7 +145,7 @@ def test_compiled_and_plain_ground_filter_agree(monkeypatch: pytest.MonkeyPatch)
     ours, (floor, corner), plain = (
         below_ground(points, ground, 0.2),
         floor_compiled(bounds(points), ground),
-        floor_plain(points, ground),
+        floor_plain(bounds(points), ground),
     )
     assert torch.equal(floor, plain[0])
     assert torch.equal(corner, plain[1])

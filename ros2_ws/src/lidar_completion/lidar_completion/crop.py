@@ -64,6 +64,11 @@ class SceneLimits(NamedTuple):
         lowest = height.min() if floor == "measured" else height.mean() - 2.0 * height.std(correction=0)
         return cls(max_range_m, lowest, height.max())
 
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest coordinates (3,) that a point within the limits can have."""
+        far = torch.full((2,), self.max_range_m, dtype=self.lowest.dtype, device=self.lowest.device)
+        return torch.cat([-far, self.lowest[None]]), torch.cat([far, self.highest[None]])
+
     def as_array(self) -> np.ndarray:
         """(3,) float32: squared range, lowest and highest z, for compiled loops."""
         return np.array([self.max_range_m**2, float(self.lowest), float(self.highest)], np.float32)
@@ -81,9 +86,3 @@ def scene_rows_plain(completed: Tensor, limits: SceneLimits) -> Tensor:
     z = completed[:, 2]
     inside = completed.square().sum(dim=1) < limits.max_range_m**2
     return (inside & (z > limits.lowest) & (z < limits.highest)).nonzero().squeeze(1)
-
-
-def bounds_inside_plain(points: Tensor, limits: SceneLimits | None) -> tuple[Tensor, Tensor]:
-    """The plain implementation of crop_compiled.bounds_inside, of at least one point inside."""
-    inside = points if limits is None else points[scene_rows_plain(points, limits)]
-    return inside.amin(0), inside.amax(0)

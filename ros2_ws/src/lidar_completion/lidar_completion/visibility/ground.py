@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lidar_completion.neighbours_compiled import Box
 from lidar_completion.sparse import points_cpu
 from lidar_completion.visibility import ground_compiled
 
@@ -12,14 +13,19 @@ GROUND_CELL_M = 2.0
 Floor = tuple[Tensor, Tensor]
 
 
-def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor:
+def below_ground(points: Tensor, measured: Tensor, tolerance_m: float, box: Box | None = None) -> Tensor:
     """Which completed points (N, 3) lie more than tolerance_m below the lowest measured point around them, (N,) bool.
 
     "Around" means in the same 2 m cell or its eight neighbours, so that points on slopes and kerbs are kept. Points with no
-    measured point around them are never below ground.
+    measured point around them are never below ground. box: smallest and largest coordinates (3,) that the points can have;
+    default: those that they have. The grid of cells begins at the lowest coordinates of the measured points in and around it.
     """
+    if not len(points):
+        return torch.zeros_like(points[:, 0], dtype=torch.bool)
     compiled = points_cpu.usable(points, measured)
-    floor = floor_compiled(points_cpu.bounds(points), measured) if compiled else floor_plain(points, measured)
+    if box is None:
+        box = points_cpu.bounds(points) if compiled else (points.amin(0), points.amax(0))
+    floor = floor_compiled(box, measured) if compiled else floor_plain(box, measured)
     if floor is None:
         return torch.zeros_like(points[:, 0], dtype=torch.bool)
     if compiled:
@@ -27,28 +33,26 @@ def below_ground(points: Tensor, measured: Tensor, tolerance_m: float) -> Tensor
     return below_floor_plain(points, *floor, tolerance_m)
 
 
-def floor_plain(points: Tensor, measured: Tensor) -> Floor | None:
-    """The plain implementation, for any device: the floor from measured (M, 3) around completed points (N, 3).
+def floor_plain(box: Box, measured: Tensor) -> Floor | None:
+    """The plain implementation, for any device: the floor from measured (M, 3) around the box of the completed points.
 
-    None if nothing was measured around the completed points.
+    None if nothing was measured there.
     """
-    if not len(points) or not len(measured):
-        return None
     # Only returns around the completed points: a stray return at 1e5 m would make a grid of gigabytes.
-    low, high = points[:, :2].amin(0) - 2 * GROUND_CELL_M, points[:, :2].amax(0) + 2 * GROUND_CELL_M
+    low, high = box[0][:2] - 2 * GROUND_CELL_M, box[1][:2] + 2 * GROUND_CELL_M
     measured = measured[((measured[:, :2] >= low) & (measured[:, :2] <= high)).all(dim=1)]
     if not len(measured):
         return None
     corner = measured[:, :2].amin(0) - GROUND_CELL_M
     cell = ((measured[:, :2] - corner) / GROUND_CELL_M).long()
     width, height = (cell.amax(0) + 2).tolist()
-    lowest = torch.full((width * height,), torch.inf, device=points.device)
+    lowest = torch.full((width * height,), torch.inf, device=measured.device)
     lowest.scatter_reduce_(0, cell[:, 0] * height + cell[:, 1], measured[:, 2].float(), "amin")
     return _lowest_around(lowest.view(width, height)), corner
 
 
-def floor_compiled(box: tuple[Tensor, Tensor], measured: Tensor) -> Floor | None:
-    """As floor_plain, on the CPU; box: smallest and largest coordinates (3,) of the completed points."""
+def floor_compiled(box: Box, measured: Tensor) -> Floor | None:
+    """As floor_plain, on the CPU."""
     if not len(measured):
         return None
     found = ground_compiled.lowest_returns(box, measured, GROUND_CELL_M)

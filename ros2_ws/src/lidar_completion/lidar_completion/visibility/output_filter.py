@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion import crop_compiled
 from lidar_completion.crop import SceneLimits, scene_rows_plain
 from lidar_completion.neighbours_compiled import Box, near_columns
 from lidar_completion.sparse import points_cpu
@@ -80,18 +79,20 @@ def trusted_rows_plain(
     rules: TrustRules,
     clear_space: ClearSpace | None = None,
     limits: SceneLimits | None = None,
+    box_of_points: Box | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
     """The plain implementation, one rule after the other, for any device."""
     if limits is not None:
         inside = scene_rows_plain(points, limits)
-        rows, removed = trusted_rows_plain(points[inside], scan, confidence[inside], measured, rules, clear_space)
+        cropped = points[inside], scan, confidence[inside], measured
+        rows, removed = trusted_rows_plain(*cropped, rules, clear_space, box_of_points=limits.box())
         return inside[rows], {**removed, "outside": len(points) - len(inside)}
     nothing = torch.zeros_like(points[:, 0], dtype=torch.bool)
     space, ground, box = rules.free_space, rules.below_ground_m, rules.ego_box_m
     by_reason = (
         nothing,
         nothing if space is None else in_free_space(points, measured, scan, space, clear_space),
-        nothing if ground is None else below_ground(points, measured, ground),
+        nothing if ground is None else below_ground(points, measured, ground, box_of_points),
         nothing if box is None else inside_box(points, box),
         confidence < rules.min_confidence,
     )
@@ -125,11 +126,10 @@ def _rule_arrays(
     limits: SceneLimits | None,
 ) -> RuleArrays:
     """The rules as the compiled loop takes them."""
-    within = None if limits is None else limits.as_array()
-    box = crop_compiled.bounds_inside(points, within)
+    box = points_cpu.bounds(points) if limits is None else limits.box()
     arrays: dict[str, Any] = {"min_confidence": np.float32(rules.min_confidence)}
-    if within is not None:
-        arrays["limits"] = within
+    if limits is not None:
+        arrays["limits"] = limits.as_array()
     if space is not None:
         arrays |= _clear_arrays(space) | _scan_arrays(box, scan, space.rules.near_m)
     floor = None if rules.below_ground_m is None else floor_compiled(box, measured)

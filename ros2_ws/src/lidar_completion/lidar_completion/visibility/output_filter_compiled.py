@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lidar_completion.crop_compiled import by_axis
 from lidar_completion.sparse.compiled import compiled, compiled_sums, equal_cuts, in_parallel
 
 # Codes in the order of output_filter.REASONS: a point that several rules remove counts for the first.
@@ -66,7 +65,7 @@ def _reasons(  # type: ignore[no-untyped-def]
     for first in range(begin, end, CHUNK):
         n = min(CHUNK, end - first)
         found, x, y, z = out[first : first + n], xyz[0, :n], xyz[1, :n], xyz[2, :n]
-        by_axis(points[first : first + n], limits, xyz, inside)  # type: ignore[call-arg]
+        _by_axis(points[first : first + n], limits, xyz, inside)  # type: ignore[call-arg]
         # the rules in reverse order: the first one that removes a point writes last
         _mark_unlikely(confidence[first : first + n], min_confidence, found)
         if len(box):
@@ -89,6 +88,25 @@ def _reasons(  # type: ignore[no-untyped-def]
                     found[i] = code
         for i in range(n):
             found[i] = found[i] if inside[i] else OUTSIDE
+
+
+@compiled
+def _by_axis(points, limits, xyz, inside):  # type: ignore[no-untyped-def]
+    """The points (n, 3) by axis (3, n), and which of them are inside the limits (3,), or none; the others become zero."""
+    n, zero = len(points), np.float32(0)
+    x, y, z = xyz[0, :n], xyz[1, :n], xyz[2, :n]
+    for i in range(n):
+        x[i], y[i], z[i] = points[i, 0], points[i, 1], points[i, 2]
+    if len(limits) == 0:
+        inside[:] = True
+        return
+    squared_range, lowest, highest = limits[0], limits[1], limits[2]
+    for i in range(n):
+        within = (x[i] * x[i] + y[i] * y[i] + z[i] * z[i] < squared_range) & (z[i] > lowest) & (z[i] < highest)
+        inside[i] = within
+        x[i] = x[i] if within else zero
+        y[i] = y[i] if within else zero
+        z[i] = z[i] if within else zero
 
 
 @compiled
