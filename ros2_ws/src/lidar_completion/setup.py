@@ -18,7 +18,18 @@ setup(
         ),
     ],
     python_requires=">=3.11",
-    install_requires=["numpy", "numba", "scipy", "torch", "safetensors", "typer", "tqdm", "plyfile", "pypcd4"],
+    install_requires=[
+        "numpy",
+        "numba",
+        "scipy",
+        "torch",
+        "safetensors",
+        "threadpoolctl",
+        "typer",
+        "tqdm",
+        "plyfile",
+        "pypcd4",
+    ],
     extras_require={
         "onnx": ["onnx", "onnxruntime"],
         "test": ["pytest"],  # where colcon looks for what `colcon test` runs

@@ -30,6 +30,7 @@ from lidar_completion.networks import fold_batch_norm, refined_points
 from lidar_completion.output_voxels import thinned_to_voxels
 from lidar_completion.samplers import SAMPLERS
 from lidar_completion.sparse.allocation import keep_memory
+from lidar_completion.sparse.compiled import loops_have_the_cores
 from lidar_completion.starts import NO_SOURCE, StartPoints, add_start_noise, start_points
 from lidar_completion.visibility import COMPLETED, MEASURED, ClearSpace, TrustRules
 from lidar_completion.visibility.confidence import point_confidence
@@ -151,6 +152,7 @@ class SceneCompleter:
         return cls(card, folded, target, backend, precision)
 
     @torch.inference_mode()
+    @loops_have_the_cores()
     def complete(
         self, points: Array, *, intensity: Array | None = None, prior: Array | None = None, **options: Unpack[Options]
     ) -> Completion:

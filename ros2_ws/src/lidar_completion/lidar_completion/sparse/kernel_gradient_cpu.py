@@ -10,7 +10,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
+from lidar_completion.sparse.compiled import compiled, in_parallel, loop_threads
 from lidar_completion.sparse.kernel_map import KernelMap
 from lidar_completion.sparse.vector_instructions import (
     I64,
@@ -42,7 +42,7 @@ def kernel_gradient_tiled(features: Tensor, grad: Tensor, kernel: Tensor, kernel
                 loop(as_array(features), as_array(grad), in_rows, out_rows, low, high, part[k])
         return part
 
-    workers = torch.get_num_threads()
+    workers = loop_threads()
     cuts = [len(in_rows) * i // workers for i in range(workers + 1)]
     return torch.from_numpy(sum(in_parallel(share, list(pairwise(cuts)))))
 

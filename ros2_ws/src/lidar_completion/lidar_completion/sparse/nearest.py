@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lidar_completion.sparse.compiled import loop_threads
 from lidar_completion.sparse.coordinates import LIMIT, Voxels
 
 # Shifting a query by -(2^-20, 2^-28, 2^-36) voxels adds 2 * shift . p to each squared distance. That is less than the 1 between
@@ -84,7 +85,7 @@ def _nearest_tree(queries: Tensor, condition: Tensor) -> Tensor:
 
     centres = condition.numpy().astype(np.float64)
     tree = cKDTree(centres, leafsize=8, balanced_tree=False, compact_nodes=True)
-    distance, rows = tree.query(queries.numpy() - SHIFT, workers=torch.get_num_threads())
+    distance, rows = tree.query(queries.numpy() - SHIFT, workers=loop_threads())
     rows = torch.from_numpy(rows.astype(np.int64))
     far = torch.from_numpy(distance > SHIFT_LIMIT).nonzero().squeeze(1)
     if len(far):

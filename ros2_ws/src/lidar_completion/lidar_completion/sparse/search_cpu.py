@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel
+from lidar_completion.sparse.compiled import compiled, equal_cuts, in_parallel, loop_threads
 
 
 def neighbour_pairs(keys: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor, list[int]]:
@@ -119,7 +119,7 @@ def nearest_tables(
     cells, places = _unpack(levels[-1].numpy(), bits), _unpack(condition.numpy(), bits)
     centres = cells + (side - 1) / 2
     half = (side - 1) / 2 * 3**0.5  # the largest distance of a voxel in a cell from its centre
-    distance, _ = cKDTree(places).query(centres, workers=torch.get_num_threads())
+    distance, _ = cKDTree(places).query(centres, workers=loop_threads())
     reach = distance + 2 * half + 1e-3
     counts = np.zeros(len(cells) + 1, np.int64)
     shares = equal_cuts(len(cells))

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from lidar_completion.sparse.compiled import compiled, in_parallel
+from lidar_completion.sparse.compiled import compiled, in_parallel, loop_threads
 from lidar_completion.sparse.kernel_map import KernelMap
 from lidar_completion.sparse.search_cpu import first_at_least
 from lidar_completion.sparse.vector_instructions import (
@@ -64,7 +64,7 @@ def convolve_tiled(
         block,
     )
     loop = _tile_loop(lanes, vectors, rows, paired)
-    share = block * max(1, len(out) // (block * 8 * torch.get_num_threads()))
+    share = block * max(1, len(out) // (block * 8 * loop_threads()))
     pieces = [(first, min(first + share, len(out))) for first in range(0, len(out), share)]
     in_parallel(lambda first, last: loop(*arguments, first, last), pieces)
     return out
@@ -86,7 +86,7 @@ def _rows_at_once(kernel_map: KernelMap, c_out: int) -> int:
     """Output rows per block: what the cache holds, more if offsets reach few rows (for full tiles), but not so many that
     threads wait for each other."""
     wanted = 64 * kernel_map.num_out * len(kernel_map.counts) // max(1, len(kernel_map.in_rows))
-    fair = kernel_map.num_out // (4 * torch.get_num_threads())
+    fair = kernel_map.num_out // (4 * loop_threads())
     return max(64, CACHE_BYTES // (4 * c_out), min(wanted, fair))
 
 
