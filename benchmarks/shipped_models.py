@@ -1,6 +1,7 @@
 """Time per sweep of the shipped models, by stage, on this machine.
 
     python benchmarks/shipped_models.py [--models models/edge models/drive] [--replication 5,10] [--sweep FILE] [--steps 1,2] [--runs 9]
+        [--backends torch onnx]
 
 Medians of several runs after a warm-up. The GFLOP/s of a matrix product before and after show the speed of the cores, which
 varies on shared hosts. Without --sweep: the real HDL-64 sweep of LIDAR_COMPLETION_SHARED, else a synthetic one.
@@ -27,19 +28,23 @@ STAGES = ("preprocess", "denoise", "postprocess", "total")
 def main() -> None:
     options = arguments()
     name, points = sweep_to_complete(options.sweep)
-    completers = {model.name: SceneCompleter.load(model) for model in options.models}
+    completers = {
+        (model.name, backend): SceneCompleter.load(model, backend=backend)
+        for model in options.models
+        for backend in options.backends
+    }
     device = next(iter(completers.values())).device
     print(
         f"{datetime.date.today()}  {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}"
     )
     print(f"sweep {name}: {len(points):,} points, median of {options.runs}; cores {gemm_peak():.0f} GFLOP/s float32\n")
-    titles = ("replication", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
+    titles = ("backend", "replication", "steps", *(f"{stage}, ms" for stage in STAGES), "points out")
     print(f"{'model':8}" + "".join(f"{title:>16}" for title in titles))
-    for model, completer in completers.items():
+    for (model, backend), completer in completers.items():
         replication = options.replication or [completer.card.pipeline.replication]
         for work in product(replication, options.steps):
             cells = cost(completer, points, *work, options.runs)
-            print(f"{model:8}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+            print(f"{model:8}" + "".join(f"{cell:>16}" for cell in (backend, *cells)), flush=True)
     print(f"\ncores {gemm_peak():.0f} GFLOP/s at the end")
 
 
@@ -55,10 +60,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models", type=Path, nargs="+", default=[ROOT / "models" / name for name in ("edge", "drive")]
     )
-    parser.add_argument("--replication", "--replication", type=numbers, default=[], help="default: the model card's")
+    parser.add_argument("--replication", type=numbers, default=[], help="default: the model card's")
     parser.add_argument("--sweep", type=Path)
     parser.add_argument("--steps", type=numbers, default=[1, 2])
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--backends", nargs="+", default=["torch"], choices=("torch", "onnx"))
     return parser.parse_args()
 
 

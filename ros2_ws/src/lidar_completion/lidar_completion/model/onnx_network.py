@@ -91,6 +91,8 @@ class _OnnxNetwork:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # its waiting threads would take the cores of our loops
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime raises its own untyped errors
