@@ -243,6 +243,16 @@ def test_adapt_resumes_accepts_and_refuses(settings, monkeypatch, capsys):
     for part in (HELD_BACK, CONTROL, *(criterion.heading for criterion in CRITERIA.values()), "candidate"):
         assert part in str(error.value)
 
+    verdicts = iter([["CD rose"], []])  # the whole change is refused, half of it is accepted
+    monkeypatch.setattr(adaptation, "rises", lambda *_: next(verdicts))
+    half = replace(settings, output=settings.folder / "half")
+    adaptation.adapt(half)
+    assert load_card(half.output).metrics["adaptation"]["share_of_change"] == 0.5
+    for name, value in load_model(half.output)[1]["denoiser"].state_dict().items():
+        if value.is_floating_point():
+            expected = (original[name] + adapted[name]) / 2
+            torch.testing.assert_close(value, expected, rtol=2e-3, atol=1e-4)  # stored in float16
+
 
 def test_a_refusal_ends_the_command_with_an_error(monkeypatch, tmp_path):
     def refuse(settings):

@@ -6,7 +6,7 @@ Everything is kept in one folder, and whatever is there already is not computed 
     training.npz     map of the training sweeps alone
     run/             the training run
     evaluation/      results by scene
-    candidate/       the fine-tuned model, whatever its figures
+    candidate/       the model that was evaluated last, whatever its figures
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lidar_completion.model.card import ModelCard, load_card, save_card
+from lidar_completion.model.weights import load_model, save_model
 from lidar_completion_evaluation.drives.drive import Drive
 from lidar_completion_evaluation.drives.open import DriveOptions, open_drive
 from lidar_completion_evaluation.evaluate import evaluate
@@ -45,6 +48,11 @@ TRAINING_RAY_SWEEPS = 4
 BRIEF = SceneSettings(brief=True, published_emd=False)
 HELD_BACK_SCENES = 8  # evaluated at most, if `every` is not given
 DEFAULT_SENSOR = "HDL-64E"
+SHARES_OF_CHANGE = (
+    1.0,
+    0.5,
+    0.25,
+)  # of the way from the weights before to those after fine-tuning; the first accepted one is kept
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,10 @@ class AdaptSettings:
 
 
 def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
-    """Fine-tune the model to the drive and export it to settings.output if no figure rises by more than its tolerance; returns both sets of figures.
+    """Fine-tune the model to the drive, and export to settings.output the largest share of the change with which no figure rises by
+    more than its tolerance; returns the figures before and after.
 
-    Raises AdaptationRefused if one does. An interrupted call resumes.
+    Raises AdaptationRefused if there is none. An interrupted call resumes.
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,26 +89,47 @@ def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
     scenes = _scenes_of(settings, drive, parts)
     before = _figures(settings.model, scenes, settings)
     open_stream = OpenAdaptation(_training_scenes(settings, drive, parts), settings.drive_share)
-    run, candidate = folder / "run", folder / "candidate"
-    train(_recipe(settings), run, minutes=settings.minutes, device=settings.device, open_stream=open_stream)
+    train(_recipe(settings), folder / "run", minutes=settings.minutes, device=settings.device, open_stream=open_stream)
+    for share in SHARES_OF_CHANGE:
+        card = _write_candidate(settings, drive, parts, share)
+        after = _figures(folder / "candidate", scenes, settings)
+        print(f"\n{share:.0%} of the change of the weights\n{table(before, after)}\n")
+        if not (found := rises(before, after)):
+            metrics = {"adaptation": {"share_of_change": share, "before": before, "after": after}}
+            _accept(settings, drive, replace(card, metrics=metrics))
+            return before, after
+    raise AdaptationRefused(_refusal(found, settings))
+
+
+def _write_candidate(settings: AdaptSettings, drive: Drive, parts: Parts, share: float) -> ModelCard:
+    """Export the fine-tuned weights, or those that lie this share of the way from the model's own to them.
+
+    Weights in between often keep most of what fine-tuning gained and lose less elsewhere (Wortsman et al., Robust fine-tuning of
+    zero-shot models, CVPR 2022). Batch norms are frozen, so their statistics are the same on the whole way.
+    """
+    run, candidate = settings.folder / "run", settings.folder / "candidate"
     card = _with_history(export_to(run, candidate, refiner=_refiner(settings.model)), settings, drive, parts)
+    if share < 1:
+        start, networks = load_model(settings.model)[1], load_model(candidate)[1]
+        for name, network in networks.items():
+            network.load_state_dict(_between(start[name].state_dict(), network.state_dict(), share))
+        return save_model(candidate, card, networks, dtype=torch.float16)
     save_card(candidate, card)
-    after = _figures(candidate, scenes, settings)
-    print(f"\n{table(before, after)}\n")
-    if found := rises(before, after):
-        raise AdaptationRefused(_refusal(found, settings, candidate))
-    export_to(run, settings.output, refiner=_refiner(settings.model))
-    save_card(
-        settings.output,
-        replace(
-            card,
-            name=settings.output.name,
-            description=f"{load_card(settings.model).name}, adapted to {drive.name}",
-            metrics={"adaptation": {"before": before, "after": after}},
-        ),
+    return card
+
+
+def _between(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {name: start[name].lerp(value, share) if value.is_floating_point() else value for name, value in end.items()}
+
+
+def _accept(settings: AdaptSettings, drive: Drive, card: ModelCard) -> None:
+    """Write the candidate to the output folder."""
+    described = replace(
+        card, name=settings.output.name, description=f"{load_card(settings.model).name}, adapted to {drive.name}"
     )
+    networks = load_model(settings.folder / "candidate")[1]
+    save_model(settings.output, described, networks, dtype=torch.float16)
     print(f"{settings.output}: adapted to {drive.name}; no figure rose by more than its tolerance")
-    return before, after
 
 
 def _scenes_of(settings: AdaptSettings, drive: Drive, parts: Parts) -> dict[str, SceneSource]:
@@ -177,10 +207,12 @@ def _with_history(card: ModelCard, settings: AdaptSettings, drive: Drive, parts:
     )
 
 
-def _refusal(found: list[str], settings: AdaptSettings, candidate: Path) -> str:
+def _refusal(found: list[str], settings: AdaptSettings) -> str:
+    candidate = settings.folder / "candidate"
     listed = "\n".join(f"  {each}" for each in found)
     return (
-        f"{settings.model} stays as it is: fine-tuning made it worse.\n{listed}\n{candidate} holds the refused model. "
+        f"{settings.model} stays as it is: even {SHARES_OF_CHANGE[-1]:.0%} of the change made it worse.\n{listed}\n"
+        f"{candidate} holds the refused model. "
         "Use the original model, or try again in another --folder, with a longer drive, a smaller "
         "optimiser.learning_rate or fewer iterations"
     )
