@@ -11,7 +11,7 @@ POSES ?=
 # Test processes side by side: one a core, at most four, as each compiles loops and starts nodes of its own.
 JOBS ?= $(shell cores=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
-.PHONY: setup demo test smoke test-all bench lint clean
+.PHONY: setup demo test smoke test-all bench images-check lint clean
 
 setup: $(READY)
 
@@ -51,6 +51,10 @@ test-all: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
+
+# Builds the images without Docker and runs that for CPUs; needs root and Debian's buildah, podman and mmdebstrap. IMAGES: its options.
+images-check:
+	$(PYTHON) docker/images_check.py $(IMAGES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

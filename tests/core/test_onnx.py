@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from lidar_completion.model.onnx_export import export_model  # noqa: E402
-from lidar_completion.model.onnx_network import execution_providers, load_onnx_networks  # noqa: E402
+from lidar_completion.model.onnx_network import OnnxEncoder, execution_providers, load_onnx_networks  # noqa: E402
 
 STANDARD = {
     "Add", "Concat", "Cos", "Gather", "Gemm", "Identity", "LeakyRelu", "MatMul", "Mul", "Relu",
@@ -176,6 +176,15 @@ def test_providers_of_a_device(caplog: pytest.LogCaptureFixture):
         execution_providers(second)
     assert execution_providers(second, or_cpu=True) == ["CPUExecutionProvider"]
     assert "run on the CPU" in caplog.text
+
+
+def test_a_network_that_falls_back_to_the_cpu_says_so(folder: Path, caplog: pytest.LogCaptureFixture):
+    card = load_model(folder)[0]
+    load_onnx_networks(folder, card, CPU)
+    assert "runs on the CPU" not in caplog.text
+    unusable = [("TensorrtExecutionProvider", {}), "CPUExecutionProvider"]  # as CUDA without its libraries
+    OnnxEncoder(folder / "encoder.onnx", unusable)
+    assert f"{folder / 'encoder.onnx'} runs on the CPU" in caplog.text
 
 
 def test_uses_as_many_threads_as_pytorch(folder: Path):

@@ -75,6 +75,7 @@ def execution_providers(device: torch.device, or_cpu: bool = False) -> list[Any]
         return ["CPUExecutionProvider"]
     available = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" in available:
+        onnxruntime.preload_dlls()  # CUDA's libraries are in Python packages, where the loader does not look
         return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
     problem = f"onnxruntime has no CUDA here (it has {', '.join(available)}): pip install onnxruntime-gpu"
     if not or_cpu:
@@ -97,6 +98,10 @@ class _OnnxNetwork:
             self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime raises its own untyped errors
             raise ModelError(f"{path}: onnxruntime cannot load it ({error})") from error
+        if len(providers) > len(self._session.get_providers()):
+            logging.getLogger(__name__).warning(
+                "%s runs on the CPU: onnxruntime could not load its CUDA provider", path
+            )
         self._inputs = [node.name for node in self._session.get_inputs()]
 
     def _run(self, cloud: VoxelisedCloud, extra: dict[str, np.ndarray]) -> Tensor:
