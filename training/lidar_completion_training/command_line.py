@@ -100,7 +100,7 @@ def adapt(
     drive: Annotated[Path, typer.Argument(help="bag, folder of sweeps, SemanticKITTI sequence or KITTI-360 root")],
     model: Annotated[Path, typer.Option(help="model folder, or NAME for models/NAME")] = Path("models/edge"),
     output: Annotated[Path | None, typer.Option(help="model folder, if accepted; default: FOLDER/model")] = None,
-    folder: Annotated[Path | None, typer.Option(help="of everything on the way; default: runs/adapt/DRIVE")] = None,
+    folder: Annotated[Path | None, typer.Option(help="folder of all intermediate files; default: runs/adapt/DRIVE")] = None,
     poses: Annotated[
         str | None, typer.Option(help="pose file, or auto: estimate them from the sweeps with KISS-ICP")
     ] = None,
@@ -110,17 +110,17 @@ def adapt(
     ] = None,
     bin_columns: Annotated[int, typer.Option(min=3, help="float32 values per point of .bin files")] = 4,
     moving: Annotated[str, typer.Option(help="removal of moving objects: labels, visibility, keep, auto")] = "auto",
-    deskew: Annotated[bool, typer.Option(help="deskew the sweeps of the truth")] = False,
+    deskew: Annotated[bool, typer.Option(help="deskew the sweeps of the maps")] = False,
     every: Annotated[int | None, typer.Option(min=1, help="every n-th held-back sweep; default: at most 8")] = None,
     control: Annotated[int, typer.Option(min=1, help="synthetic test scenes that must not get worse")] = 4,
-    sensor: Annotated[str | None, typer.Option(help="of synthetic sweeps; default: what the model has seen")] = None,
+    sensor: Annotated[str | None, typer.Option(help="synthetic sensor; default: as the model was trained")] = None,
     share: Annotated[float, typer.Option(min=0.05, max=1, help="share of the drive in the training sweeps")] = 0.5,
     minutes: Annotated[float, typer.Option(min=0, help="time limit of the fine-tuning")] = 30.0,
     device: Device = "auto",
     threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
-    """Fine-tune a model to a drive; keep it only if no figure rises on held-back sweeps or on synthetic scenes."""
+    """Fine-tune a model to a drive; keep it only if no metric rises by more than its tolerance."""
     import torch
 
     from lidar_completion_evaluation.drives.open import DriveOptions
@@ -142,7 +142,7 @@ def adapt(
 @app.command()
 def chain(
     recipes: Annotated[
-        Path, typer.Argument(help="recipe folder, in order of file names; shipped ones: smoke, small, edge, paper")
+        Path, typer.Argument(help="recipe folder, in order of file names; shipped: smoke, small, edge, drive, paper")
     ],
     runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
     scenes: Annotated[int, typer.Option(help="synthetic test scenes for the evaluation at the end; 0: none")] = 2,

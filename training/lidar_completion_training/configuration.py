@@ -79,11 +79,11 @@ class DirectRecipe:
     queries: int = 20_000  # random points per direction of the Chamfer distance
     clamp_m: float = 2.0
     coverage_weight: float = 1.0  # distance ground truth -> prediction
-    near_weight: float = at_least(0.0, 0.0)  # counts the first near_m of each distance again, for the F-score
+    near_weight: float = at_least(0.0, 0.0)  # adds the distances again, clamped to near_m, for the F-score
     near_m: float = 0.4
     confidence_weight: float = 0.05  # cross entropy of the confidence (architecture.point_confidence)
     free_space_weight: float = 0.0  # depth of points inside observed free space
-    batch_norm: str = "sweep"  # statistics of the sweep; or "frozen": the running ones of start_from, for fine-tuning
+    batch_norm: str = "sweep"  # statistics of each sweep; "frozen": running statistics of start_from, for fine-tuning
 
     def __post_init__(self) -> None:
         check_choice("direct.batch_norm", self.batch_norm, ("sweep", "frozen"))

@@ -1,4 +1,4 @@
-"""The space that the sweeps of a drive have observed: elsewhere its map has no surfaces, and says nothing about completed points."""
+"""The space that the sweeps of a drive have observed: elsewhere its map has no surfaces to compare with."""
 
 from __future__ import annotations
 

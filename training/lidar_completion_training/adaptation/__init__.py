@@ -1,4 +1,5 @@
-"""Fine-tunes a model to one recorded drive, and keeps the result only if it is better: `lidar-completion-train adapt`.
+"""Fine-tunes a model to one recorded drive, and keeps the result only if no metric gets worse: `lidar-completion-train adapt`.
 
-parts.py splits the drive, stream.py mixes its sweeps with synthetic ones, verdict.py compares figures, adapt.py does it all.
+adapt.py runs the whole command, parts.py splits the drive, stream.py mixes its sweeps with synthetic ones, and verdict.py
+decides whether the result is accepted.
 """

@@ -1,12 +1,12 @@
 """`lidar-completion-train adapt`: poses, maps, evaluation, fine-tuning, evaluation, verdict.
 
-Everything is kept in one folder, and whatever is there already is not computed again:
+Everything is kept in one folder; files that exist there already are reused:
     poses_auto.txt   poses, if they were estimated
     map.npz          map of the whole drive, which the held-back sweeps are compared with
     training.npz     map of the training sweeps alone
     run/             the training run
     evaluation/      results by scene
-    candidate/       the model that was evaluated last, whatever its figures
+    candidate/       the fine-tuned model that was evaluated last, accepted or not
 """
 
 from __future__ import annotations
@@ -41,45 +41,42 @@ from lidar_completion_training.export import export_to
 from lidar_completion_training.recipe_files import load_recipe
 from lidar_completion_training.runs import RECIPES, train
 
-# No upper limit of z, as in training on drives; rays in coarse voxels, because they only tell where truth may be missing.
+# No upper limit of z, as in all training on drives. Rays use coarse voxels: they only mark where truth may be missing.
 TRAINING_RULES = replace(PUBLISHED_RULES, max_z_m=np.inf)
 TRAINING_RAYS = RayRules(voxel_size_m=0.4)
 TRAINING_RAY_SWEEPS = 4
 BRIEF = SceneSettings(brief=True, published_emd=False)
 HELD_BACK_SCENES = 8  # evaluated at most, if `every` is not given
 DEFAULT_SENSOR = "HDL-64E"
-SHARES_OF_CHANGE = (
-    1.0,
-    0.5,
-    0.25,
-)  # of the way from the weights before to those after fine-tuning; the first accepted one is kept
+# Weights are interpolated between the original (0) and the fine-tuned ones (1); the first accepted share is kept.
+SHARES_OF_CHANGE = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """What is adapted to what, and how long it may take."""
+    """Settings of one adaptation."""
 
     drive: Path
     model: Path
-    folder: Path  # of everything that is made on the way
+    folder: Path  # intermediate results
     output: Path  # model folder, written only if the model is accepted
     options: DriveOptions = field(default_factory=DriveOptions)
     moving: str = "auto"  # see build_map
     deskew: bool = False
     every: int | None = None  # n of "every n-th held-back sweep"
     control_scenes: int = 4
-    sensor: str | None = None  # of the synthetic sweeps; default: those that the model has seen
-    drive_share: float = 0.5  # of the training sweeps; the others are synthetic
-    minutes: float = 30.0  # of fine-tuning
+    sensor: str | None = None  # of the synthetic sweeps; default: the sensors that the model was trained for
+    drive_share: float = 0.5  # share of the training sweeps that come from the drive; the others are synthetic
+    minutes: float = 30.0  # maximum duration of the fine-tuning
     device: str = "auto"
-    overrides: tuple[str, ...] = ()  # of the recipe
+    overrides: tuple[str, ...] = ()  # entry=value, for the recipe
 
 
 def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
-    """Fine-tune the model to the drive, and export to settings.output the largest share of the change with which no figure rises by
-    more than its tolerance; returns the figures before and after.
+    """Fine-tune the model to the drive and export it, if accepted, to settings.output; returns the metrics before and after.
 
-    Raises AdaptationRefused if there is none. An interrupted call resumes.
+    Exports the first of SHARES_OF_CHANGE with which no metric rises by more than its tolerance. Raises AdaptationRefused if
+    there is none. A further call resumes an interrupted one.
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +90,7 @@ def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
     for share in SHARES_OF_CHANGE:
         card = _write_candidate(settings, drive, parts, share)
         after = _figures(folder / "candidate", scenes, settings)
-        print(f"\n{share:.0%} of the change of the weights\n{table(before, after)}\n")
+        print(f"\n{share:.0%} of the weight change\n{table(before, after)}\n")
         if not (found := rises(before, after)):
             metrics = {"adaptation": {"share_of_change": share, "before": before, "after": after}}
             _accept(settings, drive, replace(card, metrics=metrics))
@@ -102,10 +99,10 @@ def adapt(settings: AdaptSettings) -> tuple[Figures, Figures]:
 
 
 def _write_candidate(settings: AdaptSettings, drive: Drive, parts: Parts, share: float) -> ModelCard:
-    """Export the fine-tuned weights, or those that lie this share of the way from the model's own to them.
+    """Export weights interpolated between the original (share 0) and the fine-tuned ones (share 1).
 
-    Weights in between often keep most of what fine-tuning gained and lose less elsewhere (Wortsman et al., Robust fine-tuning of
-    zero-shot models, CVPR 2022). Batch norms are frozen, so their statistics are the same on the whole way.
+    Interpolated weights often keep most of the gain of fine-tuning and lose less elsewhere (Wortsman et al., Robust fine-tuning
+    of zero-shot models, CVPR 2022). Batch norms are frozen, so their statistics need no interpolation.
     """
     run, candidate = settings.folder / "run", settings.folder / "candidate"
     card = _with_history(export_to(run, candidate, refiner=_refiner(settings.model)), settings, drive, parts)
@@ -129,7 +126,7 @@ def _accept(settings: AdaptSettings, drive: Drive, card: ModelCard) -> None:
     )
     networks = load_model(settings.folder / "candidate")[1]
     save_model(settings.output, described, networks, dtype=torch.float16)
-    print(f"{settings.output}: adapted to {drive.name}; no figure rose by more than its tolerance")
+    print(f"{settings.output}: adapted to {drive.name}; no metric rose by more than its tolerance")
 
 
 def _scenes_of(settings: AdaptSettings, drive: Drive, parts: Parts) -> dict[str, SceneSource]:
@@ -144,14 +141,14 @@ def _scenes_of(settings: AdaptSettings, drive: Drive, parts: Parts) -> dict[str,
 
 
 def _training_scenes(settings: AdaptSettings, drive: Drive, parts: Parts) -> DriveScenes:
-    """The training sweeps, with a map of these sweeps alone: it must not show what the held-back ones saw."""
+    """The training sweeps, with a map of these sweeps alone, so that nothing of the held-back sweeps is trained on."""
     part = parts.of_training(drive)
     truth = build_map(part, settings.folder / "training.npz", moving=settings.moving, deskew=settings.deskew)
     return DriveScenes(part, truth, TRAINING_RULES, every=1, ray_sweeps=TRAINING_RAY_SWEEPS, rays=TRAINING_RAYS)
 
 
 def _sensor_and_world(settings: AdaptSettings) -> tuple[str, str]:
-    """Sensor and worlds of the synthetic sweeps: like those that the model was trained on."""
+    """Sensor and worlds of the synthetic sweeps; by default those that the model was trained on."""
     seen = load_card(settings.model).seen.sensors
     sensor = settings.sensor or ("mix" if len(seen) > 1 else next(iter(seen), DEFAULT_SENSOR))
     return sensor, "varied" if sensor == "mix" else "town"
@@ -172,7 +169,7 @@ def _recipe(settings: AdaptSettings) -> Recipe:
 
 
 def _figures(model: Path, scenes: dict[str, SceneSource], settings: AdaptSettings) -> Figures:
-    """The figures of a model that decide; TrainingError if it fails on a scene."""
+    """The metrics of a model that decide its acceptance; TrainingError if it fails on a scene."""
     method, found = ModelMethod(model, device=settings.device), {}
     for part, source in scenes.items():
         output = settings.folder / "evaluation" / part.replace(" ", "_")
@@ -180,19 +177,19 @@ def _figures(model: Path, scenes: dict[str, SceneSource], settings: AdaptSetting
         row = summarise(source, [method], output, settings=BRIEF).rows[0]
         for scene, reason in row.failed.items():
             raise TrainingError(
-                f"{model}: no figures of {scene} ({part}): {reason}; leave such sweeps out of the drive"
+                f"{model}: evaluation of {scene} ({part}) failed: {reason}; remove such sweeps from the drive"
             )
         found[part] = {name: row.figures["completed"][name].mean for name in CRITERIA}
     return found
 
 
 def _refiner(model: Path) -> Path | None:
-    """The model's own folder if it has a refiner, which stays as it is."""
+    """The model's folder if it has a refiner, which is exported unchanged."""
     return model if "refiner" in load_card(model).networks else None
 
 
 def _with_history(card: ModelCard, settings: AdaptSettings, drive: Drive, parts: Parts) -> ModelCard:
-    """The candidate's card: what the model was trained on before, and the sensors that it has seen, still hold."""
+    """The candidate's card: keeps the model's training data, sensors and confidence, and adds the drive to the training data."""
     start = load_card(settings.model)
     further = (
         f"{parts.training} sweeps of {drive.name}, mixed with synthetic streets of {_sensor_and_world(settings)[0]}"
@@ -211,7 +208,8 @@ def _refusal(found: list[str], settings: AdaptSettings) -> str:
     candidate = settings.folder / "candidate"
     listed = "\n".join(f"  {each}" for each in found)
     return (
-        f"{settings.model} stays as it is: even {SHARES_OF_CHANGE[-1]:.0%} of the change made it worse.\n{listed}\n"
+        f"{settings.model} stays as it is: even with {SHARES_OF_CHANGE[-1]:.0%} of the weight change, "
+        f"metrics got worse:\n{listed}\n"
         f"{candidate} holds the refused model. "
         "Use the original model, or try again in another --folder, with a longer drive, a smaller "
         "optimiser.learning_rate or fewer iterations"

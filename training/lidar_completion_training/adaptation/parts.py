@@ -10,13 +10,13 @@ from lidar_completion_evaluation.drives.drive import Drive, DriveError
 
 HELD_BACK_SHARE = 0.2
 MAX_GAP_SHARE = 0.2
-GAP_M = 100.0  # two sweeps this far apart, which reach 50 m each, have no surroundings in common
+GAP_M = 100.0  # two sweeps this far apart do not overlap, because each is used up to 50 m
 MIN_SWEEPS = 5
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The first `training` sweeps train the model, those from number `held_back` on evaluate it, and the gap between is left out."""
+    """Sweeps [0, training) train the model, [held_back, sweeps) evaluate it, and those in between are not used."""
 
     sweeps: int
     training: int
@@ -36,8 +36,8 @@ class Parts:
         if self.apart_m < GAP_M:
             lines.append(
                 f"training and evaluation sweeps come within {self.apart_m:.0f} m of each other, so their surroundings "
-                f"overlap, and the figures may be better than on a new street ({GAP_M:g} m apart, they would not overlap; "
-                "record a longer drive)"
+                f"overlap, and the metrics may be better than on a new street; record a longer drive (a gap of {GAP_M:g} m "
+                "avoids the overlap)"
             )
         return "\n".join(lines)
 

@@ -18,13 +18,13 @@ from lidar_completion_training.errors import RecipeError
 from lidar_completion_training.known_space import KnownSpace
 from lidar_completion_training.stream import Sample, SyntheticStream
 
-CACHED_SWEEPS = 32  # some 10 MB each; tracing the rays of the drive's sweeps takes as long as a training step
+CACHED_SWEEPS = 32  # about 10 MB each; ray tracing for one sweep of the drive takes as long as a training step
 
 
 class AdaptationStream(IterableDataset):
-    """Samples number first_sample, first_sample + 1, ...: of every n samples, drive_share * n are sweeps of the drive.
+    """Samples number first_sample, first_sample + 1, ...; a share drive_share of them are sweeps of the drive.
 
-    Every epoch visits all sweeps of the drive in a new random order. Sample n is always the same sweep, so that a run resumes.
+    Every epoch visits all sweeps of the drive in a new random order. Sample n is always the same sweep, so a run can resume.
     """
 
     def __init__(

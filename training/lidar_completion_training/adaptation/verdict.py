@@ -1,4 +1,4 @@
-"""Whether an adapted model may replace the model that it came from: its figures before and after, and those that rose."""
+"""Decides whether an adapted model may replace the original: which metrics rose by more than their tolerance."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 HELD_BACK, CONTROL = "held-back sweeps", "synthetic control"
 
-Figures = dict[str, dict[str, float]]  # part (HELD_BACK, CONTROL) -> figure of the evaluation -> mean
+Figures = dict[str, dict[str, float]]  # part (HELD_BACK, CONTROL) -> metric of the evaluation -> mean
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A figure of the evaluation (lower is better) and how much it may rise on each part."""
+    """A metric of the evaluation (lower is better) and how much it may rise on each part, in its own unit before scaling."""
 
     heading: str
     scale: float
@@ -27,7 +27,7 @@ CRITERIA = {
 
 
 def rises(before: Figures, after: Figures) -> list[str]:
-    """The figures that rose by more than their tolerance, as text; an empty list accepts the model."""
+    """One line of text for each metric that rose by more than its tolerance; an empty list accepts the model."""
     return [
         f"{criterion.heading} on the {part}: {_number(criterion, before[part][name])} -> "
         f"{_number(criterion, after[part][name])} (may rise by {_number(criterion, allowed)})"
@@ -38,7 +38,7 @@ def rises(before: Figures, after: Figures) -> list[str]:
 
 
 def table(before: Figures, after: Figures) -> str:
-    """One line for each part and figure."""
+    """The metrics before and after as a text table, one line per part and metric."""
     lines: list[tuple[str, ...]] = [("", "", "before", "after")]
     for part in before:
         for name, criterion in CRITERIA.items():

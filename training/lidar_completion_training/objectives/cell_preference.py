@@ -1,6 +1,7 @@
-"""Ranks two completions of a sweep in every cell of the ground plane. Not in the paper, which ranks whole scenes.
+"""Ranks two completions of a sweep in each cell of the ground plane (recipe entry distillation.preference_cell_m).
 
-A scene gives one bit, and nearly always the same one; its cells give hundreds. The costs are quantities that have no gradient.
+Not in the paper, which ranks whole scenes. A scene yields one preference, and it is nearly always the same sample of the
+pair that wins; its cells yield hundreds. The metrics in CELL_METRICS have no gradient and could not be losses themselves.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from lidar_completion_training.objectives.chamfer import CLEAR_MARGIN_M, NEAR_M,
 from lidar_completion_training.objectives.step import Step
 
 WRONG_M = 0.5  # a point farther than this from every surface is wrong
-VOXEL_M = 0.2  # of the intersection over union
+VOXEL_M = 0.2  # voxel size of the intersection over union
 
 
 class CellRanking(NamedTuple):
@@ -35,15 +36,15 @@ class _Cells(NamedTuple):
     clear_space: ClearSpace | None
 
     def share(self, of: Tensor, marked: Tensor) -> Tensor:
-        """Share (total,) of the marked ones among the points whose cells are `of`; NaN for a cell without any."""
+        """Share (total,) of marked points in each cell; NaN in empty cells. of (K,): cell of each point; marked (K,) bool."""
         return torch.bincount(of[marked], minlength=self.total) / torch.bincount(of, minlength=self.total)
 
 
 @torch.no_grad()
 def rank_cells(first: Tensor, second: Tensor, step: Step, cell_m: float, metric: str) -> CellRanking:
-    """Compare two completions (N, 3) and (M, 3) in square cells of cell_m by CELL_METRICS[metric], the lower cost winning.
+    """Compare two completions (N, 3) and (M, 3) in square cells of cell_m by CELL_METRICS[metric]; the lower cost wins.
 
-    Equal costs are a tie, and so are cells without points of either completion.
+    A cell is a tie if the costs are equal or if one of the completions has no points in it.
     """
     truth = step.sweep.truth
     clouds = [first.detach(), second.detach(), truth]

@@ -1,4 +1,4 @@
-"""Chamfer distances with gradient, and the nearest-neighbour search that they and other terms use."""
+"""Differentiable Chamfer distances, the other loss terms computed from them, and nearest-neighbour search."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from lidar_completion_training.configuration import DirectRecipe
 from lidar_completion_training.errors import DivergedError
 from lidar_completion_training.known_space import KnownSpace
 
-NEAR_M = 0.2  # confidence is the probability that a surface is this near
-CLEAR_MARGIN_M = 0.2  # the last part of a ray does not count as free space
-MAX_DEPTH_M = 1.0  # deeper points in free space count as this deep
-PAIRS = 1 << 27  # distances that the plain search holds in memory at once
+NEAR_M = 0.2  # confidence is the probability that a surface lies within this distance
+CLEAR_MARGIN_M = 0.2  # the end of a ray, up to this far before the return, does not count as free space
+MAX_DEPTH_M = 1.0  # depths in free space are clamped to this
+PAIRS = 1 << 27  # most distances that nearest_rows_plain computes at once
 
 
 def clamped_chamfer(
@@ -27,11 +27,14 @@ def clamped_chamfer(
     clear_space: ClearSpace | None = None,
     known: KnownSpace | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss, and numbers to log: mean clamped distances in metres, prediction (N, 3) -> truth (M, 3) and back.
+    """The loss, and values to log: mean clamped distances (m) from prediction (N, 3) to truth (M, 3) and from truth to prediction.
 
-    Distances are taken at random points. With a logit (N,), the confidence's cross entropy is added; with clear_space and
-    a free_space_weight, the depth in free space. The clamp keeps truth without a scan point nearby, and stray predictions,
-    from dominating the loss. known: where the truth is complete; predicted points elsewhere count for coverage alone.
+    Distances are computed at random points. They are clamped so that truth far from any scan point and stray predictions
+    do not dominate the loss.
+
+    logit (N,): adds the cross entropy of the confidence. clear_space: adds the depth in free space, if
+    recipe.free_space_weight is set. known: space in which the truth is complete; predicted points outside it count only
+    for the distance from truth to prediction.
     """
     rows, distance = sampled_distances(prediction, truth, recipe.queries, recipe.clamp_m, generator)
     if known is not None and bool((inside := known.contains(prediction.detach()[rows])).any()):
@@ -86,9 +89,10 @@ def clamped_distance(points: Tensor, reference: Tensor, clamp_m: float) -> Tenso
 
 
 def depth_in_clear_space(points: Tensor, distance: Tensor, clear_space: ClearSpace) -> Tensor:
-    """Mean depth in metres, at most MAX_DEPTH_M each, of points (N, 3) inside the free space that the sweep observed.
+    """Mean depth in metres of points (N, 3) in observed free space; each depth is clamped to MAX_DEPTH_M.
 
-    distance (N,): to the truth; points within NEAR_M of it count as 0. The gradient moves a point outwards along its ray.
+    distance (N,): from each point to the truth; points within NEAR_M have depth 0. The gradient moves a point outwards
+    along its ray.
     """
     clear = clear_space.in_direction_of(points.detach())
     depth = (clear - CLEAR_MARGIN_M - points.norm(dim=1)).clamp(0.0, MAX_DEPTH_M)
@@ -128,7 +132,7 @@ def finite(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Both clouds in float32 without gradient; DivergedError if a coordinate is not finite."""
     points, reference = points.detach().float(), reference.detach().float()
     if not bool(torch.isfinite(points).all() and torch.isfinite(reference).all()):
-        raise DivergedError("a network predicts points that are not finite")
+        raise DivergedError("a network predicted coordinates that are not finite")
     return points, reference
 
 

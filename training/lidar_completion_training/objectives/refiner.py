@@ -1,4 +1,4 @@
-"""The refiner as in LiDiff: six offsets per point, and a Chamfer distance between the denser cloud and the ground truth."""
+"""Objective `refiner`: several offsets per point (six in LiDiff), trained with a Chamfer distance to the ground truth."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from lidar_completion_training.stream import Sample
 class Refinement:
     """Trains the refiner on jittered ground truth, or on completions by the start_from model.
 
-    That model is exported with the refiner, unchanged, except that refiner.denoiser replaces its denoiser.
+    Only the refiner is trained. The other networks are exported unchanged with it; the denoiser comes from the model in
+    refiner.denoiser, if the recipe sets one.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -42,7 +43,7 @@ class Refinement:
     def losses(
         self, sample: Sample | PreparedSweep, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """CD(p + offsets, truth): squared (square metres, published) or clamped (metres)."""
+        """Chamfer distance of the refined points to the truth: squared as published (m^2), or clamped (m); see refiner.loss."""
         step = begin(self.networks, sample, self.recipe, generator)
         points = self.coarse_cloud(step)
         offsets, logits = run(self.networks["refiner"], self.recipe, step.cloud(points))
@@ -52,7 +53,7 @@ class Refinement:
         return {"model": loss}, {"offset_m": offsets.detach().norm(dim=2).mean().item(), **numbers}
 
     def squared(self, cloud: Tensor, logit: Tensor | None, step: Step) -> tuple[Tensor, dict[str, float]]:
-        """The published loss; plus the confidence's cross entropy, if there is a logit."""
+        """The published loss, plus the cross entropy of the confidence if the network estimates one."""
         settings, direct, truth = self.recipe.refiner, self.recipe.direct, step.sweep.truth
         if 0 < settings.target_points < len(truth):
             rows = torch.randperm(len(truth), generator=step.generator, device=truth.device)
@@ -73,7 +74,7 @@ class Refinement:
 
     @torch.no_grad()
     def coarse_cloud(self, step: Step) -> Tensor:
-        """The cloud to be refined, (refiner.points, 3); all points if that is 0."""
+        """Input of the refiner (P, 3): refiner.points random points, or all points if that is 0."""
         settings = self.recipe.refiner
         if settings.inputs == "jitter":
             points = random_points(step.sweep.truth, settings.points, step.generator)
@@ -89,7 +90,7 @@ class Refinement:
 
 
 def _new_refiner(architecture: Architecture, denoiser: nn.Module) -> nn.Module:
-    """An untrained refiner; with conditioning "union" it starts as the denoiser, which already moves points onto surfaces."""
+    """A new refiner. With conditioning "union" it gets the denoiser's weights, which already move points onto surfaces."""
     refiner = new_network("refiner", architecture)
     if architecture.conditioning == "union":
         refiner.load_state_dict(denoiser.state_dict())

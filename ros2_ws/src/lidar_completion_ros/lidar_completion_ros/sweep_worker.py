@@ -1,4 +1,8 @@
-"""Processes each sweep: shed, decode, transform, deskew, inspect, get the prior, complete, remember, publish, learn the cost."""
+"""Processes each sweep in its own thread; `SweepWorker._process` has one line per stage.
+
+Drop a sweep that waited too long, decode, look up the transform, deskew, check the mounting, complete, publish, update the
+latency estimate.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ class MeasuredSweep:
     message: PointCloud2
     points: np.ndarray  # (N, 3) float32, metres, sensor frame
     intensity: np.ndarray | None  # (N,) float32
-    rows: np.ndarray  # (M,) bool: the points of the message that are returns
+    rows: np.ndarray  # (M,) bool: which points of the message are returns
 
     @property
     def missing_returns(self) -> int:
@@ -61,7 +65,7 @@ class MeasuredSweep:
         return None if times is None else times[self.rows]
 
     def passed_on(self, measured_rows: np.ndarray, output_layout: str) -> dict[str, np.ndarray]:
-        """The columns that the layout passes on, for measured points (n,) of these rows of `points`."""
+        """Fields of the message that the output layout copies, for the measured points in these rows (n,) of `points`."""
         if output_layout == "fields":
             return {}
         return passed_on_columns(self.message, np.flatnonzero(self.rows)[measured_rows])
@@ -102,7 +106,7 @@ class SweepWorker:
         """Start the thread. Raises RuntimeError if the last sweep before `stop` is still being processed."""
         if self.is_running:
             raise RuntimeError(
-                "a sweep received before the deactivation is still being processed; try again when it is done"
+                "a sweep from before the deactivation is still being processed; activate again when it has finished"
             )
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, args=(self._mailbox,), name="sweep worker", daemon=True)
@@ -125,9 +129,9 @@ class SweepWorker:
         self._parameters = parameters
 
     def receive(self, message: PointCloud2) -> None:
-        """Put a sweep into the mailbox, unless nobody subscribes to the result."""
+        """Put a sweep into the mailbox; with `lazy`, only if somebody subscribes to the result."""
         if self._log.sweep_arrived(stamp_ns(message.header)):
-            self.time_jumped("the stamp of a sweep is earlier than the previous one; it is completed nevertheless")
+            self.time_jumped("the stamp of this sweep is earlier than that of the previous one; it is completed anyway")
         if self._parameters.lazy and not self.publishers.subscribers():
             self._log.sweep_skipped()
         elif self._mailbox.put(Arrival(message, time.monotonic())):
@@ -138,7 +142,7 @@ class SweepWorker:
         self.forget_recent()
 
     def forget_recent(self) -> None:
-        """Drop latencies, twists, mountings and the temporal memory, which are invalid after a jump in time."""
+        """Clear latencies, twists, mounting estimates and the previous completion, which are invalid after a jump in time."""
         self._log.forget_recent()
         self._motion.clear()
         self._temporal.clear()
@@ -213,7 +217,7 @@ def deskewed(sweep: MeasuredSweep, twist: Twist | None) -> np.ndarray:
 def complete_levelled(
     inference: Inference, points: np.ndarray, options: dict[str, Any], inspection: Inspection
 ) -> tuple[Completion, Workload]:
-    """The completion of points (N, 3) in their own frame; the network gets them levelled if there is a levelling."""
+    """Complete points (N, 3). The points of a tilted sensor are levelled for the network; the result is in the original frame."""
     levelling = inspection.levelling
     if levelling is None:
         return inference.complete(points, options)
@@ -235,7 +239,7 @@ def sweep_label(
     waited_s: float,
     latency_s: float,
 ) -> SweepLabel:
-    """How a sweep was completed, for the diagnostics."""
+    """How a sweep was completed, for the sweep label and the diagnostics; done: the workload used."""
     return SweepLabel(
         steps=done.steps,
         replication=done.replication,

@@ -1,8 +1,8 @@
 """A faster denoiser, not in the paper: one U-Net over the voxels of start points and scan, without a condition encoder.
 
 The published network encodes the scan separately and gates each stage of the U-Net with the features of the nearest condition
-voxel. With local features, which describe the scan's points in each voxel, the U-Net sees the scan directly. Encoder, gates and
-nearest-voxel tables are left out, which halves the time of a forward pass.
+voxel. Here the local features describe the scan's points in each voxel, so the U-Net sees the scan directly. It needs no condition
+encoder, no gates by its features and no nearest-voxel tables, which halves the time of a forward pass. Timestep gates remain.
 
 The network predicts several clean estimates per start point, so that fewer start points cover the scene.
 """
@@ -81,7 +81,7 @@ class UnionDenoiser(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start with gates near 1, and with a point's estimates on a circle around it."""
+        """Initialise the timestep gates near 1, and the estimates of a point on a circle around it."""
         for name, bias in self.gates.named_parameters():
             if name.endswith("2.bias"):
                 nn.init.ones_(bias)
@@ -122,11 +122,11 @@ class UnionDenoiser(nn.Module):
     def point_outputs(self, features: Tensor, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:
         """The head's offsets in metres and logits of each point, from its voxel's features (V, c) and its offset in the voxel."""
         estimates = self.architecture.offsets_per_point
-        of_voxel, of_place = self.first.weight.split([features.shape[1], 3], dim=1)
-        hidden = nn.functional.linear(features, of_voxel, self.first.bias)
+        voxel_weight, offset_weight = self.first.weight.split([features.shape[1], 3], dim=1)
+        hidden = nn.functional.linear(features, voxel_weight, self.first.bias)
         scale = self.output_scale()
         last, bias = self.last.weight * scale[:, None], self.last.bias * scale
-        return point_estimates(hidden, cloud.point_row, cloud.point_offset, of_place, last, bias, estimates)
+        return point_estimates(hidden, cloud.point_row, cloud.point_offset, offset_weight, last, bias, estimates)
 
     def output_scale(self) -> Tensor:
         """Factor (outputs,) on the head's outputs: the voxel size for offsets, 1 for logits."""
@@ -136,9 +136,9 @@ class UnionDenoiser(nn.Module):
 
 
 class UnionRefiner(UnionDenoiser):
-    """Replaces each point of a completion by M points. It has the layers of UnionDenoiser, whose weights its training starts from."""
+    """Replaces each point of a completion by M points. Same layers as UnionDenoiser; training starts from its weights."""
 
-    TIMESTEP = 300  # an arbitrary later pass of the denoiser; the gates are constants here
+    TIMESTEP = 300  # fixed, so the timestep gates are constants; chosen without a comparison
 
     def forward(self, cloud: VoxelisedCloud) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Offsets (N, M, 3) in metres for each point of `cloud`, and their logits (N, M); (N, 0) without Architecture.point_confidence."""
