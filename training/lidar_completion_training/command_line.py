@@ -100,7 +100,9 @@ def adapt(
     drive: Annotated[Path, typer.Argument(help="bag, folder of sweeps, SemanticKITTI sequence or KITTI-360 root")],
     model: Annotated[Path, typer.Option(help="model folder, or NAME for models/NAME")] = Path("models/edge"),
     output: Annotated[Path | None, typer.Option(help="model folder, if accepted; default: FOLDER/model")] = None,
-    folder: Annotated[Path | None, typer.Option(help="folder of all intermediate files; default: runs/adapt/DRIVE")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="folder of all intermediate files; default: runs/adapt/DRIVE")
+    ] = None,
     poses: Annotated[
         str | None, typer.Option(help="pose file, or auto: estimate them from the sweeps with KISS-ICP")
     ] = None,

@@ -222,24 +222,24 @@ class Parameters:
         high=1.0,
     )
     occupancy_resolution_m: float = _parameter(
-        OccupancyRules().resolution_m, "Size of the cells of ~/occupancy", unit="m", low=0.05, high=5.0
+        OccupancyRules().resolution_m, "Cell size of ~/occupancy", unit="m", low=0.05, high=5.0
     )
     occupancy_size_m: float = _parameter(
-        OccupancyRules().size_m, "Size of the square of ~/occupancy around the sensor", unit="m", low=1.0, high=400.0
+        OccupancyRules().size_m, "Side length of ~/occupancy, a square around the sensor", unit="m", low=1.0, high=400.0
     )
     occupancy_min_height_m: float = _parameter(
         OccupancyRules().min_height_m, "Height above which a point occupies its cell", unit="m", low=-50.0, high=50.0
     )
     occupancy_max_height_m: float = _parameter(
         OccupancyRules().max_height_m,
-        "Height above which points occupy no cell and rays free none, as the vehicle passes below",
+        "Points and parts of rays above this height are ignored: the vehicle passes below",
         unit="m",
         low=-50.0,
         high=50.0,
     )
     occupancy_height_from: str = _parameter(
         "ground",
-        "What the heights of ~/occupancy are above: ground (around each cell, from the measured points), sensor",
+        "Reference of the heights of ~/occupancy: ground (estimated around each cell from the measured points), sensor",
     )
 
     def __post_init__(self) -> None:
