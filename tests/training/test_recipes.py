@@ -146,7 +146,7 @@ def test_a_fine_tuned_card_keeps_the_training_data_of_its_start():
     assert exported_card(load_recipe(None, drives)).training_data == f"{before}; then drives mine"
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("edge", "edge/4_fourth"), ("drive", "drive/1_first")])
+@pytest.mark.parametrize(("name", "recipe"), [("edge", "edge/5_fifth"), ("drive", "drive/3_third")])
 def test_shipped_cards_match_their_recipes(name, recipe):
     shipped = load_card(MODELS / name)
     card = exported_card(load_recipe(RECIPES / f"{recipe}.yaml", [f"start_from={MODELS / name}"]))
@@ -168,14 +168,15 @@ def test_edge_recipes_train_one_model(tmp_path):
     assert {each.name for each in recipes} == {"edge"}
     assert len({(each.architecture, each.pipeline) for each in recipes}) == 1
     assert len({each.data.first_seed for each in recipes}) == len(recipes)
-    assert {(each.pipeline.replication, exported_card(each).pipeline.replication) for each in recipes} == {(4, 9)}
+    assert {each.pipeline.replication for each in recipes} == {4}
+    assert [exported_card(each).pipeline.replication for each in recipes] == [9, 9, 9, 9, 10]
     assert load_card(MODELS / "edge").pipeline == exported_card(recipes[-1]).pipeline
 
 
-def test_drive_has_the_pipeline_that_its_recipes_make_of_edge():
-    for path in sorted((RECIPES / "drive").glob("*.yaml")):
-        recipe = load_recipe(path, [f"start_from={MODELS / 'edge'}"])
-        assert load_card(MODELS / "drive").pipeline == exported_card(recipe).pipeline
+def test_drive_has_the_pipeline_that_its_last_recipe_makes_of_edge():
+    *_, last = sorted((RECIPES / "drive").glob("*.yaml"))
+    recipe = load_recipe(last, [f"start_from={MODELS / 'edge'}"])
+    assert load_card(MODELS / "drive").pipeline == exported_card(recipe).pipeline
 
 
 def test_export_changes_sampler_and_steps():
