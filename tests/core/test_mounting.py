@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from lidar_completion.compile_loops import synthetic_sweep
 from lidar_completion.completer import SceneCompleter
 from lidar_completion.model.card import Seen
-from lidar_completion.mounting import Levelling, MountingCheck, SensorView, findings, level_rotation
+from lidar_completion.mounting import Confirmation, Levelling, MountingCheck, SensorView, findings, level_rotation
 from lidar_completion.mounting.ground_plane import candidates, votes_plain
 from lidar_completion.mounting.ground_plane_compiled import votes
 
@@ -92,6 +92,20 @@ def test_one_deviating_sweep_of_several_is_ignored():
     for sweep in [synthetic_sweep()] * 3:
         check.add(SensorView.of(sweep))
     assert not findings(check.add(SensorView.of(rotated(synthetic_sweep(), "y", 15))), Seen())
+
+
+@pytest.mark.parametrize("deviating", range(5))
+def test_one_deviating_sweep_after_a_start_is_not_confirmed(deviating):
+    level, tilted = (SensorView.of(rotated(synthetic_sweep(), "y", angle)) for angle in (0, 15))
+    check, confirmation = MountingCheck(), Confirmation()
+    views = [tilted if number == deviating else level for number in range(5)]
+    assert not any(confirmation.add(findings(check.add(view), Seen())) for view in views)
+
+
+def test_lasting_finding_is_confirmed_from_the_second_sweep_on():
+    check, confirmation, tilted = MountingCheck(), Confirmation(), SensorView.of(rotated(synthetic_sweep(), "y", 15))
+    confirmed = [[each.cause for each in confirmation.add(findings(check.add(tilted), Seen()))] for _ in range(3)]
+    assert confirmed == [[], ["tilt"], ["tilt"]]
 
 
 def test_ranges_of_the_card_decide():

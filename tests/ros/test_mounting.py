@@ -45,10 +45,11 @@ def test_unseen_mountings_are_a_warning_and_the_sweep_is_completed(start_node, p
     labels = peer.listen(DiagnosticArray, "/lidar_completion/debug/sweep")
     for number, (change, text) in enumerate(CASES.values()):
         assert peer.call(Trigger, "reset", Trigger.Request()).success  # forget the sweeps of the previous case
-        peer.complete(cloud(change(sweep), stamp_ns=10**18 + number))
+        for stamp_ns in (10**18 + 2 * number, 10**18 + 2 * number + 1):  # a warning comes with the second sweep
+            peer.complete(cloud(change(sweep), stamp_ns=stamp_ns))
         report = peer.until_reported(lambda report, text=text: text in report.message)
         assert report.level == 1
-        peer.until(lambda number=number: len(labels) > number)
+        peer.until(lambda number=number: len(labels) > 2 * number + 1)
         assert text in SweepLabel.from_status(labels[-1].status[0]).mounting_warning
 
 
@@ -75,6 +76,15 @@ def test_cloud_in_a_map_frame_is_refused(offset, start_node, peer, cloud, sweep)
     assert (report.level, report.counts.faults) == (2, {"map frame": 1})
     assert "publish it in the frame of the sensor" in report.message
     assert not peer.completions
+
+
+def test_single_misjudged_sweep_is_no_warning(start_node, peer, cloud, sweep):
+    start_node(sweep_timeout_s=60.0)
+    labels = peer.listen(DiagnosticArray, "/lidar_completion/debug/sweep")
+    for number, angle_deg in enumerate((10, 0, 10, 0)):  # the first, and one among upright ones
+        peer.complete(cloud(tilted(sweep, "y", angle_deg), stamp_ns=10**18 + number))
+    peer.until(lambda: len(labels) == 4)
+    assert not any("tilted" in SweepLabel.from_status(each.status[0]).mounting_warning for each in labels)
 
 
 def test_frame_named_map_is_a_warning(start_node, peer, cloud, sweep):

@@ -11,7 +11,16 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
 from lidar_completion.model.card import Seen
-from lidar_completion.mounting import Finding, Levelling, Mounting, MountingCheck, SensorView, findings, level_rotation
+from lidar_completion.mounting import (
+    Confirmation,
+    Finding,
+    Levelling,
+    Mounting,
+    MountingCheck,
+    SensorView,
+    findings,
+    level_rotation,
+)
 
 if TYPE_CHECKING:
     from lidar_completion.completer import Completion
@@ -43,7 +52,7 @@ class MountingMonitor:
     def __init__(self, motion: SensorMotion, logger: RcutilsLogger) -> None:
         self._motion = motion
         self._logger = logger
-        self._check = MountingCheck()
+        self._check, self._confirmation = MountingCheck(), Confirmation()
         self._reported: set[str] = set()  # causes that have been logged
 
     def inspect(self, points: np.ndarray, header: Header, seen: Seen, parameters: Parameters) -> Inspection:
@@ -58,7 +67,7 @@ class MountingMonitor:
         refused = next((each for each in found if each.refuse), None)
         if refused is not None:
             raise MountingError(f"{refused.cause}: {refused.text}")
-        return Inspection(mounting, levelling, (*_frame_name(header), *found))
+        return Inspection(mounting, levelling, (*_frame_name(header), *self._confirmation.add(found)))
 
     def warning(self, inspection: Inspection, completion: Completion) -> str:
         """One-line warning about the mounting; empty if nothing is wrong. Each cause is logged once."""
@@ -78,6 +87,7 @@ class MountingMonitor:
     def clear(self) -> None:
         """Forget the newest sweeps, after a jump in time."""
         self._check.clear()
+        self._confirmation = Confirmation()
 
     def _levelling(self, mounting: Mounting | None, header: Header, source: str) -> Levelling | None:
         if source == "pose":

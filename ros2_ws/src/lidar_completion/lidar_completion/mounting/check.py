@@ -57,7 +57,10 @@ class Mounting:
 
 @dataclass
 class MountingCheck:
-    """The newest views of one sensor, and their median."""
+    """The newest views of one sensor, and their median.
+
+    The median is that of an odd number of views: in the mean of two, one wrong view would count.
+    """
 
     window: int = WINDOW
     _views: deque[SensorView] = field(init=False)
@@ -67,8 +70,9 @@ class MountingCheck:
 
     def add(self, view: SensorView) -> Mounting:
         """The median of the newest views, this one included."""
-        views = self._views  # `clear` may replace them meanwhile
-        views.append(view)
+        newest = self._views  # `clear` may replace them meanwhile
+        newest.append(view)
+        views = list(newest)[1 - len(newest) % 2 :]
         grounds = [each.ground for each in views if each.ground is not None]
         hidden = float(np.median([each.hidden_share for each in views]))
         if 2 * len(grounds) < len(views) or not grounds:
@@ -79,6 +83,18 @@ class MountingCheck:
     def clear(self) -> None:
         """Forget all views. Any thread may call it."""
         self._views = deque(maxlen=self.window)
+
+
+@dataclass
+class Confirmation:
+    """Passes on what was found in the sweep before as well: about one sweep in a hundred is misjudged, rarely two in a row."""
+
+    _before: frozenset[str] = frozenset()
+
+    def add(self, found: list[Finding]) -> list[Finding]:
+        """Those of the findings of a sweep whose cause was found in the sweep before."""
+        before, self._before = self._before, frozenset(each.cause for each in found)
+        return [each for each in found if each.cause in before]
 
 
 def findings(mounting: Mounting, seen: Seen) -> list[Finding]:
