@@ -49,7 +49,7 @@ BRIEF = SceneSettings(brief=True, published_emd=False)
 HELD_BACK_SCENES = 8  # evaluated at most, if `every` is not given
 DEFAULT_SENSOR = "HDL-64E"
 # Weights are interpolated between the original (0) and the fine-tuned ones (1); the first accepted share is kept.
-SHARES_OF_CHANGE = (1.0, 0.5, 0.25)
+SHARES_OF_CHANGE = (1.0, 0.5, 0.25, 0.125)
 
 
 @dataclass(frozen=True)
