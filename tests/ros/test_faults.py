@@ -140,9 +140,11 @@ def test_full_disk_ends_the_recording_but_not_the_node(node, peer, street, cloud
 
     for storage in ("mcap", "sqlite3"):
         try:
-            with pytest.raises(ReplayError, match=rf"{tmp_path / storage}: the completions cannot be recorded"):
+            refused = pytest.raises(ReplayError, match=rf"{tmp_path / storage}: the completions cannot be recorded")
+            with refused, peer.not_publishing():
                 replay(tmp_path / "bag", tmp_path / storage, rate=0, storage=storage, on_progress=fill_the_disk)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    peer.until_connected()
     peer.complete(cloud(street(), stamp_ns=2 * 10**18 + 4 * 10**16))
     assert node.poll() is None

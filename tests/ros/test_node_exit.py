@@ -56,7 +56,8 @@ def test_without_autostart_the_node_stays_unconfigured(node_process, peer, tiny_
 
 
 @pytest.mark.slow
-def test_replay_reports_a_node_that_dies(node_process, peer, tiny_model, street, cloud, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGINT: the last diagnostic says "finalized"
+def test_replay_reports_a_node_that_dies(number, node_process, peer, tiny_model, street, cloud, tmp_path):
     typestore = get_typestore(Stores.ROS2_JAZZY)
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         topic = writer.add_connection("/velodyne_points", "sensor_msgs/msg/PointCloud2", typestore=typestore)
@@ -64,10 +65,10 @@ def test_replay_reports_a_node_that_dies(node_process, peer, tiny_model, street,
             writer.write(topic, 10**18 + index, serialize_message(cloud(street(), stamp_ns=10**18 + index)))
     with node_process(model=tiny_model) as process:
         peer.until(lambda: peer.is_active)
-        with pytest.raises(ReplayError, match="last diagnostic"):
+        with pytest.raises(ReplayError, match="last diagnostic"), peer.not_publishing():
             replay(
                 tmp_path / "bag",
                 tmp_path / "out",
                 rate=0,
-                on_progress=lambda done, total: process.kill() if done == 3 else None,
+                on_progress=lambda done, total: process.send_signal(number) if done == 3 else None,
             )

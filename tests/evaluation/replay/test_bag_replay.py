@@ -91,7 +91,11 @@ def test_uses_running_node(make_bag, node_process, peer, tiny_model, tmp_path):
         peer.until(lambda: peer.is_active)
         with pytest.raises(ReplayError, match="already running"):
             replay(source, tmp_path / "other", model=tiny_model)
-        result = replay(source, tmp_path / "out", rate=0)
+        peer.until(lambda: peer.status.input_publishers == 1)
+        with pytest.raises(ReplayError, match="another publisher: /peer"):
+            replay(source, tmp_path / "mixed", rate=0)
+        with peer.not_publishing():
+            result = replay(source, tmp_path / "out", rate=0)
         assert_same_sweeps(source, result)
         assert process.poll() is None
 

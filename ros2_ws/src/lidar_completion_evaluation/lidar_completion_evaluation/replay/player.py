@@ -26,7 +26,7 @@ from lidar_completion_evaluation.replay.result import Diagnostic, ReplayError, S
 from lidar_completion_ros.status import NodeReport, SweepCounts, SweepLabel
 
 TRANSIT_S = 0.5  # a message that takes longer than this between two processes is lost
-SILENCE_S = 15.0  # without diagnostics for this long, an active node counts as dead
+SILENCE_S = 15.0  # without diagnostics for this long, a node that was active counts as dead
 ACTIVATION_S = 600.0
 CONNECTION_S = 20.0
 
@@ -53,6 +53,7 @@ class Player(Node):
         self._record_every = 1
         self._counts_before = SweepCounts()
         self._heard_s = 0.0
+        self._was_active = False  # the node has been active
         self._changed = threading.Condition()
         self._publisher: Publisher | None = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._receive_diagnostics, 50)
@@ -69,14 +70,31 @@ class Player(Node):
         return self._report
 
     def connect(self, write: WriteCompletion, record_every: int = 1, on_diagnostic: OnDiagnostic | None = None) -> None:
-        """Publish and subscribe to the node's topics, and wait until DDS has matched both ends."""
+        """Publish and subscribe to the node's topics, and wait until DDS has matched both ends.
+
+        Raises ReplayError if another publisher, such as a driver or a second replay, has the node's input topic: the node would
+        mix both recordings.
+        """
+        self._check_publishers(allowed=0)
         qos = QoSProfile(depth=10)
         self._write, self._record_every, self._on_diagnostic = write, record_every, on_diagnostic
         self.create_subscription(PointCloud2, self.report.status.output_topic, self._receive, qos, raw=True)
         self.create_subscription(DiagnosticArray, f"/{self.report.node}/debug/sweep", self._receive_label, 50)
         self._publisher = self.create_publisher(PointCloud2, self.report.status.input_topic, qos)
         self._await("the node to match both topics", self._connected, CONNECTION_S)
+        self._check_publishers(allowed=1)
         self._counts_before = self.report.counts
+
+    def _check_publishers(self, allowed: int) -> None:
+        topic = self.report.status.input_topic
+        if self.report.status.input_publishers <= allowed:
+            return
+        publishers = self.get_publishers_info_by_topic(topic)
+        names = {f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in publishers} - {f"/{self.get_name()}"}
+        raise ReplayError(
+            f"{topic} has another publisher{': ' * bool(names)}{', '.join(sorted(names))}; the node would mix its sweeps with "
+            "those of the bag: stop it, or replay in another domain (export ROS_DOMAIN_ID=42)"
+        )
 
     def play(self, bag_time_ns: int, cdr: bytes) -> int:
         """Publish one sweep and return its index. Raises struct.error for a truncated message."""
@@ -136,9 +154,9 @@ class Player(Node):
             self._flush()
             check()
             now = time.monotonic()
-            # A node that is being activated is silent while it warms up and compiles its loops.
-            is_active = self._report is not None and self._report.status.state == "active"
-            silent = is_active and now - max(self._heard_s, began_s) > SILENCE_S
+            # A node that is being activated is silent while it warms up and compiles its loops. Once it has been active, its last
+            # diagnostic may say that it has been shut down.
+            silent = self._was_active and now - max(self._heard_s, began_s) > SILENCE_S
             if silent or now - began_s > timeout_s:
                 raise ReplayError(
                     f"waited {now - began_s:.0f} s for {what} without success; the node's last diagnostic: "
@@ -176,6 +194,7 @@ class Player(Node):
                 continue  # of several nodes, the first one is used
             with self._changed:
                 self._report, self._heard_s = report, time.monotonic()
+                self._was_active |= report.status.state == "active"
                 if self._on_diagnostic is not None and self._published_s:
                     self._unreported.append(Diagnostic(self._heard_s - self.first_sweep_s, report))
                 self._changed.notify_all()
