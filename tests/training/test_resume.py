@@ -78,6 +78,7 @@ def test_state_has_step_time_and_memory_for_the_plan(tmp_path, requested):
 WITHOUT_STATE = """
 import sys
 from pathlib import Path
+import torch
 from lidar_completion_training.errors import TrainingError
 from lidar_completion_training.processes import launch_fabric
 from lidar_completion_training.recipe_files import load_recipe
@@ -91,6 +92,7 @@ try:
 except TrainingError as error:
     assert "process 1 has iteration 0, process 0 has 4" in str(error), error
     print("rejected", flush=True)
+torch.distributed.destroy_process_group()  # or the exit may abort, with the group's threads alive
 """
 
 
