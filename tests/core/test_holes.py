@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from lidar_completion.errors import ModelError
-from lidar_completion.holes import distance_plain, hole_points
+from lidar_completion.holes import LEVEL_M, distance_plain, hole_columns, hole_points
 from lidar_completion.holes_compiled import distance_to
 from lidar_completion.model.card import Pipeline
+from lidar_completion.visibility import ClearSpace
 
 
 def ground(from_m: float = 6.0, height_m: float = -1.7) -> torch.Tensor:
@@ -44,6 +45,36 @@ def test_holes_in_the_shadow_of_a_wall_lie_on_the_ground():
     behind = holes[(holes[:, 0] > 11) & (holes[:, 0] < 15) & (holes[:, 1].abs() < 2)]
     assert len(behind) > 10
     assert behind[:, 2].max() < -1.5
+
+
+def test_holes_behind_the_last_return_are_found_on_request():
+    distance = hole_points(ground(from_m=4.0), 50.0, beyond_m=3.0)[:, :2].norm(dim=1)
+    behind = distance[distance > 30]
+    assert len(behind) > 500
+    assert behind.max() < 33.5
+    assert len(hole_points(ground(from_m=4.0), 31.0, beyond_m=3.0)) < len(distance)  # not beyond the largest range
+
+
+def test_levels_lie_above_the_holes():
+    holes = hole_points(ground(), 50.0)
+    columns = hole_columns(ground(), 50.0, 0.8, levels=3, beyond_m=0.0, clear_space=None)
+    for level, points in enumerate(columns.split(len(holes))):
+        assert torch.equal(points[:, :2], holes[:, :2])
+        torch.testing.assert_close(points[:, 2], holes[:, 2] + level * LEVEL_M)
+
+
+def test_levels_leave_out_seen_free_space_and_keep_the_ground():
+    lines = torch.meshgrid(torch.linspace(-3, 3, 200), torch.linspace(-1.7, 3, 200), indexing="ij")
+    wall = torch.stack([torch.full_like(lines[0], 20.0), *lines], dim=-1).reshape(-1, 3)
+    posts = wall * torch.tensor([0.2, 0.05, 0.05])  # a return at 4 m: the space before the wall has holes
+    scan = torch.cat([wall, posts])
+    holes = hole_points(scan, 50.0)
+    columns = hole_columns(scan, 50.0, 0.8, levels=2, beyond_m=0.0, clear_space=ClearSpace.from_returns(wall))
+    assert torch.equal(columns[: len(holes)], holes)
+    in_view = (holes[:, 0] > 12) & (holes[:, 0] < 19) & (holes[:, 1].abs() < 0.1 * holes[:, 0])
+    above = {tuple(point) for point in columns[len(holes) :, :2].tolist()}
+    assert in_view.sum() > 5
+    assert not above & {tuple(point) for point in holes[in_view, :2].tolist()}
 
 
 def test_holes_follow_a_slope():

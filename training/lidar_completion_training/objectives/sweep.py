@@ -90,12 +90,13 @@ def prepare(sample: Sample, recipe: Recipe, generator: torch.Generator) -> Prepa
     transform = augmentation(recipe.data.augmentation, generator).to(sample.sweep)
     near = crop_range(sample.sweep, pipeline.min_range_m, pipeline.max_range_m) @ transform.T
     scan = downsample(near, pipeline)
-    replicated = start_points(scan, pipeline).points
     truth, origin = sample.truth @ transform.T, sample.origin @ transform.T
     clear_space = None
     if recipe.architecture.ray_features or recipe.direct.free_space_weight:
         beyond_vehicle = sample.sweep.norm(dim=1) > pipeline.min_range_m
         clear_space = ClearSpace.from_returns(sample.sweep[beyond_vehicle] @ transform.T)
+    of_inference = clear_space if recipe.architecture.ray_features else None  # without ray features, inference has none
+    replicated = start_points(scan, pipeline, clear_space=of_inference).points
     known = sample.known and sample.known.augmented(transform)
     return PreparedSweep(near, scan, truth, origin, replicated, pipeline.noise_scale(replicated), clear_space, known)
 

@@ -166,7 +166,7 @@ class SceneCompleter:
         rays = sweep.rays(card.pipeline)
         space = ClearSpace.from_returns(rays) if card.architecture.ray_features else None
         clock.stop("preprocess")
-        starts = start_points(scan.points, card.pipeline, prior_within_range(prior, card.pipeline, self.device))
+        starts = start_points(scan.points, card.pipeline, prior_within_range(prior, card.pipeline, self.device), space)
         timesteps = card.sampling_timesteps(after_prior=starts.has_prior)
         noised, scale = add_start_noise(starts, scan.points, card, timesteps[0], generator)
         denoised = self.denoise(card, scan.points, starts, noised, timesteps, generator, scale, space)

@@ -1,7 +1,8 @@
 """Holes of a scan: cells of a horizontal grid without a return, such as the blind disc around the sensor and shadows.
 
 About a fifth of the ground truth lies there, out of reach of start points that are copies of the scan. A hole therefore gets
-start points of its own, on the estimated ground; the network moves them or gives them a low confidence. Not in the paper.
+start points of its own, on the estimated ground and, for models trained with them, above it; the network moves them or gives
+them a low confidence. Not in the paper.
 """
 
 import math
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lidar_completion import holes_compiled
+from lidar_completion.visibility import ClearSpace
 
-SECTORS = 360  # a cell is a hole only if something was measured beyond it in its sector of azimuth
+SECTORS = 360  # of azimuth; most holes lie before the farthest return of their sector
+LEVEL_M = 1.2  # height of a start point above the one below it
 MAX_DISTANCE_M = 8.0  # of a hole from the nearest cell with a return; farther away, the ground is too uncertain
 MIN_DISTANCE_M = 0.5  # of a hole from the nearest cell with a return; copies of scan points reach nearer cells
 GROUND_CELL_M = 2.0  # the lowest return in a cell of this width and its neighbours is taken as ground
@@ -21,20 +24,38 @@ SMOOTHING = 5  # width in cells of the mean filter that fills cells without retu
 SMOOTHING_PASSES = 4  # the ground extends to SMOOTHING_PASSES * (SMOOTHING // 2) cells from a return
 
 
+def hole_columns(
+    scan: Tensor, max_range_m: float, cell_m: float, levels: int, beyond_m: float, clear_space: ClearSpace | None
+) -> Tensor:
+    """hole_points (H, 3), then the points that are `levels` - 1 times LEVEL_M higher, except those in seen free space; metres."""
+    ground = hole_points(scan, max_range_m, cell_m, beyond_m=beyond_m)
+    heights = LEVEL_M * torch.arange(1, levels, device=ground.device)
+    above = ground.repeat(levels - 1, 1)
+    above[:, 2] += heights.repeat_interleave(len(ground))
+    if clear_space is not None:
+        above = above[~clear_space.contains(above)]
+    return torch.cat([ground, above])
+
+
 def hole_points(
-    scan: Tensor, max_range_m: float, cell_m: float = 0.8, max_distance_m: float = MAX_DISTANCE_M
+    scan: Tensor,
+    max_range_m: float,
+    cell_m: float = 0.8,
+    max_distance_m: float = MAX_DISTANCE_M,
+    beyond_m: float = 0.0,
 ) -> Tensor:
     """One point (H, 3) on the ground at the centre of each hole of a scan (S, 3), S > 0; metres.
 
-    A hole is a cell without a return, nearer than the farthest return of its sector, and at least MIN_DISTANCE_M and at most
-    max_distance_m from the nearest cell with a return. Sorted by cell; independent of the order of the scan.
+    A hole is a cell without a return, at least MIN_DISTANCE_M and at most max_distance_m from the nearest cell with a return;
+    behind the farthest return of its sector, at most beyond_m. Sorted by cell; independent of the order of the scan.
     """
     x, y = _cell_centres(max_range_m, cell_m, scan.device)
     occupied = torch.zeros(x.shape, dtype=torch.bool, device=scan.device)
     occupied[_cells(scan, max_range_m, cell_m, len(x))] = True
     distance = _distance_to(occupied) * cell_m
-    hole = ~occupied & (torch.hypot(x, y) < _farthest_return(scan)[_sector(x, y)])
-    hole &= (distance > MIN_DISTANCE_M) & (distance <= max_distance_m)
+    range_m, farthest = torch.hypot(x, y), _farthest_return(scan)[_sector(x, y)]
+    in_reach = torch.where(range_m < farthest, max_distance_m, beyond_m)
+    hole = ~occupied & (range_m < max_range_m) & (distance > MIN_DISTANCE_M) & (distance <= in_reach)
     cells = hole.nonzero(as_tuple=True)
     return torch.stack([x[cells], y[cells], _ground_height(scan, max_range_m, len(x))[cells]], dim=1)
 

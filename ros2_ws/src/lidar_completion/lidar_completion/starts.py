@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lidar_completion.diffusion import add_scaled_noise, noise_like
 from lidar_completion.downsample import every_nth_rows
-from lidar_completion.holes import hole_points
+from lidar_completion.holes import hole_columns
 from lidar_completion.model.card import ModelCard, Pipeline
+from lidar_completion.visibility import ClearSpace
 
 NO_SOURCE = -1
 
@@ -26,13 +27,16 @@ class StartPoints:
     has_prior: bool = False  # some of the points come from a temporal prior
 
 
-def start_points(scan: Tensor, pipeline: Pipeline, prior: Tensor | None = None) -> StartPoints:
-    """The start points of a scan (S, 3): pipeline.hole_starts for each of its holes, then about pipeline.replication * S others.
+def start_points(
+    scan: Tensor, pipeline: Pipeline, prior: Tensor | None = None, clear_space: ClearSpace | None = None
+) -> StartPoints:
+    """The start points of a scan (S, 3): those of its holes, then about pipeline.replication * S others.
 
-    These others are copies of the scan; with a prior (P, 3), half of them come from the prior.
+    These others are copies of the scan; with a prior (P, 3), half of them come from the prior. clear_space: that of the sweep,
+    if the architecture uses it; start points above the ground of holes are left out of it.
     """
     starts = scan_and_prior(scan, pipeline.replication, prior)
-    return joined(hole_starts(scan, pipeline), starts) if pipeline.hole_starts else starts
+    return joined(hole_starts(scan, pipeline, clear_space), starts) if pipeline.hole_starts else starts
 
 
 def scan_and_prior(scan: Tensor, replication: int, prior: Tensor | None) -> StartPoints:
@@ -54,9 +58,11 @@ def prior_points(prior: Tensor, limit: int) -> StartPoints:
     return StartPoints(points, _no_source(points), has_prior=True)
 
 
-def hole_starts(scan: Tensor, pipeline: Pipeline) -> StartPoints:
-    """The centre of each hole of the scan (S, 3), pipeline.hole_starts times."""
-    points = replicate(hole_points(scan, pipeline.max_range_m, pipeline.hole_cell_m), pipeline.hole_starts)
+def hole_starts(scan: Tensor, pipeline: Pipeline, clear_space: ClearSpace | None) -> StartPoints:
+    """pipeline.hole_starts start points at each level of each hole of the scan (S, 3)."""
+    levels, beyond_m = pipeline.hole_levels, pipeline.hole_beyond_m
+    columns = hole_columns(scan, pipeline.max_range_m, pipeline.hole_cell_m, levels, beyond_m, clear_space)
+    points = replicate(columns, pipeline.hole_starts)
     return StartPoints(points, _no_source(points))
 
 

@@ -52,7 +52,11 @@ class Pipeline:
     # Forward process in training: "truth" is that of Eq. 1; "scan", not in the paper, leads from the truth to the noised scan
     noised_around: str = "truth"
     # Not in the paper: start points in holes of the scan (holes.py), and a threshold on confidence
-    hole_starts: int = between(0, 1000, 0)  # start points per hole; 0: none
+    hole_starts: int = between(0, 1000, 0)  # start points per hole and level; 0: none
+    hole_levels: int = between(
+        1, 10, 1
+    )  # levels of start points in a hole: on the ground, and holes.LEVEL_M above each other
+    hole_beyond_m: float = between(0.0, 100.0, 0.0)  # how far behind the last return of a direction holes are searched
     hole_cell_m: float = between(1e-3, 100.0, 0.8)  # width of the grid cells in which holes are searched
     min_confidence: float = between(0.0, 1.0, 0.0)  # points with lower confidence are removed; TrustRules can raise it
     # Completed points below the floor are removed: "published" (mean - 2 std of the sweep's heights), or "measured" (its lowest
