@@ -132,6 +132,29 @@ def test_sign_of_equation_is_opposite_of_released_code(teachers):
         torch.testing.assert_close(equation[name], -gradient)
 
 
+def test_winner_and_loser_have_opposite_weights(teachers):
+    for sign, expected in (("released", [1.0, -1.0]), ("equation", [-1.0, 1.0])):
+        objective = distillation(teachers["truth"], f"distillation.sign={sign}")
+        samples, _ = objective.samples(first_step(objective, 0))
+        assert [(one.auxiliary, one.weight) for one in samples] == list(zip(("winner", "loser"), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("distillation_dpo", [1.0, 1.25]), ("score_distillation", [1.0])], ids=["dpo", "score"]
+)
+def test_samples_start_with_their_share_of_the_noise(teachers, monkeypatch, kind, expected):
+    objective = distillation(teachers["truth"], "distillation.second_start_noise=1.25", kind=kind)
+    sample, found = objective.student_sample, []
+
+    def recorded(step, timesteps, start_noise, seed):
+        found.append(start_noise)
+        return sample(step, timesteps, start_noise, seed)
+
+    monkeypatch.setattr(objective, "student_sample", recorded)
+    objective.samples(first_step(objective, 0))
+    assert found == expected
+
+
 def test_gradient_is_zero_when_auxiliary_equals_teacher(teachers):
     objective = distillation(teachers["truth"])
     for name in objective.auxiliary_names():

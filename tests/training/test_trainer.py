@@ -344,13 +344,14 @@ def test_draws_curves_of_several_runs(tmp_path):
 
 
 def test_learning_rate_warms_up_and_decays():
-    settings = load_recipe(None, ["optimiser.warm_up_iterations=10", "optimiser.learning_rate=1.0"]).optimiser
+    settings = load_recipe(None, ["optimiser.warm_up_iterations=10", "optimiser.learning_rate=2.0"]).optimiser
     rates = [learning_rate(settings, i, 100) for i in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[100] == pytest.approx(settings.final_fraction)
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[55] == pytest.approx(1.0 + settings.final_fraction)  # halfway down the cosine
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[100] == pytest.approx(2.0 * settings.final_fraction)
     settings.decay, settings.step_iterations = "steps", 40
-    assert [learning_rate(settings, i, 100) for i in (39, 40, 80)] == [1.0, 0.5, 0.25]
+    assert [learning_rate(settings, i, 100) for i in (39, 40, 80)] == [2.0, 1.0, 0.5]
 
 
 def test_changed_entries_are_named():
