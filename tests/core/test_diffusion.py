@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lidar_completion.diffusion import NoiseSchedule, add_noise, add_scaled_noise, clean_estimate, guide, range_scale
+from lidar_completion.errors import ModelError
 
 SCHEDULE = NoiseSchedule()
 
@@ -13,6 +14,12 @@ def test_schedule_matches_its_definition():
     torch.testing.assert_close(SCHEDULE.alpha_bar, torch.cumprod(1 - betas, 0), rtol=1e-4, atol=0)
     assert float(SCHEDULE.sigma[-1]) == pytest.approx(0.985, abs=1e-3)
     assert float(SCHEDULE.sigma[0]) == pytest.approx(0.0059, abs=1e-4)
+
+
+@pytest.mark.parametrize("entry", [{"steps": 0}, {"steps": 100_001}, {"beta_first": 0.0}, {"beta_last": 1.0}])
+def test_schedule_refuses_what_has_no_noise_levels(entry: dict):
+    with pytest.raises(ModelError, match=f"schedule.{next(iter(entry))}"):
+        NoiseSchedule(**entry)
 
 
 def test_timesteps_descend_and_leave_out_zero():

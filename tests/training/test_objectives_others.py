@@ -342,4 +342,7 @@ def test_objective_is_reproducible_and_previews(model, name):
     sum(first[0].values()).backward()
     trained = {id(p) for group in one.trained.values() for p in group.parameters()}
     assert all(id(p) in trained for p in one.networks.parameters() if p.grad is not None)
-    assert len(one.preview(wall(), torch.Generator().manual_seed(0))) > 100
+    previews = [one.preview(wall(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert len(previews[0]) > 100
+    assert torch.equal(previews[0], previews[1])
+    assert not torch.equal(previews[0], previews[2])

@@ -103,6 +103,7 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 
 def test_stopping_after_minutes_keeps_the_state(tmp_path, walls):
+    assert train(tmp_path / "enough", "iterations=2", minutes=60.0).iteration == 2
     assert train(tmp_path / "pieces", minutes=0.0).iteration == 0
     train(tmp_path / "pieces")
     train(tmp_path / "whole")
@@ -180,6 +181,19 @@ assert processes.average_numbers(fabric, {"loss": 1.0 + rank}) == {"loss": 1.5}
 def test_processes_average_gradients_buffers_and_numbers(tmp_path):
     (tmp_path / "exchange.py").write_text(EXCHANGE)
     run_twice([str(tmp_path / "exchange.py")])
+
+
+class RunsCode:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def test_state_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"iteration": 0, "networks": RunsCode(), "average": {}}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match=r"state\.pt: damaged"):
+        load_state(tmp_path)
+    assert not Path("ran").exists()
 
 
 def test_batch_gradient_is_mean_over_sweeps(tmp_path, walls):
