@@ -63,18 +63,23 @@ def test_levels_lie_above_the_holes():
         torch.testing.assert_close(points[:, 2], holes[:, 2] + level * LEVEL_M)
 
 
-def test_levels_leave_out_seen_free_space_and_keep_the_ground():
-    lines = torch.meshgrid(torch.linspace(-3, 3, 200), torch.linspace(-1.7, 3, 200), indexing="ij")
-    wall = torch.stack([torch.full_like(lines[0], 20.0), *lines], dim=-1).reshape(-1, 3)
-    posts = wall * torch.tensor([0.2, 0.05, 0.05])  # a return at 4 m: the space before the wall has holes
-    scan = torch.cat([wall, posts])
+def test_levels_are_limited_to_what_a_return_hides():
+    line = torch.linspace(-1, 1, 400)
+    across, up = torch.meshgrid(3 * line, 2 * line, indexing="ij")
+    wall = torch.stack([torch.full_like(across, 10.0), across, up], dim=-1).reshape(-1, 3)
+    clear_space = ClearSpace.from_returns(wall)
+    before, behind, beside = torch.tensor([[6.0, 0.0, 0.5], [14.0, 0.0, 0.5], [6.0, 5.0, 0.5]])
+    assert clear_space.hides(torch.stack([before, behind, beside, wall[0]])).tolist() == [False, True, False, True]
+    points = ground()
+    in_shadow = (points[:, 0] > 10) & (points[:, 0] < 18) & (points[:, 1].abs() < 0.3 * points[:, 0])
+    scan = torch.cat([points[~in_shadow], wall])
     holes = hole_points(scan, 50.0)
-    columns = hole_columns(scan, 50.0, 0.8, levels=2, beyond_m=0.0, clear_space=ClearSpace.from_returns(wall))
+    columns = hole_columns(scan, 50.0, 0.8, levels=2, beyond_m=0.0, clear_space=clear_space)
     assert torch.equal(columns[: len(holes)], holes)
-    in_view = (holes[:, 0] > 12) & (holes[:, 0] < 19) & (holes[:, 1].abs() < 0.1 * holes[:, 0])
-    above = {tuple(point) for point in columns[len(holes) :, :2].tolist()}
-    assert in_view.sum() > 5
-    assert not above & {tuple(point) for point in holes[in_view, :2].tolist()}
+    raised = holes + torch.tensor([0.0, 0.0, LEVEL_M])
+    hidden = raised[clear_space.hides(raised)]
+    assert 10 < len(hidden) < len(holes)
+    assert torch.equal(columns[len(holes) :], hidden)
 
 
 def test_holes_follow_a_slope():

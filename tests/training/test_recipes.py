@@ -175,14 +175,16 @@ def test_edge_recipes_train_one_model(tmp_path):
 
 def test_drive_has_the_pipeline_that_its_last_recipe_makes_of_edge():
     *_, last = sorted((RECIPES / "drive").glob("*.yaml"))
-    recipe = load_recipe(last, [f"start_from={MODELS / 'edge'}"])
+    recipe = load_recipe(last, [f"start_from={MODELS / 'edge'}", "pipeline.hole_levels=1"])  # edge is exported with two
     assert load_card(MODELS / "drive").pipeline == exported_card(recipe).pipeline
 
 
-def test_export_changes_sampler_and_steps():
-    assert exported_card(load_recipe()).pipeline.sampler == "few_step"
-    card = exported_card(load_recipe(None, ["export.sampler=deterministic", "export.steps=4", "pipeline.steps=2"]))
-    assert (card.pipeline.sampler, card.pipeline.steps) == ("deterministic", 4)
+def test_export_changes_sampler_steps_and_levels():
+    before = exported_card(load_recipe()).pipeline
+    assert (before.sampler, before.hole_levels) == ("few_step", 1)
+    entries = ["export.sampler=deterministic", "export.steps=4", "pipeline.steps=2", "export.hole_levels=2"]
+    card = exported_card(load_recipe(None, entries))
+    assert (card.pipeline.sampler, card.pipeline.steps, card.pipeline.hole_levels) == ("deterministic", 4, 2)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def exported_card(recipe: Recipe) -> ModelCard:
         replication=settings.replication,
         sampler=settings.sampler or card.pipeline.sampler,
         steps=settings.steps or card.pipeline.steps,
+        hole_levels=settings.hole_levels or card.pipeline.hole_levels,
     )
     return dataclasses.replace(card, pipeline=pipeline, description=settings.description)
 

@@ -192,6 +192,7 @@ class ExportRecipe:
     replication: int = 20  # more than training can afford
     sampler: str = ""  # empty: pipeline.sampler
     steps: int = 0  # 0: pipeline.steps
+    hole_levels: int = 0  # 0: pipeline.hole_levels
     description: str = ""
 
 

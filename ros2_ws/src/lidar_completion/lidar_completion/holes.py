@@ -27,13 +27,13 @@ SMOOTHING_PASSES = 4  # the ground extends to SMOOTHING_PASSES * (SMOOTHING // 2
 def hole_columns(
     scan: Tensor, max_range_m: float, cell_m: float, levels: int, beyond_m: float, clear_space: ClearSpace | None
 ) -> Tensor:
-    """hole_points (H, 3), then the points that are `levels` - 1 times LEVEL_M higher, except those in seen free space; metres."""
+    """hole_points (H, 3), then, of the points up to `levels` - 1 times LEVEL_M higher, those that a return hides; metres."""
     ground = hole_points(scan, max_range_m, cell_m, beyond_m=beyond_m)
     heights = LEVEL_M * torch.arange(1, levels, device=ground.device)
     above = ground.repeat(levels - 1, 1)
     above[:, 2] += heights.repeat_interleave(len(ground))
     if clear_space is not None:
-        above = above[~clear_space.contains(above)]
+        above = above[clear_space.hides(above)]
     return torch.cat([ground, above])
 
 

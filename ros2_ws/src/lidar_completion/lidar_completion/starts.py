@@ -33,7 +33,7 @@ def start_points(
     """The start points of a scan (S, 3): those of its holes, then about pipeline.replication * S others.
 
     These others are copies of the scan; with a prior (P, 3), half of them come from the prior. clear_space: that of the sweep,
-    if the architecture uses it; start points above the ground of holes are left out of it.
+    if the architecture uses it; start points above the ground of holes are limited to what it hides.
     """
     starts = scan_and_prior(scan, pipeline.replication, prior)
     return joined(hole_starts(scan, pipeline, clear_space), starts) if pipeline.hole_starts else starts

@@ -58,9 +58,10 @@ class ClearSpace:
         near, far = ((depth / unit).clamp(-1, 1) for unit in (NEAR_DEPTH_M, FAR_DEPTH_M))
         return torch.stack([seen.to(points.dtype), near, far], dim=1)
 
-    def contains(self, points: Tensor) -> Tensor:
-        """Which points (N, 3) lie in free space, at least rules.margin_m before its end, (N,) bool."""
-        return points.norm(dim=1) < self.in_direction_of(points) - self.rules.margin_m
+    def hides(self, points: Tensor) -> Tensor:
+        """Which points (N, 3) lie behind what the sensor measured in their direction, or at most rules.margin_m before it, (N,) bool."""
+        clear = self.in_direction_of(points)
+        return (clear > 0) & (points.norm(dim=1) >= clear - self.rules.margin_m)
 
     def in_direction_of(self, points: Tensor) -> Tensor:
         """The distance (N,) in metres up to which the directions of points (N, 3) were observed to be free; 0 without a ray."""
