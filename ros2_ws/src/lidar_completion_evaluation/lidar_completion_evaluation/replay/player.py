@@ -29,6 +29,7 @@ TRANSIT_S = 0.5  # a message that takes longer than this between two processes i
 SILENCE_S = 15.0  # without diagnostics for this long, a node that was active counts as dead
 ACTIVATION_S = 600.0
 CONNECTION_S = 20.0
+UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"  # rmw's name of a node that has not been discovered
 
 WriteCompletion = Callable[[int, bytes], None]  # (bag time in ns, CDR)
 OnDiagnostic = Callable[[Diagnostic], None]
@@ -89,8 +90,9 @@ class Player(Node):
         topic = self.report.status.input_topic
         if self.report.status.input_publishers <= allowed:
             return
-        publishers = self.get_publishers_info_by_topic(topic)
-        names = {f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in publishers} - {f"/{self.get_name()}"}
+        publishers = self.get_publishers_info_by_topic(topic)  # whose names DDS may not know yet
+        known = [each for each in publishers if each.node_name not in (UNKNOWN_NAME, self.get_name())]
+        names = {f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in known}
         raise ReplayError(
             f"{topic} has another publisher{': ' * bool(names)}{', '.join(sorted(names))}; the node would mix its sweeps with "
             "those of the bag: stop it, or replay in another domain (export ROS_DOMAIN_ID=42)"
