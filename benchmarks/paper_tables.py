@@ -172,6 +172,13 @@ def read_tables(path: Path) -> list[PaperTable]:
     return tables.tables
 
 
+def add_source_options(parser: argparse.ArgumentParser, scenes: int, results: Path = Path("runs/paper_tables")) -> None:
+    """The options of `sources` for a benchmark that always takes the drives; scenes: the default number of synthetic scenes."""
+    parser.add_argument("--scenes", type=int, default=scenes, help="synthetic test scenes; 0: none")
+    parser.add_argument("--results", type=Path, default=results, help="folder with the drives' maps")
+    parser.set_defaults(no_drives=False)
+
+
 def sources(options: argparse.Namespace) -> list[tuple[SceneSource, Path]]:
     """The scenes and the folders of their results: synthetic test scenes, and the real drives if available."""
     found: list[tuple[SceneSource, Path]] = []

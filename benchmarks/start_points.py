@@ -6,7 +6,7 @@ Without --set: a table of classes of truth, for the model's card as it is. A cla
 what the sensor measured in the direction (a nearer return: occluded; a farther one: seen through; the point itself: seen;
 nothing; above the highest return), and the height (over or below 0.5 m above the lowest truth in the same cell of 2 m).
 With --set: one line of figures of the completed points per setting of the model card's pipeline.
-Data: every fifth sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED), then synthetic test scenes.
+Data: synthetic test scenes, then every fifth sweep of drives 90 and 91 (LIDAR_COMPLETION_SHARED).
 """
 
 import argparse
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
-from paper_tables import sources
+from paper_tables import add_source_options, sources
 from scipy.spatial import cKDTree
 
+from lidar_completion.visibility.free_space import polar
 from lidar_completion_evaluation.evaluate_scene import SceneSettings, compare, evaluate_scene
 from lidar_completion_evaluation.methods import ModelMethod
 from lidar_completion_evaluation.scenes import Scene
@@ -90,8 +92,8 @@ def classes(scene: Scene, from_sweep: np.ndarray) -> Iterator[tuple[tuple[str, .
 
 def directions(scene: Scene) -> np.ndarray:
     """What the sensor measured in the direction of each point of the truth (M,)."""
-    range_m, angles = polar(scene.truth)
-    seen_m, seen_angles = polar(scene.sweep)
+    range_m, angles = range_and_angles(scene.truth)
+    seen_m, seen_angles = range_and_angles(scene.sweep)
     apart, row = cKDTree(seen_angles).query(angles)
     behind_m = range_m - seen_m[row]
     conditions = (
@@ -103,6 +105,12 @@ def directions(scene: Scene) -> np.ndarray:
     return np.select(conditions, ("above the highest return", "no return", "occluded", "seen through"), "seen")
 
 
+def range_and_angles(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Range (N,) in metres; azimuth and elevation (N, 2) in degrees."""
+    range_m, *angles = polar(torch.from_numpy(points))
+    return range_m.numpy(), torch.rad2deg(torch.stack(angles, dim=1)).numpy()
+
+
 def heights(truth: np.ndarray) -> np.ndarray:
     """Whether each point (M,) is high or low above the lowest one of its cell."""
     cells, row = np.unique(np.floor(truth[:, :2] / CELL_M), axis=0, return_inverse=True)
@@ -111,20 +119,11 @@ def heights(truth: np.ndarray) -> np.ndarray:
     return np.where(truth[:, 2] - lowest[row] > HIGH_M, "high", "low")
 
 
-def polar(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Range (N,) in metres; azimuth and elevation (N, 2) in degrees."""
-    x, y, z = points.T
-    flat = np.hypot(x, y)
-    return np.hypot(flat, z), np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, flat)], axis=1))
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--set", nargs="+", action="append", default=[], metavar="ENTRY=VALUE")
-    parser.add_argument("--scenes", type=int, default=6, help="synthetic test scenes")
-    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="folder with the drives' maps")
-    parser.set_defaults(no_drives=False)
+    add_source_options(parser, scenes=6)
     return parser.parse_args()
 
 

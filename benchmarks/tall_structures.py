@@ -12,7 +12,7 @@ import datetime
 from pathlib import Path
 
 import numpy as np
-from paper_tables import sources
+from paper_tables import add_source_options, sources
 
 from lidar_completion_evaluation.methods import BaselineMethod, Method, ModelMethod
 from lidar_completion_evaluation.metrics import nearest_distances
@@ -76,9 +76,7 @@ def arguments() -> argparse.Namespace:
         "--models", type=Path, nargs="+", default=[ROOT / "models" / name for name in ("edge", "drive")]
     )
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=30, help="synthetic test scenes; 0: none")
-    parser.add_argument("--results", type=Path, default=Path("runs/paper_tables"), help="folder with the drives' maps")
-    parser.set_defaults(no_drives=False)
+    add_source_options(parser, scenes=30)
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from paper_tables import sources
+from paper_tables import add_source_options, sources
 from shipped_models import processor
 
 from lidar_completion_evaluation.evaluate import evaluate
@@ -101,9 +101,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("runs", type=run_and_samples, nargs="+", metavar="RUN:SAMPLES")
     parser.add_argument("--reference", type=Path, default=RESULTS.parents[1] / "models/edge")
     parser.add_argument("--replication", type=int, default=9, help="of all runs, as exported models may differ in it")
-    parser.add_argument("--scenes", type=int, default=10, help="synthetic test scenes")
-    parser.add_argument("--results", type=Path, default=Path("runs/training_progress"))
-    parser.set_defaults(no_drives=False)
+    add_source_options(parser, scenes=10, results=Path("runs/training_progress"))
     return parser.parse_args()
 
 

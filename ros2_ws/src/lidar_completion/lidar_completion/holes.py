@@ -1,8 +1,8 @@
 """Holes of a scan: cells of a horizontal grid without a return, such as the blind disc around the sensor and shadows.
 
 About a fifth of the ground truth lies there, out of reach of start points that are copies of the scan. A hole therefore gets
-start points of its own, on the estimated ground and, for models trained with them, above it; the network moves them or gives
-them a low confidence. Not in the paper.
+start points of its own, on the estimated ground and, if the model card asks for more levels, above it; the network moves them or
+gives them a low confidence. Not in the paper.
 """
 
 import math
